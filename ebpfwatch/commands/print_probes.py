@@ -1,0 +1,27 @@
+"""``ebpfwatch print-probes``: the first thing to attach to a bug report about a probe."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ebpfwatch.errors import Exit
+from ebpfwatch.kernel import source
+from ebpfwatch.paths import PROBES
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """No options but the unit."""
+    parser.add_argument(
+        "unit",
+        nargs="?",
+        default="ebpfwatch.c",
+        choices=("ebpfwatch.c", "learn.c", "unlinks.c"),
+        help="compilation unit (default: %(default)s)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print it on stdout."""
+    sys.stdout.write(source.unit(PROBES, arguments.unit))
+    return Exit.OK

@@ -1,0 +1,71 @@
+"""The one error type a user ever sees, and the exit codes.
+
+An error says what is wrong, where, and what to do about it.  Exit codes are those of
+``sysexits.h``, so that systemd, cron and shell scripts can tell "fix the config" from
+"try again later".
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from typing import Optional
+
+__all__ = ["EbpfwatchError", "Exit", "say"]
+
+
+class Exit(enum.IntEnum):
+    """Exit codes (sysexits.h); the README has the same table."""
+
+    OK = 0
+    FAILED = 1  #: the command ran and the answer is "no" (check found a hook missing, ...)
+    USAGE = 64  #: the command line is wrong
+    DATAERR = 65  #: an input file is not what it should be
+    UNAVAILABLE = 69  #: this kernel or machine lacks what the daemon needs
+    SOFTWARE = 70  #: a defect of ebpfwatch
+    OSERR = 71  #: the operating system refused something it should grant
+    CANTCREAT = 73  #: the state directory cannot be written
+    TEMPFAIL = 75  #: somebody else holds the lock; try later
+    NOPERM = 77  #: not root, or a capability is missing
+    CONFIG = 78  #: the configuration is wrong
+
+
+class EbpfwatchError(Exception):
+    """An error for a person: ``message`` says what and where, ``hint`` what to do."""
+
+    def __init__(self, message: str, hint: str = "", exit_code: Exit = Exit.SOFTWARE) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+_LEVELS = {"err": 3, "warning": 4, "notice": 5, "info": 6}
+
+
+def say(text: str, level: str = "info", journal: Optional[bool] = None) -> None:
+    """Print one line on stderr.
+
+    Under systemd the ``<N>`` prefix gives the line its priority in the journal
+    (sd-daemon(3)); on a terminal it would only be noise.
+    """
+    line = text.replace("\n", " ")
+    if journal is None:
+        journal = not sys.stderr.isatty() and _stderr_is_journal()
+    prefix = f"<{_LEVELS[level]}>" if journal else ""
+    print(f"{prefix}ebpfwatch: {line}", file=sys.stderr, flush=True)
+
+
+def _stderr_is_journal() -> bool:
+    """True when systemd connected our stderr to the journal (JOURNAL_STREAM, systemd.exec(5))."""
+    import os
+
+    stream = os.environ.get("JOURNAL_STREAM", "")
+    try:
+        stat = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return stream == f"{stat.st_dev}:{stat.st_ino}"

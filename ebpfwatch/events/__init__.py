@@ -1,0 +1,1 @@
+"""From bytes to typed events; mirrors probes/contract.h."""

@@ -1,0 +1,123 @@
+"""The ladder of hooks: for each role of an object's life, the rungs from best to last.
+
+Data only.  A rung is taken if every one of its attachments can really be attached: the loader tries each
+with an empty program before it compiles.  Symbol candidates match with compiler suffixes
+(``.isra.0``, ``.part.1`` ...).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+__all__ = ["LADDER", "REQUIRED", "SHARED_FREE", "Attachment", "Rung"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attachment:
+    """One BPF program on one place: ``function`` is its name in probes/."""
+
+    target: str
+    function: str
+    at_return: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Rung:
+    """A way to fill a role.
+
+    ``kind`` is "raw_tracepoint" or "kprobe"; ``defines`` select the code in probes/.  ``cache_argument``
+    names the raw tracepoint that must carry a ``struct kmem_cache *``, and the define that gets its
+    index.
+    """
+
+    kind: str
+    attachments: tuple[Attachment, ...]
+    defines: tuple[str, ...]
+    cache_argument: tuple[str, str] = ("", "")
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """For people: kind and first target."""
+        return f"{self.kind} {self.attachments[0].target}"
+
+
+def _kprobe(target: str, function: str, *defines: str, note: str = "") -> Rung:
+    return Rung("kprobe", (Attachment(target, function),), defines, note=note)
+
+
+LADDER: dict[str, tuple[Rung, ...]] = {
+    "alloc": (
+        _kprobe("inode_init_always_gfp", "inode_init_always", "HAVE_ALLOC", "ALLOC_KPROBE"),
+        _kprobe("inode_init_always", "inode_init_always", "HAVE_ALLOC", "ALLOC_KPROBE"),
+        Rung(
+            "raw_tracepoint",
+            (Attachment("kmem_cache_alloc", "kmem_cache_alloc"),),
+            ("HAVE_ALLOC", "ALLOC_RAW_TRACEPOINT"),
+            cache_argument=("kmem_cache_alloc", "ALLOC_CACHE_ARG"),
+            note="runs on every slab allocation",
+        ),
+    ),
+    "unlink": (
+        Rung(
+            "raw_tracepoint",
+            (
+                Attachment("ext4_unlink_enter", "ext4_unlink_enter"),
+                Attachment("ext4_unlink_exit", "ext4_unlink_exit"),
+            ),
+            ("UNLINK_RAW_TRACEPOINT",),
+        ),
+    ),
+    "evict": (
+        Rung(
+            "raw_tracepoint",
+            (Attachment("ext4_evict_inode", "ext4_evict_inode"),),
+            ("EVICT_RAW_TRACEPOINT",),
+        ),
+        _kprobe("ext4_evict_inode", "ext4_evict_inode", "EVICT_KPROBE"),
+    ),
+    "destroy": (
+        _kprobe("ext4_destroy_inode", "ext4_destroy_inode", "DESTROY_KPROBE"),
+        _kprobe("destroy_inode", "ext4_destroy_inode", "DESTROY_KPROBE"),
+    ),
+    "rcu_free": (
+        _kprobe("ext4_free_in_core_inode", "ext4_free_in_core_inode", "RCU_FREE_KPROBE"),
+        _kprobe(
+            "ext4_i_callback", "ext4_free_in_core_inode", "RCU_FREE_KPROBE", "RCU_FREE_FROM_HEAD"
+        ),
+    ),
+    "any_free": (
+        Rung(
+            "raw_tracepoint",
+            (Attachment("kmem_cache_free", "kmem_cache_free"),),
+            ("ANY_FREE_RAW_TRACEPOINT",),
+            cache_argument=("kmem_cache_free", "FREE_CACHE_ARG"),
+            note="runs on every slab free",
+        ),
+        _kprobe("kmem_cache_free", "kmem_cache_free", "ANY_FREE_KPROBE"),
+    ),
+    "reclaim": (
+        Rung(
+            "raw_tracepoint",
+            (
+                Attachment("mm_shrink_slab_start", "mm_shrink_slab_start"),
+                Attachment("mm_shrink_slab_end", "mm_shrink_slab_end"),
+            ),
+            ("RECLAIM_RAW_TRACEPOINT",),
+        ),
+        Rung(
+            "kprobe",
+            (
+                Attachment("shrink_slab", "shrink_slab"),
+                Attachment("shrink_slab", "shrink_slab_return", at_return=True),
+            ),
+            ("RECLAIM_KPROBE",),
+        ),
+    ),
+}
+
+#: Without these nothing can be said at all.
+REQUIRED = ("evict",)
+
+#: What ``rcu_free`` falls back to: the strict hook sees the free, too.
+SHARED_FREE = "FREE_FROM_SLAB"

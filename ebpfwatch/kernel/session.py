@@ -1,0 +1,211 @@
+"""The daemon's end of the loader: starts the child, owns the fds, reads maps and the ring.
+
+The links live in the fds: when this process ends, however it ends, the programs are gone.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import dataclasses
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+from typing import Any
+
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.events.wire import COUNTERS, GRACE_BUCKETS, WAYS, Bucket, Settings, State
+from ebpfwatch.kernel import handoff, libbpf
+
+__all__ = ["Ladder", "Pending", "Session", "TableFill", "load", "probe", "start_loader"]
+
+_QUEUE = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Ladder:
+    """One role as the loader left it: the rung it got ("" = none) and why no better one."""
+
+    role: str
+    rung: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TableFill:
+    """A scan of the table: how many dying and dead objects, and when the oldest died (ns, 0 = none)."""
+
+    dying: int
+    dead: int
+    oldest_ns: int
+
+
+class Pending:
+    """A loader child at work: start it early, collect it when its fds are needed."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "ebpfwatch.kernel.loader", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+            )
+        handoff.send(self._connection, request)
+
+    def collect(self) -> tuple[dict[str, Any], list[int]]:
+        """The reply and the fds; raises ``EbpfwatchError`` with the child's own words."""
+        try:
+            reply, fds = handoff.receive(self._connection)
+        except (EOFError, OSError) as error:
+            self._child.kill()
+            status = self._child.wait()
+            raise EbpfwatchError(
+                f"the loader child died (status {status}): {error}",
+                "out of memory? compiling takes some 130 MB for a second",
+                Exit.OSERR,
+            ) from None
+        finally:
+            self._connection.close()
+        self._child.wait()
+        if "error" in reply:
+            raise EbpfwatchError(reply["error"], reply["hint"], Exit(reply["exit"]))
+        return reply, fds
+
+    def abandon(self) -> None:
+        """Stop the child; nothing stays loaded."""
+        self._connection.close()
+        self._child.kill()
+        self._child.wait()
+
+
+def start_loader(request: dict[str, Any]) -> Pending:
+    """Start compiling and attaching in a child; see ``Session`` for what comes back."""
+    return Pending(request)
+
+
+def probe(verbose: bool = False) -> tuple[list[Ladder], dict[str, Any]]:
+    """What this kernel offers, without loading the watcher; raises ``EbpfwatchError``."""
+    request = {"probe_only": True, "alloc": True, "strict": True, "verbose": verbose}
+    reply, _ = start_loader(request).collect()
+    return [Ladder(**hook) for hook in reply["hooks"]], reply
+
+
+class Session:
+    """The loaded watcher.
+
+    ``records`` holds the raw records read so far, oldest first; ``dropped`` counts those that found it
+    full.
+    """
+
+    def __init__(self, reply: dict[str, Any], fds: list[int]) -> None:
+        names = reply["maps"]
+        programs = reply["programs"]
+        self.maps = dict(zip(names, fds))
+        program_fds = fds[len(names) : len(names) + len(programs)]
+        self.programs = {p["name"]: fd for p, fd in zip(programs, program_fds)}
+        self.hooks = [Ladder(**hook) for hook in reply["hooks"]]
+        self.offsets: dict[str, int] = reply["offsets"]
+        self.features: dict[str, bool] = reply["features"]
+        self.learned: dict[str, int] = reply.get("learned", {})
+        self._fds = fds
+        self._cpus = libbpf.possible_cpus()
+        self._buckets = libbpf.map_info(self.maps["table"]).max_entries
+        self.records: collections.deque[bytes] = collections.deque()
+        self.dropped = 0
+        self._ring = libbpf.RingReader(self.maps["records"], self._keep)
+
+    def _keep(self, record: bytes) -> None:
+        if len(self.records) >= _QUEUE:
+            self.dropped += 1
+            return
+        self.records.append(record)
+
+    @property
+    def fd(self) -> int:
+        """Readable when records wait."""
+        return self._ring.fd
+
+    @property
+    def table_slots(self) -> int:
+        """Objects the table can remember."""
+        return self._buckets * WAYS
+
+    def consume(self) -> int:
+        """Move what is in the ring to ``records``; returns how many."""
+        return self._ring.consume()
+
+    def _per_cpu_totals(self, name: str, entries: int) -> list[int]:
+        layout = f"{self._cpus}Q"
+        size = struct.calcsize(layout)
+        fd = self.maps[name]
+        return [
+            sum(struct.unpack(layout, libbpf.map_lookup(fd, key, size))) for key in range(entries)
+        ]
+
+    def counters(self) -> dict[str, int]:
+        """Totals by name (``wire.COUNTERS``) since the programs were loaded."""
+        return dict(zip(COUNTERS, self._per_cpu_totals("counters", len(COUNTERS))))
+
+    def grace(self) -> tuple[int, ...]:
+        """Frees by the time since their eviction; bucket i: below 2**i microseconds."""
+        return tuple(self._per_cpu_totals("grace", GRACE_BUCKETS))
+
+    def misses(self) -> dict[str, int]:
+        """Runs of each program the kernel skipped because the program was already running."""
+        return {
+            name: int(libbpf.prog_info(fd).recursion_misses) for name, fd in self.programs.items()
+        }
+
+    def configure(self, canary_tgid: int, call_sites: tuple[int, ...]) -> None:
+        """Tell the programs who the canary is and from where frees may come (at most 4 places)."""
+        settings = Settings(canary_tgid=canary_tgid)
+        for index, site in enumerate(call_sites[:4]):
+            settings.call_sites[index] = site
+        libbpf.map_update(self.maps["settings"], 0, bytes(settings))
+
+    def scan(self) -> TableFill:
+        """Look at every slot of the table: some thousand lookups, so not in a scrape."""
+        dying = dead = oldest = 0
+        bucket = Bucket()
+        for raw in libbpf.iterate_array(self.maps["table"], self._buckets, ctypes.sizeof(Bucket)):
+            # A free way is all that most buckets have: look at the keys before anything else.
+            if not any(struct.unpack_from("4Q", raw)):
+                continue
+            ctypes.memmove(ctypes.byref(bucket), bytes(raw), ctypes.sizeof(Bucket))
+            for way in range(WAYS):
+                if not bucket.object[way]:
+                    continue
+                if bucket.life[way].state == State.FREED:
+                    dead += 1
+                    ns = bucket.life[way].freed.ns
+                    oldest = min(oldest or ns, ns)
+                else:
+                    dying += 1
+        return TableFill(dying, dead, oldest)
+
+    def memory(self) -> int:
+        """Bytes the kernel has charged for our maps and programs (fdinfo's memlock)."""
+        total = 0
+        for fd in self._fds:
+            with open(f"/proc/self/fdinfo/{fd}") as info:
+                found = re.search(r"^memlock:\s*(\d+)", info.read(), re.MULTILINE)
+            total += int(found.group(1)) if found else 0
+        return total
+
+    def close(self) -> None:
+        """Detach everything."""
+        self._ring.close()
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = []
+
+
+def load(pending: Pending) -> Session:
+    """Wait for the child and take over its fds."""
+    reply, fds = pending.collect()
+    return Session(reply, fds)
+

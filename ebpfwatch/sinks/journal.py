@@ -1,0 +1,128 @@
+"""Findings in the journal: structured fields, one MESSAGE_ID a verdict (deploy/ebpfwatch.catalog).
+
+journald writes a record of priority CRIT to disk at once, so it survives the panic that may follow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ebpfwatch.errors import EbpfwatchError, Exit, say
+from ebpfwatch.sinks.text import plain, report
+from ebpfwatch.verdicts.finding import Finding, Verdict
+
+__all__ = ["MESSAGE_IDS", "Journal", "fields", "read_all"]
+
+#: Never change one: alerts and catalog entries refer to them.
+MESSAGE_IDS = {
+    Verdict.DOUBLE_DESTROY: "d5ba74e96bb54d2ca0b203b5ff512272",
+    Verdict.DOUBLE_EVICT: "71e34d5bba0742d183993a7780f750f7",
+    Verdict.DOUBLE_FREE: "ae26928ca75042a2b7eae05444ac0e26",
+    Verdict.FREE_WHILE_ALIVE: "6d0c35ffb6f54722a90840cfc401dfd3",
+    Verdict.FOREIGN_FREE: "9ea671d1dd2e45629f2cd9efb0c568ea",
+    Verdict.IDENTITY_CHANGED: "82f874eea54c4a5b99dafb43f928b38a",
+    Verdict.FREED_IN_RECLAIM: "27a9f8d0d6214187931700e4e64e0b1d",
+    Verdict.CONCURRENT_UNLINK: "816b754decd64fcbb6b04dc0342012f5",
+}
+
+
+def fields(finding: Finding) -> dict[str, str]:
+    """The journal fields of a finding (systemd.journal-fields(7))."""
+    identity = finding.identity
+    return {
+        "MESSAGE": f"{'TEST: ' if finding.test else ''}{finding.verdict.value}"
+        f" ({finding.confidence.value}): {plain(finding.summary)}",
+        "MESSAGE_ID": MESSAGE_IDS[finding.verdict],
+        "PRIORITY": str(5 if finding.test else int(finding.severity)),
+        "SYSLOG_IDENTIFIER": "ebpfwatch",
+        "EBPFWATCH_ID": finding.id,
+        "EBPFWATCH_VERDICT": finding.verdict.value,
+        "EBPFWATCH_CONFIDENCE": finding.confidence.value,
+        "EBPFWATCH_DEV": f"{identity.dev_major}:{identity.dev_minor}",
+        "EBPFWATCH_INODE": str(identity.ino),
+        "EBPFWATCH_GENERATION": str(identity.generation),
+        "EBPFWATCH_OBJECT": f"{identity.object_address:#x}",
+        "EBPFWATCH_NAME": plain(finding.name),
+        "EBPFWATCH_TEST": "1" if finding.test else "0",
+        "EBPFWATCH_REPORT": report(finding),
+        "EBPFWATCH_JSON": json.dumps(finding.to_json(), ensure_ascii=True),
+    }
+
+
+class Journal:
+    """Sends findings to journald, or to stdout as JSON lines where there is none.
+
+    ``errors`` counts records journald did not take; those went to stdout, too.
+    """
+
+    def __init__(self, socket: Path, mode: str) -> None:
+        self._wanted = mode == "auto"
+        self._socket = socket
+        self.errors = 0
+        self._send: Any = None
+        if self._wanted and socket.exists():
+            self._send = _sender()
+        elif self._wanted:
+            say(f"no journald at {socket}: findings go to stdout as JSON lines", "notice")
+
+    @property
+    def connected(self) -> bool:
+        """Whether journald is there."""
+        return self._send is not None
+
+    def write(self, finding: Finding) -> None:
+        """Deliver one finding; never raises."""
+        if self._send is not None:
+            record = fields(finding)
+            try:
+                self._send(*(f"{key}={value}".encode() for key, value in record.items()))
+                return
+            except OSError:
+                self.errors += 1
+        if self._wanted:
+            print(json.dumps(finding.to_json(), ensure_ascii=True), flush=True)
+
+
+def _sender() -> Any:
+    try:
+        # systemd.journal.send() would add CODE_LINE and import logging; sendv is what it calls.
+        from systemd import _journal
+    except ImportError:
+        raise EbpfwatchError(
+            "the Python module systemd is missing",
+            "install it: apt-get install python3-systemd, or set journal: off",
+            Exit.UNAVAILABLE,
+        ) from None
+    return _journal.sendv
+
+
+def read_all() -> Iterator[dict[str, Any]]:
+    """The findings in the journal as JSON objects, newest first; raises ``EbpfwatchError``."""
+    try:
+        from systemd import journal
+    except ImportError:
+        raise EbpfwatchError(
+            "the Python module systemd is missing",
+            "install it: apt-get install python3-systemd, or use --from files",
+            Exit.UNAVAILABLE,
+        ) from None
+    reader = journal.Reader()
+    try:
+        for identifier in MESSAGE_IDS.values():
+            reader.add_match(MESSAGE_ID=identifier)
+        reader.seek_tail()
+        while True:
+            entry = reader.get_previous()
+            if not entry:
+                return
+            try:
+                body = json.loads(entry["EBPFWATCH_JSON"])
+            except (KeyError, ValueError, TypeError):
+                continue
+            if isinstance(body, dict):
+                yield body
+    finally:
+        reader.close()

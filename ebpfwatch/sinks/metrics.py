@@ -1,0 +1,209 @@
+"""Every metric, declared once, read from one ``Status`` a scrape.
+
+Labels are enumerated and each series exists from the start at 0, so that ``rate()`` works from the first
+event.  Addresses, pids, names and paths never become labels.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterator
+from typing import Callable
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from ebpfwatch import __version__
+from ebpfwatch.status import COUNTERS, LOSSES, Status
+from ebpfwatch.verdicts.finding import Confidence, Verdict
+
+__all__ = ["COLLECTORS", "SINKS", "WatchCollector", "registry"]
+
+#: Sinks and host collectors that can fail, by label value.
+SINKS = ("journal", "store")
+COLLECTORS = ("zoneinfo", "vmstat", "mounts", "table", "memory")
+
+
+def registry(status: Callable[[], Status]) -> CollectorRegistry:
+    """A registry of our own: nothing that a library registered at import."""
+    result = CollectorRegistry(auto_describe=False)
+    result.register(WatchCollector(status))
+    return result
+
+
+class WatchCollector:
+    """Turns the status into metric families; ``status`` is called once a scrape."""
+
+    def __init__(self, status: Callable[[], Status]) -> None:
+        self._status = status
+
+    def describe(self) -> list[Metric]:
+        """Nothing: collecting at registration would ask for a status that is not there yet."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, in a fixed order."""
+        status = self._status()
+        yield from _self(status)
+        yield from _hooks(status)
+        yield from _lifecycle(status)
+        yield from _table(status)
+        yield from _findings(status)
+        yield from _zones(status)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"ebpfwatch_{name}", text, value=value)
+
+
+def _counters(name: str, text: str, label: str, values: dict[str, int], keys: object) -> Metric:
+    family = CounterMetricFamily(f"ebpfwatch_{name}", text, labels=[label])
+    for key in keys:  # type: ignore[attr-defined]
+        family.add_metric([key], values.get(key, 0))
+    return family
+
+
+def _self(status: Status) -> Iterator[Metric]:
+    build = GaugeMetricFamily(
+        "ebpfwatch_build_info",
+        "Version of ebpfwatch and of the kernel it runs on; always 1.",
+        labels=["version", "kernel", "machine"],
+    )
+    build.add_metric([__version__, platform.release(), platform.machine()], 1)
+    yield build
+    yield _gauge(
+        "start_time_seconds", "When the watcher started, in seconds since the epoch.", status.started
+    )
+    yield _gauge("ready", "1 when the programs are loaded and attached.", float(status.ready))
+    yield _gauge("resident_memory_bytes", "Resident memory of the daemon.", status.rss_bytes)
+    yield _gauge(
+        "kernel_memory_bytes",
+        "Memory the kernel has charged for our maps and programs.",
+        status.kernel_memory_bytes,
+    )
+
+
+def _hooks(status: Status) -> Iterator[Metric]:
+    attached = GaugeMetricFamily(
+        "ebpfwatch_hook_attached", "1 if the hook has a rung on this kernel.", labels=["hook", "rung"]
+    )
+    alive = GaugeMetricFamily(
+        "ebpfwatch_hook_alive",
+        "1 if the canary proved that the hook fires, 0 if it stayed silent, NaN while unproven.",
+        labels=["hook"],
+    )
+    misses = CounterMetricFamily(
+        "ebpfwatch_hook_misses",
+        "Runs of the hook that the kernel skipped because its program was already running.",
+        labels=["hook"],
+    )
+    for hook in status.hooks:
+        attached.add_metric([hook.role, hook.rung or "none"], float(hook.attached))
+        if hook.attached:
+            alive.add_metric([hook.role], math.nan if hook.alive is None else float(hook.alive))
+        misses.add_metric([hook.role], hook.misses)
+    yield attached
+    yield alive
+    yield misses
+    canary = GaugeMetricFamily(
+        "ebpfwatch_canary_last_success_timestamp_seconds",
+        "When a canary's whole life was last seen on this mount; 0 if never.",
+        labels=["mountpoint"],
+    )
+    for mount, when in sorted(status.canary_success.items()):
+        canary.add_metric([mount], when)
+    yield canary
+
+
+def _lifecycle(status: Status) -> Iterator[Metric]:
+    yield _counters(
+        "lifecycle_events",
+        "Steps in the life of ext4 inodes, by kind: "
+        + "; ".join(f"{name}: {text}" for name, text in COUNTERS.items())
+        + ".",
+        "event",
+        status.counters,
+        COUNTERS,
+    )
+    yield _counters(
+        "lost_events",
+        "What was lost, by kind: "
+        + "; ".join(f"{name}: {text}" for name, text in LOSSES.items())
+        + ".",
+        "kind",
+        status.losses,
+        LOSSES,
+    )
+    total = 0
+    buckets = []
+    for index, frees in enumerate(status.grace_log2):
+        total += frees
+        buckets.append((f"{2**index / 1e6:g}", float(total)))
+    buckets.append(("+Inf", float(total)))
+    grace = HistogramMetricFamily(
+        "ebpfwatch_grace_seconds", "Time from an inode's eviction to the free of its memory."
+    )
+    grace.add_metric([], buckets, sum_value=status.grace_sum_ns / 1e9)
+    yield grace
+
+
+def _table(status: Status) -> Iterator[Metric]:
+    yield _gauge("table_slots", "Objects the kernel-side table can remember.", status.table_slots)
+    objects = GaugeMetricFamily(
+        "ebpfwatch_table_objects", "Objects in the kernel-side table.", labels=["state"]
+    )
+    objects.add_metric(["dying"], status.table_dying)
+    objects.add_metric(["dead"], status.table_dead)
+    yield objects
+    yield _gauge(
+        "table_horizon_seconds",
+        "Age of the oldest dead object still remembered: a second free this late is still found.",
+        status.horizon_seconds,
+    )
+
+
+def _findings(status: Status) -> Iterator[Metric]:
+    family = CounterMetricFamily(
+        "ebpfwatch_findings",
+        "Findings by verdict and confidence, repetitions included; test=true are the self-test's.",
+        labels=["verdict", "confidence", "test"],
+    )
+    for verdict in Verdict:
+        for confidence in Confidence:
+            for test in (False, True):
+                count = status.findings.get((verdict.value, confidence.value, test), 0)
+                family.add_metric([verdict.value, confidence.value, str(test).lower()], count)
+    yield family
+    yield _counters(
+        "sink_errors", "Findings a sink could not take.", "sink", status.sink_errors, SINKS
+    )
+    yield _counters(
+        "collector_errors",
+        "Times a source of host state could not be read.",
+        "collector",
+        status.collector_errors,
+        COLLECTORS,
+    )
+
+
+def _zones(status: Status) -> Iterator[Metric]:
+    texts = {
+        "free": "Free memory of the zone.",
+        "min": "Watermark below which only emergencies may allocate.",
+        "low": "Watermark below which kswapd wakes.",
+        "high": "Watermark at which kswapd sleeps again.",
+        "managed": "Memory of the zone that the page allocator manages.",
+    }
+    for name, text in texts.items():
+        family = GaugeMetricFamily(
+            f"ebpfwatch_zone_{name}_bytes", text, labels=["node", "zone"]
+        )
+        for zone in status.zones:
+            family.add_metric([str(zone.node), zone.zone], getattr(zone, name))
+        yield family

@@ -1,0 +1,100 @@
+"""A snapshot of the whole watcher at one moment: what the metrics, the page and `check` show.
+
+Plain data. ``daemon`` builds one at most once a second; every reader gets the same object, so a
+scrape costs no system call of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Optional
+
+from ebpfwatch.host.zoneinfo import Zone
+
+__all__ = ["COUNTERS", "HOOKS", "LOSSES", "HookStatus", "Status"]
+
+#: The roles of the hook ladder, in the order of an object's life.
+HOOKS = ("alloc", "unlink", "evict", "destroy", "rcu_free", "any_free", "reclaim", "unlink_path")
+
+#: What the kernel side counts as handled, by the name of the metric label ``event``.
+COUNTERS = {
+    "alloc": "allocations seen of an address the table knew",
+    "unlink": "unlinks entered",
+    "evict": "inodes evicted",
+    "evict_in_reclaim": "inodes evicted inside shrink_slab",
+    "destroy": "inodes queued for RCU",
+    "free": "evicted inodes freed",
+    "free_in_reclaim": "freed inodes whose eviction was inside shrink_slab",
+    "free_unmatched": "dead inodes freed whose eviction the table did not know",
+    "free_aborted": "inodes freed that were never published (a lost iget race, a failed allocation)",
+    "shrink_start": "shrink_slab calls entered",
+    "shrink_end": "shrink_slab calls left",
+}
+
+#: What may be lost, by the name of the metric label ``kind``.
+LOSSES = {
+    "submit": "events the ring buffer had no room for",
+    "recursion": "hook runs the kernel skipped because the same program was already running",
+    "free_missed": "addresses allocated again whose free was never seen",
+    "forgotten_dying": "dying inodes overwritten in a full table",
+    "forgotten_dead": "dead inodes overwritten in a full table: the detection horizon",
+    "reclaim_context": "reclaim contexts overwritten by another task",
+    "torn": "table entries written by two CPUs at once",
+    "decode": "events user space could not decode",
+    "queue": "events user space dropped because its queue was full",
+    "rate": "findings not written because of the rate limit",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class HookStatus:
+    """One role of the ladder.
+
+    ``rung`` names how it is attached ("raw_tracepoint kmem_cache_free"), empty when it is not;
+    ``reason`` says why it is not on a better rung, or why it is absent.
+    ``alive`` is True when the canary proved it, False when it stayed silent, None when nothing
+    could prove it yet.  ``misses`` counts runs the kernel skipped.
+    """
+
+    role: str
+    rung: str
+    reason: str
+    alive: Optional[bool] = None
+    misses: int = 0
+
+    @property
+    def attached(self) -> bool:
+        """Whether any rung holds."""
+        return bool(self.rung)
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """Everything a scrape shows.
+
+    ``counters`` and ``losses`` are totals since the programs were loaded, keyed as ``COUNTERS``
+    and ``LOSSES``.  ``grace_log2`` counts frees by the time from evict to free: bucket i holds
+    durations below 2**i microseconds (and at least 2**(i-1)); ``grace_sum_ns`` is their sum.
+    ``findings`` counts by (verdict, confidence, is test).  Times are seconds since the epoch.
+    ``horizon_seconds`` is the age of the oldest dead inode the table still remembers.
+    ``kernel_memory_bytes`` is what our maps and programs have charged.
+    """
+
+    started: float
+    hooks: tuple[HookStatus, ...] = ()
+    counters: dict[str, int] = dataclasses.field(default_factory=dict)
+    losses: dict[str, int] = dataclasses.field(default_factory=dict)
+    grace_log2: tuple[int, ...] = ()
+    grace_sum_ns: int = 0
+    findings: dict[tuple[str, str, bool], int] = dataclasses.field(default_factory=dict)
+    sink_errors: dict[str, int] = dataclasses.field(default_factory=dict)
+    collector_errors: dict[str, int] = dataclasses.field(default_factory=dict)
+    zones: tuple[Zone, ...] = ()
+    table_slots: int = 0
+    table_dying: int = 0
+    table_dead: int = 0
+    horizon_seconds: float = 0.0
+    kernel_memory_bytes: int = 0
+    rss_bytes: int = 0
+    canary_success: dict[str, float] = dataclasses.field(default_factory=dict)
+    ready: bool = False

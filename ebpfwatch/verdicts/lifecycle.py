@@ -1,0 +1,81 @@
+"""The life of an inode object as a table: what each step does in each state.
+
+The state machine itself runs in the kernel (probes/); this is the same table for people, for the canary
+and for the model-based test that drives both through the same histories and compares.
+
+``ABSENT`` means alive (or never seen): only dying and dead objects are remembered.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple, Optional
+
+from ebpfwatch.events.wire import State
+from ebpfwatch.verdicts.finding import Verdict
+
+__all__ = ["TRANSITIONS", "Outcome", "Step", "Testimony", "step"]
+
+
+class Step(enum.Enum):
+    """What can happen to an object."""
+
+    ALLOC = "alloc"
+    EVICT = "evict"
+    DESTROY = "destroy"
+    FREE = "free"
+
+
+class Testimony(enum.Enum):
+    """What the object says of itself (probes/inode.h): its i_state, and its superblock's list."""
+
+    DEAD = "dead"  #: I_CLEAR: this life was evicted
+    ALIVE = "alive"  #: on its superblock's list: never evicted
+    UNBORN = "unborn"  #: neither: a lost race in iget_locked(), destroyed without ever living
+
+
+class Outcome(NamedTuple):
+    """The next state, the verdict if this should not have happened, and what was counted."""
+
+    state: State
+    verdict: Optional[Verdict] = None
+    counted: str = ""
+
+
+_A, _E, _Q, _F = State.ABSENT, State.EVICTING, State.QUEUED, State.FREED
+
+#: (state, step) where the object's testimony does not matter.
+TRANSITIONS: dict[tuple[State, Step], Outcome] = {
+    (_A, Step.ALLOC): Outcome(_A),
+    (_E, Step.ALLOC): Outcome(_A, counted="free_missed"),
+    (_Q, Step.ALLOC): Outcome(_A, counted="free_missed"),
+    (_F, Step.ALLOC): Outcome(_A, counted="alloc"),
+    (_A, Step.EVICT): Outcome(_E, counted="evict"),
+    (_E, Step.EVICT): Outcome(_E, Verdict.DOUBLE_EVICT, "evict"),
+    (_Q, Step.EVICT): Outcome(_E, Verdict.DOUBLE_EVICT, "evict"),
+    (_F, Step.EVICT): Outcome(_E, Verdict.DOUBLE_EVICT, "evict"),
+    (_E, Step.DESTROY): Outcome(_Q, counted="destroy"),
+    (_Q, Step.DESTROY): Outcome(_Q, Verdict.DOUBLE_DESTROY, "destroy"),
+    (_F, Step.DESTROY): Outcome(_F, Verdict.DOUBLE_DESTROY, "destroy"),
+    (_E, Step.FREE): Outcome(_F, counted="free"),
+    (_Q, Step.FREE): Outcome(_F, counted="free"),
+}
+
+#: (state, step, testimony) where only the object knows.
+TESTIFIED: dict[tuple[State, Step, Testimony], Outcome] = {
+    (_A, Step.DESTROY, Testimony.DEAD): Outcome(_A, counted="destroy"),
+    (_A, Step.DESTROY, Testimony.UNBORN): Outcome(_A, counted="destroy"),
+    (_A, Step.DESTROY, Testimony.ALIVE): Outcome(_A, Verdict.FREE_WHILE_ALIVE, "destroy"),
+    (_A, Step.FREE, Testimony.DEAD): Outcome(_F, counted="free_unmatched"),
+    (_A, Step.FREE, Testimony.UNBORN): Outcome(_F, counted="free_aborted"),
+    (_A, Step.FREE, Testimony.ALIVE): Outcome(_F, Verdict.FREE_WHILE_ALIVE),
+    (_F, Step.FREE, Testimony.DEAD): Outcome(_F, Verdict.DOUBLE_FREE),
+    (_F, Step.FREE, Testimony.UNBORN): Outcome(_F, Verdict.DOUBLE_FREE),
+    (_F, Step.FREE, Testimony.ALIVE): Outcome(_F, Verdict.FREE_WHILE_ALIVE),
+}
+
+
+def step(state: State, what: Step, testimony: Testimony) -> Outcome:
+    """What the step does; total over all states, steps and testimonies."""
+    outcome = TRANSITIONS.get((state, what))
+    return TESTIFIED[state, what, testimony] if outcome is None else outcome

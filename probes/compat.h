@@ -1,0 +1,21 @@
+/*
+ * The one home of kernel differences that C sees.  The loader proves each by trying and defines:
+ * HAVE_RINGBUF (Linux >= 5.8), HAVE_CMPXCHG (>= 5.12).
+ */
+#ifndef EBPFWATCH_COMPAT_H
+#define EBPFWATCH_COMPAT_H
+
+/* The return address at a function's entry. */
+static __always_inline u64 caller_of(struct pt_regs *ctx)
+{
+#if defined(__TARGET_ARCH_arm64) || defined(__aarch64__)
+	return PT_REGS_RET(ctx); /* the link register */
+#else
+	u64 address = 0;
+
+	bpf_probe_read_kernel(&address, sizeof(address), (void *)PT_REGS_SP(ctx));
+	return address;
+#endif
+}
+
+#endif

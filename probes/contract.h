@@ -1,0 +1,213 @@
+/*
+ * The contract between the probes and user space: every struct that crosses the border, and the
+ * numbers in it.  ebpfwatch/events/wire.py mirrors it; tests/unit/test_wire.py compiles this file
+ * with cc and compares every size and offset.
+ *
+ * Invariant: fixed-width members only, no implicit padding, no pointer.
+ */
+#ifndef EBPFWATCH_CONTRACT_H
+#define EBPFWATCH_CONTRACT_H
+
+#define CONTRACT_VERSION 1
+
+/* The roles of the hook ladder, in the order of an object's life. */
+enum hook {
+	HOOK_ALLOC,
+	HOOK_UNLINK,
+	HOOK_EVICT,
+	HOOK_DESTROY,
+	HOOK_RCU_FREE,
+	HOOK_ANY_FREE,
+	HOOK_RECLAIM,
+	HOOK_UNLINK_PATH,
+	HOOK_COUNT,
+};
+
+/* Absent means alive: only dying and dead objects are in the table. */
+enum state {
+	STATE_ABSENT,
+	STATE_EVICTING,
+	STATE_QUEUED,
+	STATE_FREED,
+};
+
+enum verdict {
+	VERDICT_NONE,
+	VERDICT_DOUBLE_DESTROY,
+	VERDICT_DOUBLE_EVICT,
+	VERDICT_DOUBLE_FREE,
+	VERDICT_FREE_WHILE_ALIVE,
+	VERDICT_FOREIGN_FREE,
+	VERDICT_IDENTITY_CHANGED,
+	VERDICT_FREED_IN_RECLAIM,
+	VERDICT_CONCURRENT_UNLINK,
+};
+
+enum record_kind {
+	RECORD_STEP = 1,    /* one step of the canary's own inode */
+	RECORD_VERDICT = 2, /* something that should not happen */
+	RECORD_UNLINK = 3,  /* one unlink system call, for `ebpfwatch unlinks` */
+};
+
+/* Totals, one slot each in the per-CPU array `counters`. */
+enum counter {
+	COUNTER_ALLOC,
+	COUNTER_UNLINK,
+	COUNTER_EVICT,
+	COUNTER_EVICT_IN_RECLAIM,
+	COUNTER_DESTROY,
+	COUNTER_FREE,
+	COUNTER_FREE_IN_RECLAIM,
+	COUNTER_FREE_UNMATCHED,
+	COUNTER_FREE_ABORTED,
+	COUNTER_SHRINK_START,
+	COUNTER_SHRINK_END,
+	COUNTER_SUBMIT_LOST,
+	COUNTER_FREE_MISSED,
+	COUNTER_FORGOTTEN_DYING,
+	COUNTER_FORGOTTEN_DEAD,
+	COUNTER_RECLAIM_CONTEXT_LOST,
+	COUNTER_TORN,
+	COUNTER_GRACE_NS, /* sum of the time from evict to free */
+	COUNTER_VERDICT,
+	COUNTER_COUNT,
+};
+
+#define GRACE_BUCKETS 32
+#define WAYS 4
+#define COMM_LEN 16
+#define NAME_LEN 64
+#define PATH_LEN 256
+#define STACK_DEPTH 32
+
+/* life.flags */
+#define LIFE_RECLAIM 1u      /* evicted inside shrink_slab */
+#define LIFE_UNLINKED 2u     /* an unlink of this inode was seen */
+#define LIFE_IN_FLIGHT 4u    /* ... and had not returned when it was evicted */
+#define LIFE_CANARY 8u       /* our own file: every step is reported */
+#define LIFE_NO_EVICT 16u    /* in the table without its eviction having been seen */
+#define LIFE_SLAB_FREE_DUE 32u /* the RCU callback ran; the slab free that follows is its own */
+
+/* note.flags */
+#define NOTE_IN_FLIGHT 1u
+#define NOTE_CANARY 2u
+
+/* verdict_record.flags: what the object itself said at that moment */
+#define WITNESS_READ 1u      /* the fields below could be read */
+#define WITNESS_CLEAR 2u     /* I_CLEAR: this life was evicted */
+#define WITNESS_PUBLISHED 4u /* on its superblock's list: alive */
+#define WITNESS_IDENTITY 8u  /* ino_now and generation_now could be read */
+#define SEAL_BROKEN 16u      /* two CPUs wrote the entry at once */
+#define NOTE_VALID 32u       /* `note` is the unlink of this very inode */
+#define LIFE_VALID 64u       /* `life` is this object's entry */
+
+struct header {
+	__u16 kind;
+	__u16 size;
+	__u32 cpu;
+	__u64 ns; /* CLOCK_MONOTONIC */
+};
+
+/* Who did a step: the task that was current. ns 0 means the step was not seen. */
+struct actor {
+	__u64 ns;
+	__u32 pid;
+	__u32 tgid;
+	__u32 cpu;
+	__u32 reserved;
+	char comm[COMM_LEN];
+};
+
+/* One dying or dead object. */
+struct life {
+	__u64 seal; /* check sum over what eviction wrote */
+	__u64 ino;
+	__u32 generation;
+	__u32 dev; /* the kernel's dev_t: major << 20 | minor */
+	__u32 state;
+	__u32 flags;
+	__u32 nlink;
+	__u32 frees;
+	struct actor evicted;
+	struct actor destroyed;
+	struct actor freed;
+};
+
+/* One unlink, remembered by the inode's address. */
+struct note {
+	__u64 inode;
+	__u64 ino;
+	__u64 parent_ino;
+	__u32 generation;
+	__u32 dev;
+	__u32 flags;
+	__s32 result;
+	struct actor actor;
+	char name[NAME_LEN];
+};
+
+/* WAYS objects whose addresses share a hash. Keys first: a miss touches one cache line. */
+struct bucket {
+	__u64 object[WAYS]; /* 0 = free way */
+	struct life life[WAYS];
+};
+
+/* A task inside shrink_slab. */
+struct reclaim {
+	__u32 pid;
+	__u32 evicted;
+	__u64 ns;
+};
+
+struct settings {
+	__u64 call_sites[4]; /* where kmem_cache_free may be called from; all 0 = not known */
+	__u32 canary_tgid;
+	__u32 reserved;
+};
+
+struct step_record {
+	struct header header;
+	__u64 object;
+	__u64 ino;
+	__u32 generation;
+	__u32 dev;
+	__u32 hook;
+	__u32 leaving; /* 1 = the function returns (unlink) */
+	struct actor actor;
+};
+
+struct verdict_record {
+	struct header header;
+	__u32 verdict;
+	__u32 hook;
+	__u32 flags;
+	__u32 stack_bytes;
+	__u64 object;
+	__u64 call_site;
+	__u64 ino_now;
+	__u32 generation_now;
+	__u32 dev_now;
+	__u64 state_now; /* inode.i_state */
+	__u32 count_now; /* inode.i_count */
+	__u32 reclaim_pid;
+	struct life life; /* the entry as it was before this step */
+	struct note note;
+	struct actor actor;
+	__u64 stack[STACK_DEPTH];
+};
+
+struct unlink_record {
+	struct header header;
+	__u64 ino;      /* 0 when no ext4 inode was reached */
+	__u32 dev;
+	__s32 result;
+	__s32 dfd;
+	__u32 flags;    /* unlinkat's flags */
+	__u32 path_bytes;
+	__u32 reserved;
+	struct actor actor;
+	char path[PATH_LEN];
+	char name[NAME_LEN];
+};
+
+#endif

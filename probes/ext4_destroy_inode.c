@@ -1,0 +1,56 @@
+/*
+ * Hook: ext4_destroy_inode(inode) where it exists as a function to hook (fentry or kprobe).
+ *
+ * The object is about to be queued for RCU: its free comes a grace period later.  A second destroy
+ * is the warning before the damage.
+ * Invariant: task context; the object's memory is still its own.
+ */
+#include "verdict.h"
+
+static __always_inline void on_destroy(void *ctx, u64 inode)
+{
+	u64 ns = bpf_ktime_get_ns();
+	struct suspicion why = {};
+	struct bucket *bucket;
+	struct life *life = NULL;
+	u32 way;
+
+	count(COUNTER_DESTROY, 1);
+	why.object = object_of(inode);
+	bucket = bucket_of(why.object);
+	if (!bucket)
+		return;
+	way = find_way(bucket, why.object);
+	if (way != NO_WAY) {
+		life = &bucket->life[way & (WAYS - 1)];
+		if (life->state != STATE_EVICTING)
+			why.verdict = VERDICT_DOUBLE_DESTROY;
+	} else {
+		why.flags |= read_witness(inode, &why.state, &why.count);
+		if (why.flags & WITNESS_PUBLISHED)
+			why.verdict = VERDICT_FREE_WHILE_ALIVE;
+	}
+	if (why.verdict != VERDICT_NONE) {
+		why.flags |= read_witness(inode, &why.state, &why.count);
+		if (!READ(why.ino, inode + OFF_I_INO) &&
+		    !READ(why.generation, inode + OFF_I_GENERATION))
+			why.flags |= WITNESS_IDENTITY;
+		why.dev = read_dev(inode);
+		report(ctx, HOOK_DESTROY, ns, &why, life);
+	}
+	if (!life || life->state != STATE_EVICTING)
+		return;
+	fill_actor(&life->destroyed, ns);
+	life->state = STATE_QUEUED;
+	if (life->flags & LIFE_CANARY)
+		report_step(ctx, HOOK_DESTROY, ns, why.object, life->ino, life->generation,
+			    life->dev, 0);
+}
+
+#ifdef DESTROY_KPROBE
+int ext4_destroy_inode(struct pt_regs *ctx)
+{
+	on_destroy(ctx, PT_REGS_PARM1(ctx));
+	return 0;
+}
+#endif

@@ -1,0 +1,21 @@
+/*
+ * Hook: ext4_free_in_core_inode(inode) (since Linux 5.3); before that ext4_i_callback(rcu_head), whose argument is a member of the inode.
+ *
+ * The RCU callback that frees the object: the free before it happens, in a softirq or in RCU's own
+ * thread.
+ * Invariant: a softirq cannot interrupt itself, so no run is skipped.
+ */
+#include "free.h"
+
+#ifdef RCU_FREE_KPROBE
+int ext4_free_in_core_inode(struct pt_regs *ctx)
+{
+	u64 inode = PT_REGS_PARM1(ctx);
+
+#ifdef RCU_FREE_FROM_HEAD
+	inode -= OFF_I_RCU;
+#endif
+	on_free(ctx, HOOK_RCU_FREE, object_of(inode), 0, LIFE_SLAB_FREE_DUE, false);
+	return 0;
+}
+#endif

@@ -1,0 +1,55 @@
+/*
+ * How to read an inode without knowing its struct: the OFF_* come from BTF (or from the kernel's
+ * headers by offsetof) through the loader.
+ *
+ * The object testifies about itself.  clear_inode() leaves I_CLEAR in i_state and evict() takes the
+ * inode off its superblock's list before either frees it (fs/inode.c, all kernels since 2.6.36), so an object
+ * that is still on that list was never evicted in this life: whoever frees it frees a living inode.
+ * An inode that lost the race in iget_locked() is destroyed without eviction, legally; it never
+ * was on the list.
+ */
+#include "contract.h"
+
+#define I_CLEAR_BIT (1u << 6) /* I_CLEAR, include/linux/fs.h, unchanged since 2.6.36 */
+
+#define READ(destination, address) \
+	bpf_probe_read_kernel(&(destination), sizeof(destination), (void *)(address))
+
+static __always_inline u64 inode_of(u64 object)
+{
+	return object + OFF_VFS_INODE;
+}
+
+static __always_inline u64 object_of(u64 inode)
+{
+	return inode - OFF_VFS_INODE;
+}
+
+static __always_inline u32 read_dev(u64 inode)
+{
+	u64 super = 0;
+	u32 dev = 0;
+
+	READ(super, inode + OFF_I_SB);
+	READ(dev, super + OFF_S_DEV);
+	return dev;
+}
+
+/* The flags WITNESS_*, and the raw fields they were read from. */
+static __always_inline u32 read_witness(u64 inode, u64 *state, u32 *count)
+{
+	u64 next = 0;
+	u32 state32 = 0;
+	u32 flags = WITNESS_READ;
+
+	if (READ(state32, inode + OFF_I_STATE))
+		return 0;
+	READ(*count, inode + OFF_I_COUNT);
+	READ(next, inode + OFF_I_SB_LIST);
+	*state = state32;
+	if (state32 & I_CLEAR_BIT)
+		flags |= WITNESS_CLEAR;
+	if (next != inode + OFF_I_SB_LIST)
+		flags |= WITNESS_PUBLISHED;
+	return flags;
+}

@@ -1,0 +1,53 @@
+/*
+ * Hooks: inode_init_always(super, inode), renamed inode_init_always_gfp in Linux 6.12: runs once for each
+ * new life of an inode of any filesystem; else the raw tracepoint kmem:kmem_cache_alloc (call_site,
+ * ptr, s, ...) where it has the cache argument: on every slab allocation.
+ *
+ * An allocation ends the memory of the address's former life.
+ * Invariant: runs in task context only for ext4 inodes, so no softirq of the same kind can be
+ * skipped by the kernel's recursion guard: no reuse is missed.
+ */
+#include "verdict.h"
+
+static __always_inline void on_alloc(void *ctx, u64 object)
+{
+	struct bucket *bucket = bucket_of(object);
+	struct settings *config = get_settings();
+	u32 way;
+
+	if (!bucket)
+		return;
+	way = find_way(bucket, object);
+	if (way != NO_WAY) {
+		u32 state = bucket->life[way & (WAYS - 1)].state;
+		u32 flags = bucket->life[way & (WAYS - 1)].flags;
+
+		if (swap_key(&bucket->object[way & (WAYS - 1)], object, 0)) {
+			count(COUNTER_ALLOC, 1);
+			/* The address comes back although we never saw it freed: a miss of ours. */
+			if (state != STATE_FREED && !(flags & LIFE_NO_EVICT))
+				count(COUNTER_FREE_MISSED, 1);
+		}
+	}
+	if (config && config->canary_tgid &&
+	    config->canary_tgid == bpf_get_current_pid_tgid() >> 32)
+		report_step(ctx, HOOK_ALLOC, bpf_ktime_get_ns(), object, 0, 0, 0, 0);
+}
+
+#ifdef ALLOC_RAW_TRACEPOINT
+int kmem_cache_alloc(struct bpf_raw_tracepoint_args *ctx)
+{
+	if (ctx->args[ALLOC_CACHE_ARG] != EXT4_INODE_CACHE)
+		return 0;
+	on_alloc(ctx, ctx->args[1]);
+	return 0;
+}
+#endif
+
+#ifdef ALLOC_KPROBE
+int inode_init_always(struct pt_regs *ctx)
+{
+	on_alloc(ctx, object_of(PT_REGS_PARM2(ctx)));
+	return 0;
+}
+#endif

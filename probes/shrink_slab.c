@@ -1,0 +1,62 @@
+/*
+ * Hooks: raw tracepoints vmscan:mm_shrink_slab_start (shrinker, shrink_control, ...) and
+ * vmscan:mm_shrink_slab_end.
+ *
+ * Marks the task as reclaiming while a shrinker runs.
+ * Invariant: start and end come in pairs in one task; the kernel does not reclaim inside reclaim
+ * (PF_MEMALLOC).
+ */
+#include "reclaim.h"
+
+static __always_inline void on_shrink_start(void)
+{
+	u32 pid = bpf_get_current_pid_tgid();
+	struct reclaim *slot = reclaim_slot(pid);
+
+	count(COUNTER_SHRINK_START, 1);
+	if (!slot || !pid)
+		return;
+	if (slot->pid && slot->pid != pid)
+		count(COUNTER_RECLAIM_CONTEXT_LOST, 1);
+	slot->ns = bpf_ktime_get_ns();
+	slot->evicted = 0;
+	slot->pid = pid;
+}
+
+static __always_inline void on_shrink_end(void)
+{
+	u32 pid = bpf_get_current_pid_tgid();
+	struct reclaim *slot = reclaim_slot(pid);
+
+	count(COUNTER_SHRINK_END, 1);
+	if (slot && slot->pid == pid)
+		slot->pid = 0;
+}
+
+#ifdef RECLAIM_RAW_TRACEPOINT
+int mm_shrink_slab_start(struct bpf_raw_tracepoint_args *ctx)
+{
+	on_shrink_start();
+	return 0;
+}
+
+int mm_shrink_slab_end(struct bpf_raw_tracepoint_args *ctx)
+{
+	on_shrink_end();
+	return 0;
+}
+#endif
+
+#ifdef RECLAIM_KPROBE
+int shrink_slab(struct pt_regs *ctx)
+{
+	on_shrink_start();
+	return 0;
+}
+
+int shrink_slab_return(struct pt_regs *ctx)
+{
+	on_shrink_end();
+	return 0;
+}
+#endif

@@ -1,0 +1,94 @@
+/*
+ * The table of dying and dead objects: TABLE_BUCKETS buckets of WAYS ways, keyed by the object's
+ * address.
+ *
+ * Invariants: an address is in at most one way; a way is claimed by compare-and-swap where the kernel has
+ * it (Linux >= 5.12), so two CPUs never share one; what is overwritten is counted, dead ones first;
+ * `seal` tells an entry written by one CPU from one torn between two.
+ */
+#include "maps.h"
+
+#define NO_WAY WAYS
+
+static __always_inline u32 hash_address(u64 address)
+{
+	/* Fibonacci hashing: neighbouring objects of a slab page land far apart. */
+	return (u32)((address >> 4) * 0x9E3779B97F4A7C15ULL >> 32);
+}
+
+static __always_inline struct bucket *bucket_of(u64 object)
+{
+	u32 index = hash_address(object) & (TABLE_BUCKETS - 1);
+
+	return table.lookup(&index);
+}
+
+static __always_inline u32 find_way(struct bucket *bucket, u64 object)
+{
+	if (bucket->object[0] == object)
+		return 0;
+	if (bucket->object[1] == object)
+		return 1;
+	if (bucket->object[2] == object)
+		return 2;
+	if (bucket->object[3] == object)
+		return 3;
+	return NO_WAY;
+}
+
+static __always_inline bool swap_key(u64 *key, u64 old, u64 new)
+{
+#ifdef HAVE_CMPXCHG
+	return __sync_val_compare_and_swap(key, old, new) == old;
+#else
+	/* No compare-and-swap before Linux 5.12: the seal finds what two CPUs tear. */
+	if (*key != old)
+		return false;
+	*key = new;
+	return true;
+#endif
+}
+
+static __always_inline u64 seal_of(u64 object, const struct life *life)
+{
+	return object ^ (life->ino << 17) ^ ((u64)life->generation << 32) ^ life->evicted.ns;
+}
+
+/* The way that should make room: an empty one, else a dead one, else the first choice. */
+static __always_inline u32 choose_way(struct bucket *bucket, u32 first)
+{
+	u32 dead = NO_WAY;
+
+#pragma unroll
+	for (u32 i = 0; i < WAYS; i++) {
+		u32 way = (first + i) & (WAYS - 1);
+
+		if (bucket->object[way] == 0)
+			return way;
+		if (dead == NO_WAY && bucket->life[way].state == STATE_FREED)
+			dead = way;
+	}
+	return dead == NO_WAY ? first : dead;
+}
+
+/* Claims a way for `object`, forgetting what was there; NO_WAY if other CPUs were faster. */
+static __always_inline u32 claim_way(struct bucket *bucket, u64 object)
+{
+	u32 first = (hash_address(object) >> 30) & (WAYS - 1);
+
+#pragma unroll
+	for (int attempt = 0; attempt < 2; attempt++) {
+		u32 way = choose_way(bucket, first) & (WAYS - 1);
+		u64 old = bucket->object[way];
+		u32 state = bucket->life[way].state;
+
+		if (!swap_key(&bucket->object[way], old, object))
+			continue;
+		if (old)
+			count(state == STATE_FREED ? COUNTER_FORGOTTEN_DEAD
+						   : COUNTER_FORGOTTEN_DYING, 1);
+		return way;
+	}
+	count(COUNTER_TORN, 1);
+	return NO_WAY;
+}

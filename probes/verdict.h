@@ -1,0 +1,93 @@
+/*
+ * Reporting: a verdict with all the evidence of its moment, or one step of the canary.
+ *
+ * Invariant: called at most once a program run, and only when something should not have happened
+ * (or the canary did it): it may cost microseconds.
+ */
+#include "inode.h"
+#include "table.h"
+
+struct suspicion {
+	u64 object;
+	u64 call_site;
+	u64 ino;
+	u32 generation;
+	u32 dev;
+	u64 state;
+	u32 count;
+	u32 flags; /* WITNESS_* */
+	u32 verdict;
+	u32 reclaim_pid;
+};
+
+static __always_inline struct note *note_of(u64 inode)
+{
+	u32 index = hash_address(inode) & (NOTE_SLOTS - 1);
+
+	return notes.lookup(&index);
+}
+
+/* `life` may be NULL; it must still be the entry as it was before this step. */
+static __always_inline void report(void *ctx, u32 hook, u64 ns, const struct suspicion *why,
+				   const struct life *life)
+{
+	struct verdict_record *record = verdict_scratch.lookup(&hook);
+	struct note *note = note_of(inode_of(why->object));
+	long bytes;
+
+	count(COUNTER_VERDICT, 1);
+	if (!record)
+		return;
+	record->header.kind = RECORD_VERDICT;
+	record->header.size = sizeof(*record);
+	record->header.cpu = bpf_get_smp_processor_id();
+	record->header.ns = ns;
+	record->verdict = why->verdict;
+	record->hook = hook;
+	record->flags = why->flags;
+	record->object = why->object;
+	record->call_site = why->call_site;
+	record->ino_now = why->ino;
+	record->generation_now = why->generation;
+	record->dev_now = why->dev;
+	record->state_now = why->state;
+	record->count_now = why->count;
+	record->reclaim_pid = why->reclaim_pid;
+	if (life) {
+		record->life = *life;
+		record->flags |= LIFE_VALID;
+		if (life->seal != seal_of(why->object, life))
+			record->flags |= SEAL_BROKEN;
+	} else {
+		__builtin_memset(&record->life, 0, sizeof(record->life));
+	}
+	if (note && note->inode == inode_of(why->object)) {
+		record->note = *note;
+		record->flags |= NOTE_VALID;
+	} else {
+		__builtin_memset(&record->note, 0, sizeof(record->note));
+	}
+	fill_actor(&record->actor, ns);
+	bytes = bpf_get_stack(ctx, record->stack, sizeof(record->stack), 0);
+	record->stack_bytes = bytes > 0 ? bytes : 0;
+	submit(ctx, record, sizeof(*record));
+}
+
+static __always_inline void report_step(void *ctx, u32 hook, u64 ns, u64 object, u64 ino,
+					u32 generation, u32 dev, u32 leaving)
+{
+	struct step_record record = {};
+
+	record.header.kind = RECORD_STEP;
+	record.header.size = sizeof(record);
+	record.header.cpu = bpf_get_smp_processor_id();
+	record.header.ns = ns;
+	record.object = object;
+	record.ino = ino;
+	record.generation = generation;
+	record.dev = dev;
+	record.hook = hook;
+	record.leaving = leaving;
+	fill_actor(&record.actor, ns);
+	submit(ctx, &record, sizeof(record));
+}
