@@ -60,7 +60,6 @@ class HooksConfig:
 
     alloc: bool = _key(True)
     strict: bool = _key(True)
-    unlink_syscalls: bool = _key(False)
 
 
 @dataclasses.dataclass(frozen=True)

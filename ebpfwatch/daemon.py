@@ -142,6 +142,7 @@ class Daemon:
                 Exit.UNAVAILABLE,
             )
         return {
+            "unit": "ebpfwatch.c",
             "alloc": self._config.hooks.alloc,
             "strict": self._config.hooks.strict,
             "table_slots": self._config.kernel.table_slots,
@@ -210,9 +211,7 @@ class Daemon:
 
     def _testbed(self) -> Testbed:
         session = self._session
-        return Testbed(
-            session.programs, session.maps, session.offsets, session.learned.get("cache", 0)
-        )
+        return Testbed(session.programs, session.maps, session.offsets, session.learned)
 
     def _banner(self, url: str) -> None:
         for hook in self._session.hooks:
@@ -331,6 +330,7 @@ class Daemon:
     def _tell(self, finding: Finding) -> None:
         self._journal.write(finding)
         self._recent.appendleft(finding)
+        self._status_at = -float("inf")  # the next scrape shows it
         if finding.verdict is not Verdict.CONCURRENT_UNLINK and not finding.test:
             level = "err" if finding.severity <= Severity.ERR else "warning"
             say(f"{finding.verdict.value} ({finding.confidence.value}): id {finding.id}", level)

@@ -11,10 +11,7 @@ from typing import Optional
 
 from ebpfwatch.host.zoneinfo import Zone
 
-__all__ = ["COUNTERS", "HOOKS", "LOSSES", "HookStatus", "Status"]
-
-#: The roles of the hook ladder, in the order of an object's life.
-HOOKS = ("alloc", "unlink", "evict", "destroy", "rcu_free", "any_free", "reclaim", "unlink_path")
+__all__ = ["COUNTERS", "LOSSES", "HookStatus", "Status"]
 
 #: What the kernel side counts as handled, by the name of the metric label ``event``.
 COUNTERS = {
@@ -39,7 +36,7 @@ LOSSES = {
     "forgotten_dying": "dying inodes overwritten in a full table",
     "forgotten_dead": "dead inodes overwritten in a full table: the detection horizon",
     "reclaim_context": "reclaim contexts overwritten by another task",
-    "torn": "table entries written by two CPUs at once",
+    "torn": "evictions not entered because other CPUs were faster in a full bucket",
     "decode": "events user space could not decode",
     "queue": "events user space dropped because its queue was full",
     "rate": "findings not written because of the rate limit",

@@ -80,6 +80,9 @@ enum counter {
 #define PATH_LEN 256
 #define STACK_DEPTH 32
 
+/* Lowest bit of a bucket's key: objects are aligned. */
+#define OBJECT_DEAD 1ull
+
 /* life.flags */
 #define LIFE_RECLAIM 1u      /* evicted inside shrink_slab */
 #define LIFE_UNLINKED 2u     /* an unlink of this inode was seen */
@@ -94,7 +97,7 @@ enum counter {
 
 /* verdict_record.flags: what the object itself said at that moment */
 #define WITNESS_READ 1u      /* the fields below could be read */
-#define WITNESS_CLEAR 2u     /* I_CLEAR: this life was evicted */
+#define WITNESS_CLEAR 2u     /* I_FREEING | I_CLEAR: this life was evicted */
 #define WITNESS_PUBLISHED 4u /* on its superblock's list: alive */
 #define WITNESS_IDENTITY 8u  /* ino_now and generation_now could be read */
 #define SEAL_BROKEN 16u      /* two CPUs wrote the entry at once */
@@ -148,7 +151,7 @@ struct note {
 
 /* WAYS objects whose addresses share a hash. Keys first: a miss touches one cache line. */
 struct bucket {
-	__u64 object[WAYS]; /* 0 = free way */
+	__u64 object[WAYS]; /* 0 = free way; OBJECT_DEAD set once it is freed */
 	struct life life[WAYS];
 };
 

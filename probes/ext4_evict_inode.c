@@ -76,9 +76,13 @@ static __always_inline void on_evict(void *ctx, u64 inode)
 		report(ctx, HOOK_EVICT, ns, &why, life);
 	if (!life) {
 		way = claim_way(bucket, why.object);
-		if (way == NO_WAY)
+		if (way == NO_WAY) {
+			count(COUNTER_TORN, 1);
 			return;
+		}
 		life = &bucket->life[way & (WAYS - 1)];
+	} else {
+		swap_key(&bucket->object[way & (WAYS - 1)], why.object | OBJECT_DEAD, why.object);
 	}
 	life->ino = why.ino;
 	life->generation = why.generation;

@@ -21,9 +21,11 @@ static __always_inline struct life *free_of_unknown(struct bucket *bucket, u64 n
 	else
 		count(COUNTER_FREE_ABORTED, 1);
 
-	way = claim_way(bucket, why->object);
-	if (way == NO_WAY)
+	way = claim_way(bucket, why->object | OBJECT_DEAD);
+	if (way == NO_WAY) {
+		count(COUNTER_FORGOTTEN_DEAD, 1);
 		return NULL;
+	}
 	life = &bucket->life[way & (WAYS - 1)];
 	life->ino = why->ino;
 	life->generation = why->generation;
@@ -124,4 +126,6 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 	life->frees++;
 	life->flags |= next_flags;
 	life->state = STATE_FREED;
+	if (known)
+		swap_key(&bucket->object[way & (WAYS - 1)], object, object | OBJECT_DEAD);
 }

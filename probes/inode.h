@@ -2,15 +2,14 @@
  * How to read an inode without knowing its struct: the OFF_* come from BTF (or from the kernel's
  * headers by offsetof) through the loader.
  *
- * The object testifies about itself.  clear_inode() leaves I_CLEAR in i_state and evict() takes the
- * inode off its superblock's list before either frees it (fs/inode.c, all kernels since 2.6.36), so an object
+ * The object testifies about itself.  clear_inode() leaves exactly I_FREEING | I_CLEAR in i_state, and
+ * evict() takes the inode off its superblock's list, before it is freed (fs/inode.c), so an object
  * that is still on that list was never evicted in this life: whoever frees it frees a living inode.
+ * The bits are other ones in other kernels, so DEAD_STATE is learned from a dead inode (learn.c).
  * An inode that lost the race in iget_locked() is destroyed without eviction, legally; it never
  * was on the list.
  */
 #include "contract.h"
-
-#define I_CLEAR_BIT (1u << 6) /* I_CLEAR, include/linux/fs.h, unchanged since 2.6.36 */
 
 #define READ(destination, address) \
 	bpf_probe_read_kernel(&(destination), sizeof(destination), (void *)(address))
@@ -47,7 +46,7 @@ static __always_inline u32 read_witness(u64 inode, u64 *state, u32 *count)
 	READ(*count, inode + OFF_I_COUNT);
 	READ(next, inode + OFF_I_SB_LIST);
 	*state = state32;
-	if (state32 & I_CLEAR_BIT)
+	if ((state32 & DEAD_STATE) == DEAD_STATE)
 		flags |= WITNESS_CLEAR;
 	if (next != inode + OFF_I_SB_LIST)
 		flags |= WITNESS_PUBLISHED;

@@ -22,7 +22,9 @@ static __always_inline void on_alloc(void *ctx, u64 object)
 		u32 state = bucket->life[way & (WAYS - 1)].state;
 		u32 flags = bucket->life[way & (WAYS - 1)].flags;
 
-		if (swap_key(&bucket->object[way & (WAYS - 1)], object, 0)) {
+		u64 key = bucket->object[way & (WAYS - 1)];
+
+		if (swap_key(&bucket->object[way & (WAYS - 1)], key, 0)) {
 			count(COUNTER_ALLOC, 1);
 			/* The address comes back although we never saw it freed: a miss of ours. */
 			if (state != STATE_FREED && !(flags & LIFE_NO_EVICT))

@@ -1,7 +1,8 @@
 /*
  * Hook: kmem_cache_free on the rung of the strict hook, for a moment at start.
  *
- * Learns the address of ext4's inode cache, and from where it is freed, by the cache's name: the
+ * Learns the address of ext4's inode cache, and from where it is freed, by the cache's name, and what
+ * i_state says of an inode that was evicted (the bits differ between kernels): the
  * watcher compiles the address in, because a comparison with a constant is all that the free of another
  * cache may cost.
  * Invariant: writes once; runs until the loader has read the answer.
@@ -12,14 +13,16 @@ struct learned {
 	u64 cache;
 	u64 call_site;
 	u64 object;
+	u64 dead_state;
 };
 
 BPF_ARRAY(learned, struct learned, 1);
 
 static __always_inline void learn(u64 cache, u64 object, u64 call_site)
 {
-	u64 name = 0;
+	u64 name = 0, inode = object + OFF_VFS_INODE;
 	u64 found[3] = {};
+	u32 state = 0, count = 1;
 	u32 zero = 0;
 	struct learned *answer = learned.lookup(&zero);
 
@@ -30,6 +33,12 @@ static __always_inline void learn(u64 cache, u64 object, u64 call_site)
 	/* "ext4_inode_cache" as two words, then NUL: a loop over bytes is too much for the verifier. */
 	if (found[0] != 0x6f6e695f34747865ULL || found[1] != 0x65686361635f6564ULL || found[2])
 		return;
+	bpf_probe_read_kernel(&state, sizeof(state), (void *)(inode + OFF_I_STATE));
+	bpf_probe_read_kernel(&count, sizeof(count), (void *)(inode + OFF_I_COUNT));
+	/* An inode that never lived (a lost race in iget_locked) teaches nothing. */
+	if (!state || count)
+		return;
+	answer->dead_state = state;
 	answer->call_site = call_site;
 	answer->object = object;
 	answer->cache = cache;

@@ -3,8 +3,8 @@
  * address.
  *
  * Invariants: an address is in at most one way; a way is claimed by compare-and-swap where the kernel has
- * it (Linux >= 5.12), so two CPUs never share one; what is overwritten is counted, dead ones first;
- * `seal` tells an entry written by one CPU from one torn between two.
+ * it (Linux >= 5.12), so two CPUs never share one, and the key itself says whether its object is dead,
+ * so what is overwritten is counted exactly, dead ones first; `seal` tells an entry written by one CPU from one torn between two.
  */
 #include "maps.h"
 
@@ -25,13 +25,15 @@ static __always_inline struct bucket *bucket_of(u64 object)
 
 static __always_inline u32 find_way(struct bucket *bucket, u64 object)
 {
-	if (bucket->object[0] == object)
+	u64 key = object | OBJECT_DEAD;
+
+	if ((bucket->object[0] | OBJECT_DEAD) == key)
 		return 0;
-	if (bucket->object[1] == object)
+	if ((bucket->object[1] | OBJECT_DEAD) == key)
 		return 1;
-	if (bucket->object[2] == object)
+	if ((bucket->object[2] | OBJECT_DEAD) == key)
 		return 2;
-	if (bucket->object[3] == object)
+	if ((bucket->object[3] | OBJECT_DEAD) == key)
 		return 3;
 	return NO_WAY;
 }
@@ -65,30 +67,28 @@ static __always_inline u32 choose_way(struct bucket *bucket, u32 first)
 
 		if (bucket->object[way] == 0)
 			return way;
-		if (dead == NO_WAY && bucket->life[way].state == STATE_FREED)
+		if (dead == NO_WAY && bucket->object[way] & OBJECT_DEAD)
 			dead = way;
 	}
 	return dead == NO_WAY ? first : dead;
 }
 
-/* Claims a way for `object`, forgetting what was there; NO_WAY if other CPUs were faster. */
-static __always_inline u32 claim_way(struct bucket *bucket, u64 object)
+/* Claims a way for `key`, forgetting what was there; NO_WAY if other CPUs were faster. */
+static __always_inline u32 claim_way(struct bucket *bucket, u64 key)
 {
-	u32 first = (hash_address(object) >> 30) & (WAYS - 1);
+	u32 first = (hash_address(key) >> 30) & (WAYS - 1);
 
 #pragma unroll
 	for (int attempt = 0; attempt < 2; attempt++) {
 		u32 way = choose_way(bucket, first) & (WAYS - 1);
 		u64 old = bucket->object[way];
-		u32 state = bucket->life[way].state;
 
-		if (!swap_key(&bucket->object[way], old, object))
+		if (!swap_key(&bucket->object[way], old, key))
 			continue;
 		if (old)
-			count(state == STATE_FREED ? COUNTER_FORGOTTEN_DEAD
-						   : COUNTER_FORGOTTEN_DYING, 1);
+			count(old & OBJECT_DEAD ? COUNTER_FORGOTTEN_DEAD
+						: COUNTER_FORGOTTEN_DYING, 1);
 		return way;
 	}
-	count(COUNTER_TORN, 1);
 	return NO_WAY;
 }

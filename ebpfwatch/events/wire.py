@@ -15,6 +15,7 @@ from typing import Union
 __all__ = [
     "COUNTERS",
     "GRACE_BUCKETS",
+    "OBJECT_DEAD",
     "WAYS",
     "DecodeError",
     "Bucket",
@@ -120,6 +121,7 @@ COUNTERS = (
 
 GRACE_BUCKETS = 32
 WAYS = 4
+OBJECT_DEAD = 1  #: lowest bit of a bucket's key: the object was freed
 
 _u16, _u32, _u64, _s32 = ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int32
 

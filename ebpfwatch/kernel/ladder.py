@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import dataclasses
 
-__all__ = ["LADDER", "REQUIRED", "SHARED_FREE", "Attachment", "Rung"]
+__all__ = ["LADDER", "REQUIRED", "SHARED_FREE", "UNITS", "Attachment", "Rung", "Unit"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Attachment:
-    """One BPF program on one place: ``function`` is its name in probes/."""
+    """One BPF program on one place: ``function`` is its name in probes/.
+
+    An ``optional`` one may be missing (arm64 has no unlink system call).
+    """
 
     target: str
     function: str
     at_return: bool = False
+    optional: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Rung:
     """A way to fill a role.
 
-    ``kind`` is "raw_tracepoint" or "kprobe"; ``defines`` select the code in probes/.  ``cache_argument``
+    ``kind`` is "raw_tracepoint", "kprobe" or "tracepoint"; ``defines`` select the code in probes/.  ``cache_argument``
     names the raw tracepoint that must carry a ``struct kmem_cache *``, and the define that gets its
     index.
     """
@@ -121,3 +125,59 @@ REQUIRED = ("evict",)
 
 #: What ``rcu_free`` falls back to: the strict hook sees the free, too.
 SHARED_FREE = "FREE_FROM_SLAB"
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """One compilation unit: its ladder, the roles it cannot do without, and its maps.
+
+    ``unattached`` programs are loaded for BPF_PROG_TEST_RUN only; ``learns``: needs probes/learn.c.
+    """
+
+    ladder: dict[str, tuple[Rung, ...]]
+    required: tuple[str, ...]
+    maps: tuple[str, ...]
+    unattached: tuple[str, ...] = ()
+    learns: bool = False
+
+
+def _syscalls() -> tuple[Attachment, ...]:
+    return tuple(
+        Attachment(f"syscalls:sys_{when}_{call}", f"sys_{when}_{call}", optional=call == "unlink")
+        for call in ("unlinkat", "unlink")
+        for when in ("enter", "exit")
+    )
+
+
+UNITS: dict[str, Unit] = {
+    "ebpfwatch.c": Unit(
+        LADDER,
+        REQUIRED,
+        (
+            "table",
+            "notes",
+            "reclaims",
+            "settings",
+            "counters",
+            "grace",
+            "records",
+            "verdict_scratch",
+            "selftest_page",
+            "selftest_address",
+        ),
+        unattached=("find_selftest_page",),
+        learns=True,
+    ),
+    "unlinks.c": Unit(
+        {
+            "unlink": (
+                Rung(
+                    "raw_tracepoint", (Attachment("ext4_unlink_enter", "ext4_unlink_enter"),), ()
+                ),
+            ),
+            "unlink_path": (Rung("tracepoint", _syscalls(), ()),),
+        },
+        ("unlink", "unlink_path"),
+        ("calls", "counters", "records"),
+    ),
+}

@@ -225,8 +225,9 @@ class _TestRunOpts(ctypes.Structure):
 def raw_tracepoint_test_run(fd: int, *arguments: int) -> int:
     """Run a raw tracepoint program once on this CPU with these arguments (Linux >= 5.10).
 
-    Returns what the program returned.
+    Returns what the program returned. A tracepoint has at most 12 arguments; those not given are 0.
     """
+    arguments += (0,) * (12 - len(arguments))
     context = struct.pack(f"{len(arguments)}Q", *(a & (2**64 - 1) for a in arguments))
     buffer = ctypes.create_string_buffer(context, len(context))
     opts = _TestRunOpts(sz=ctypes.sizeof(_TestRunOpts))

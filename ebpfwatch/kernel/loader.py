@@ -7,6 +7,7 @@ end of a socketpair; see ``session`` for the other end.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import os
 import resource
@@ -21,7 +22,7 @@ from typing import Any, Optional
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel import handoff, source
 from ebpfwatch.kernel.btf import Btf, BtfError
-from ebpfwatch.kernel.ladder import LADDER, REQUIRED, SHARED_FREE, Rung
+from ebpfwatch.kernel.ladder import SHARED_FREE, UNITS, Rung, Unit
 from ebpfwatch.kernel.libbpf import map_lookup
 from ebpfwatch.kernel.prober import PROGRAM_TYPES, Prober, attach
 from ebpfwatch.kernel.running import capabilities_missing, find_symbols, version_code
@@ -30,6 +31,8 @@ from ebpfwatch.paths import PROBES
 __all__ = ["main"]
 
 _LEARN_SECONDS = 5.0
+_CLONE_NEWNS = 0x20000
+_MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 
 #: define: (struct, member) in the kernel's types.
 _OFFSETS = {
@@ -95,11 +98,15 @@ def _serve(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         # Before Linux 5.11 maps count as locked memory; since then as the cgroup's.
         unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
         resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
+    unit = UNITS[request["unit"]]
+    _mount_tracefs()
     btf = _open_btf()
     offsets = _offsets(btf)
-    targets = {a.target for rungs in LADDER.values() for rung in rungs for a in rung.attachments}
+    targets = {a.target for rungs in unit.ladder.values() for rung in rungs for a in rung.attachments}
     prober = Prober(version_code(), find_symbols(targets))
-    choices = choose(prober, btf, request)
+    choices = [_choose_role(role, rungs, prober, btf) for role, rungs in unit.ladder.items()]
+    teacher = next((choice.rung for choice in choices if choice.role == "any_free"), None)
+    _configure(choices, request)
     reply: dict[str, Any] = {
         "hooks": [
             {"role": c.role, "rung": c.name if c.rung else "", "reason": c.reason} for c in choices
@@ -109,21 +116,32 @@ def _serve(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     }
     if request.get("probe_only"):
         return reply, []
-    for choice in choices:
-        if choice.role in REQUIRED and choice.rung is None:
-            raise EbpfwatchError(
-                f"no way to hook {choice.role} on this kernel: {choice.reason}",
-                "see `ebpfwatch check`; Linux 4.17 or later with ext4 tracepoints is needed",
-                Exit.UNAVAILABLE,
-            )
-    if not any(c.rung for c in choices if c.role in ("rcu_free", "any_free")):
+    _insist(unit, choices)
+    return _load(request, reply, choices, prober, btf, teacher)
+
+
+def _insist(unit: Unit, choices: list[Choice]) -> None:
+    """Raise unless the roles that nothing works without have a rung."""
+    by_role = {choice.role: choice for choice in choices}
+    needed = [by_role[role] for role in unit.required if by_role[role].rung is None]
+    if "rcu_free" in by_role and by_role["rcu_free"].rung is None:
+        needed.append(by_role["rcu_free"])
+    for choice in needed:
         raise EbpfwatchError(
-            "no way to hook the free of an inode: "
-            + next(c.reason for c in choices if c.role == "any_free"),
-            "see `ebpfwatch check`",
+            f"no way to hook {choice.role} on this kernel: {choice.reason}",
+            "see `ebpfwatch check`; Linux 4.17 or later with ext4 tracepoints is needed",
             Exit.UNAVAILABLE,
         )
-    return _load(request, reply, choices, prober, btf)
+
+
+def _mount_tracefs() -> None:
+    """Tracepoints are attached by the numbers in tracefs; where it is not mounted, for us alone."""
+    if os.path.exists("/sys/kernel/tracing/events"):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) == 0:
+        libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
+        libc.mount(b"tracefs", b"/sys/kernel/tracing", b"tracefs", 0, None)
 
 
 def _open_btf() -> Btf:
@@ -157,16 +175,14 @@ def _ext4_btf(btf: Btf) -> Btf:
     return Btf(module="ext4") if os.path.exists("/sys/kernel/btf/ext4") else btf
 
 
-def choose(prober: Prober, btf: Btf, request: dict[str, Any]) -> list[Choice]:
-    """The best rung that holds, for each role."""
-    choices = [
-        _choose_role(role, rungs, prober, btf, request.get("exclude", ()))
-        for role, rungs in LADDER.items()
-    ]
+def _configure(choices: list[Choice], request: dict[str, Any]) -> None:
+    """Apply hooks.alloc and hooks.strict; a free without a hook of its own shares the strict one's."""
     by_role = {choice.role: choice for choice in choices}
-    if not request["alloc"]:
+    if "alloc" in by_role and not request["alloc"]:
         by_role["alloc"].rung = None
         by_role["alloc"].reason = "switched off: hooks.alloc is false"
+    if "any_free" not in by_role:
+        return
     rcu, strict = by_role["rcu_free"], by_role["any_free"]
     if rcu.rung is None and strict.rung is not None:
         rcu.rung = Rung(strict.rung.kind, (), (SHARED_FREE,))
@@ -174,16 +190,12 @@ def choose(prober: Prober, btf: Btf, request: dict[str, Any]) -> list[Choice]:
     elif not request["strict"]:
         strict.rung = None
         strict.reason = "switched off: hooks.strict is false"
-    return choices
 
 
-def _choose_role(
-    role: str, rungs: tuple[Rung, ...], prober: Prober, btf: Btf, exclude: Any
-) -> Choice:
+def _choose_role(role: str, rungs: tuple[Rung, ...], prober: Prober, btf: Btf) -> Choice:
     reasons: list[str] = []
     for rung in rungs:
-        why_not = f"it failed: {exclude[rung.name]}" if rung.name in exclude else ""
-        why_not = why_not or prober.why_not(rung) or _why_no_cache(rung, btf)
+        why_not = prober.why_not(rung) or _why_no_cache(rung, btf)
         if not why_not:
             return Choice(role, rung, rung.name, "; ".join(reasons) or rung.note)
         reasons.append(f"{rung.name}: {why_not}")
@@ -247,8 +259,10 @@ def _load(
     choices: list[Choice],
     prober: Prober,
     btf: Btf,
+    teacher: Optional[Rung],
 ) -> tuple[dict[str, Any], list[int]]:
     compiler = _Compiler(prober, reply)
+    unit = UNITS[request["unit"]]
     flags = [
         f"-DTABLE_BUCKETS={max(1, request['table_slots'] // 4)}",
         f"-DNOTE_SLOTS={request['note_slots']}",
@@ -257,46 +271,30 @@ def _load(
     rungs = [choice.rung for choice in choices if choice.rung]
     for rung in rungs:
         flags += _defines(rung, btf)
-    slab_rungs = [
-        choice.rung
-        for choice in choices
-        if choice.rung and choice.role in ("alloc", "any_free") and choice.rung.attachments
-    ]
-    if slab_rungs:
-        strict = next(c.rung for c in choices if c.role == "any_free")
-        learned = _learn(compiler, prober, btf, strict, request["mounts"])
+    if unit.learns:
+        learned = _learn(compiler, prober, btf, teacher, request["mounts"])
         reply["learned"] = learned
         flags.append(f"-DEXT4_INODE_CACHE={learned['cache']:#x}ULL")
-    bpf = compiler.compile("ebpfwatch.c", flags)
-    return reply, _attach_all(bpf, reply, rungs, prober)
+        flags.append(f"-DDEAD_STATE={learned['dead_state']:#x}u")
+    bpf = compiler.compile(request["unit"], flags)
+    return reply, _attach_all(bpf, unit, reply, rungs, prober)
 
 
-def _attach_all(bpf: Any, reply: dict[str, Any], rungs: list[Rung], prober: Prober) -> list[int]:
-    fds: list[int] = []
-    maps: list[str] = []
-    # dict order: alloc is attached before evict, evict before the frees, so that no life is seen
-    # to end that was not seen to begin.
-    for name in (
-        "table",
-        "notes",
-        "reclaims",
-        "settings",
-        "counters",
-        "grace",
-        "records",
-        "verdict_scratch",
-        "selftest_page",
-        "selftest_address",
-    ):
-        maps.append(name)
-        fds.append(bpf[name.encode()].map_fd)
+def _attach_all(
+    bpf: Any, unit: Unit, reply: dict[str, Any], rungs: list[Rung], prober: Prober
+) -> list[int]:
+    fds: list[int] = [bpf[name.encode()].map_fd for name in unit.maps]
     programs: list[dict[str, str]] = []
     links: list[int] = []
+    # dict order: alloc is attached before evict, evict before the frees, so that no life is seen
+    # to end that was not seen to begin.
     for rung in rungs:
         for attachment in rung.attachments:
             function = bpf.load_func(attachment.function.encode(), PROGRAM_TYPES[rung.kind])
             symbol = prober.symbol(rung.kind, attachment)
             link = attach(rung.kind, function.fd, attachment, symbol)
+            if link < 0 and attachment.optional:
+                continue
             if link < 0:
                 raise EbpfwatchError(
                     f"attaching {attachment.function} to {symbol}: {os.strerror(-link)}",
@@ -306,32 +304,32 @@ def _attach_all(bpf: Any, reply: dict[str, Any], rungs: list[Rung], prober: Prob
             programs.append({"name": attachment.function, "target": attachment.target})
             fds.append(function.fd)
             links.append(link)
-    # Not attached: for BPF_PROG_TEST_RUN.
-    fds.append(bpf.load_func(b"find_selftest_page", PROGRAM_TYPES["raw_tracepoint"]).fd)
-    programs.append({"name": "find_selftest_page", "target": ""})
-    reply["maps"] = maps
+    for name in unit.unattached:
+        fds.append(bpf.load_func(name.encode(), PROGRAM_TYPES["raw_tracepoint"]).fd)
+        programs.append({"name": name, "target": ""})
+    reply["maps"] = unit.maps
     reply["programs"] = programs
     return fds + links
 
 
 def _learn(
-    compiler: _Compiler, prober: Prober, btf: Btf, strict: Optional[Rung], mounts: list[str]
+    compiler: _Compiler, prober: Prober, btf: Btf, teacher: Optional[Rung], mounts: list[str]
 ) -> dict[str, int]:
     """The address of ext4's inode cache, from the first free of one of its objects.
 
     A nameless file of our own on each writable mount makes sure that there is one.
     """
-    if strict is None:
+    if teacher is None:
         raise EbpfwatchError(
             "kmem_cache_free cannot be hooked, so ext4's inode cache cannot be found",
-            "set hooks.alloc and hooks.strict to false",
+            "see `ebpfwatch check`",
             Exit.UNAVAILABLE,
         )
-    bpf = compiler.compile("learn.c", _defines(strict, btf))
-    attachment = strict.attachments[0]
-    function = bpf.load_func(attachment.function.encode(), PROGRAM_TYPES[strict.kind])
-    symbol = prober.symbol(strict.kind, attachment)
-    link = attach(strict.kind, function.fd, attachment, symbol)
+    bpf = compiler.compile("learn.c", _defines(teacher, btf))
+    attachment = teacher.attachments[0]
+    function = bpf.load_func(attachment.function.encode(), PROGRAM_TYPES[teacher.kind])
+    symbol = prober.symbol(teacher.kind, attachment)
+    link = attach(teacher.kind, function.fd, attachment, symbol)
     if link < 0:
         raise EbpfwatchError(
             f"attaching to {symbol}: {os.strerror(-link)}", "see `ebpfwatch check`", Exit.OSERR
@@ -343,9 +341,9 @@ def _learn(
             for mount in mounts:
                 _die_young(mount)
             for _ in range(100):
-                cache, call_site, address = struct.unpack("3Q", map_lookup(fd, 0, 24))
-                if cache:
-                    return {"cache": cache, "call_site": call_site, "object": address}
+                answer = struct.unpack("4Q", map_lookup(fd, 0, 32))
+                if answer[0]:
+                    return dict(zip(("cache", "call_site", "object", "dead_state"), answer))
                 time.sleep(0.002)
     finally:
         os.close(link)

@@ -14,7 +14,7 @@ from ebpfwatch.kernel.libbpf import library
 
 __all__ = ["PROGRAM_TYPES", "Prober", "attach"]
 
-PROGRAM_TYPES = {"kprobe": 2, "raw_tracepoint": 17}
+PROGRAM_TYPES = {"kprobe": 2, "tracepoint": 5, "raw_tracepoint": 17}
 
 _SOCKET_FILTER = 1
 _RINGBUF = 27
@@ -57,6 +57,9 @@ def attach(kind: str, program_fd: int, attachment: Attachment, symbol: str) -> i
     ctypes.set_errno(0)
     if kind == "raw_tracepoint":
         fd = library().bpf_attach_raw_tracepoint(program_fd, symbol.encode())
+    elif kind == "tracepoint":
+        category, _, name = symbol.partition(":")
+        fd = library().bpf_attach_tracepoint(program_fd, category.encode(), name.encode())
     else:
         event = f"ebpfwatch_{attachment.function}_{os.getpid()}".encode()
         fd = library().bpf_attach_kprobe(
@@ -90,6 +93,8 @@ class Prober:
                 if not symbol:
                     return f"no function {attachment.target} in /proc/kallsyms"
                 link = attach(rung.kind, program, attachment, symbol)
+                if link < 0 and attachment.optional:
+                    continue
                 if link < 0:
                     return f"attaching to {symbol}: {os.strerror(-link)}"
                 os.close(link)
@@ -99,7 +104,7 @@ class Prober:
 
     def symbol(self, kind: str, attachment: Attachment) -> str:
         """What to attach to; "" if there is nothing of that name."""
-        if kind == "raw_tracepoint":
+        if kind != "kprobe":
             return attachment.target
         return self.symbols.get(attachment.target, "")
 

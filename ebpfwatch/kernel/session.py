@@ -14,15 +14,21 @@ import socket
 import struct
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.events.wire import COUNTERS, GRACE_BUCKETS, WAYS, Bucket, Settings, State
+from ebpfwatch.events.wire import COUNTERS, GRACE_BUCKETS, OBJECT_DEAD, WAYS, Bucket, Settings
 from ebpfwatch.kernel import handoff, libbpf
 
 __all__ = ["Ladder", "Pending", "Session", "TableFill", "load", "probe", "start_loader"]
 
 _QUEUE = 4096
+
+#: Where this very package is, so that the child runs the same code from any directory.
+_PYTHONPATH = os.pathsep.join(
+    filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")))
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Pending:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "ebpfwatch.kernel.loader", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
+                env={**os.environ, "PYTHONPATH": _PYTHONPATH},
                 stdin=subprocess.DEVNULL,
             )
         handoff.send(self._connection, request)
@@ -89,7 +96,7 @@ def start_loader(request: dict[str, Any]) -> Pending:
 
 def probe(verbose: bool = False) -> tuple[list[Ladder], dict[str, Any]]:
     """What this kernel offers, without loading the watcher; raises ``EbpfwatchError``."""
-    request = {"probe_only": True, "alloc": True, "strict": True, "verbose": verbose}
+    request = {"unit": "ebpfwatch.c", "probe_only": True, "alloc": True, "strict": True, "verbose": verbose}
     reply, _ = start_loader(request).collect()
     return [Ladder(**hook) for hook in reply["hooks"]], reply
 
@@ -113,7 +120,7 @@ class Session:
         self.learned: dict[str, int] = reply.get("learned", {})
         self._fds = fds
         self._cpus = libbpf.possible_cpus()
-        self._buckets = libbpf.map_info(self.maps["table"]).max_entries
+        self._buckets = libbpf.map_info(self.maps["table"]).max_entries if "table" in self.maps else 0
         self.records: collections.deque[bytes] = collections.deque()
         self.dropped = 0
         self._ring = libbpf.RingReader(self.maps["records"], self._keep)
@@ -179,7 +186,7 @@ class Session:
             for way in range(WAYS):
                 if not bucket.object[way]:
                     continue
-                if bucket.life[way].state == State.FREED:
+                if bucket.object[way] & OBJECT_DEAD:
                     dead += 1
                     ns = bucket.life[way].freed.ns
                     oldest = min(oldest or ns, ns)

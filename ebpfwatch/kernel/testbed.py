@@ -18,8 +18,6 @@ __all__ = ["PAGE_BYTES", "FakeInode", "Testbed"]
 
 PAGE_BYTES = 4096
 
-_I_CLEAR = 1 << 6
-_I_FREEING = 1 << 5
 _SUPER, _DENTRY, _NAME = 2048, 3072, 3840
 
 
@@ -40,7 +38,7 @@ class FakeInode:
 class Testbed:
     """The loaded programs, by name, and the page to run them on.
 
-    ``programs`` and ``maps`` are fds; ``offsets`` and ``cache`` are the loader's.
+    ``programs`` and ``maps`` are fds; ``offsets`` and ``learned`` are the loader's.
     """
 
     __test__ = False
@@ -50,14 +48,14 @@ class Testbed:
         programs: Mapping[str, int],
         maps: Mapping[str, int],
         offsets: Mapping[str, int],
-        cache: int,
-        call_site: int = 0,
+        learned: Mapping[str, int],
     ) -> None:
         self._programs = programs
         self._maps = maps
         self._offsets = offsets
-        self._cache = cache
-        self.call_site = call_site
+        self._cache = learned["cache"]
+        self._dead = learned["dead_state"]
+        self.call_site = learned["call_site"]
         try:
             raw_tracepoint_test_run(programs["find_selftest_page"])
         except OSError as error:
@@ -120,12 +118,10 @@ class Testbed:
 
     def evict(self) -> None:
         """ext4_evict_inode is entered; afterwards clear_inode() has done its work."""
-        if not self.inode.state & _I_CLEAR:
-            self.inode.state = _I_FREEING
-            self.inode.count, self.inode.published = 0, False
+        self.inode.count, self.inode.published = 0, False
         self.write()
         self._run("ext4_evict_inode", self.inode_address)
-        self.inode.state = _I_FREEING | _I_CLEAR
+        self.inode.state = self._dead
         self.write()
 
     def free(self, call_site: int = 0) -> None:
@@ -148,5 +144,4 @@ class Testbed:
                 "only raw tracepoint rungs can be run by hand; see `ebpfwatch check`",
                 Exit.UNAVAILABLE,
             )
-        # A program may read as many arguments as a tracepoint has.
-        raw_tracepoint_test_run(self._programs[program], *arguments, *[0] * (12 - len(arguments)))
+        raw_tracepoint_test_run(self._programs[program], *arguments)

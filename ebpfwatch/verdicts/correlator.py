@@ -139,9 +139,9 @@ def _doubts(
     if verdict in _CRITICAL and not event.flags & Flag.WITNESS_READ:
         doubt(Confidence.PROBABLE, "the object's own memory could not be read")
     if verdict is Verdict.DOUBLE_EVICT and not event.flags & Flag.WITNESS_CLEAR:
-        doubt(Confidence.PROBABLE, "the object does not say that it was evicted before (no I_CLEAR)")
+        doubt(Confidence.PROBABLE, "the object does not say that it was evicted before (no I_FREEING | I_CLEAR)")
     if verdict is Verdict.DOUBLE_FREE and not event.flags & Flag.WITNESS_CLEAR:
-        doubt(Confidence.PROBABLE, "the object does not say that it is dead (no I_CLEAR)")
+        doubt(Confidence.PROBABLE, "the object does not say that it is dead (no I_FREEING | I_CLEAR)")
     if verdict is not Verdict.IDENTITY_CHANGED and _identity_differs(event):
         life = event.life
         assert life is not None
@@ -204,7 +204,7 @@ def _evidence(event: VerdictEvent) -> list[str]:
     if event.flags & Flag.WITNESS_PUBLISHED:
         says.append("the object is on its superblock's list of living inodes")
     elif event.flags & Flag.WITNESS_CLEAR:
-        says.append("the object itself says that it was evicted (I_CLEAR)")
+        says.append("the object itself says that it was evicted (I_FREEING | I_CLEAR)")
     return says
 
 
@@ -244,14 +244,12 @@ def _actor(who: Optional[Who], context: str = "task", stack: tuple[str, ...] = (
 
 
 def _first(verdict: Verdict, life: Optional[LifeSeen]) -> Optional[Actor]:
-    """Who did first what is now done again."""
+    """Who did first what is now done again; whether a first free ran in a softirq is not recorded."""
     if life is None:
         return None
-    if verdict is Verdict.DOUBLE_FREE and life.freed:
-        return _actor(life.freed, "softirq")
     if verdict is Verdict.DOUBLE_DESTROY and life.destroyed:
         return _actor(life.destroyed)
-    return _actor(life.freed, "softirq") or _actor(life.destroyed) or _actor(life.evicted)
+    return _actor(life.freed, "unknown") or _actor(life.destroyed) or _actor(life.evicted)
 
 
 def _reclaim(event: VerdictEvent) -> str:

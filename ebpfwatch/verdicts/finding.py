@@ -46,7 +46,7 @@ class Severity(enum.IntEnum):
 class Actor:
     """Who did a step: the task that was current on the CPU, and when (CLOCK_MONOTONIC ns).
 
-    ``context`` is "task" or "softirq": in a softirq the current task is a bystander.
+    ``context`` is "task", "softirq" (the current task is a bystander) or "unknown".
     ``stack`` holds the frames, innermost first, as "symbol+0x10 [module]" or bare addresses; it may be empty.
     """
 

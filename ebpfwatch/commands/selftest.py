@@ -1,0 +1,135 @@
+"""``ebpfwatch selftest``: a double free on a made-up object, through the running daemon, to every sink.
+
+Opens the daemon's own programs by their ids and runs them with BPF_PROG_TEST_RUN, then looks at each sink as
+a user would.  The finding is marked as a test and counted apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.kernel.libbpf import object_fd_by_id
+from ebpfwatch.kernel.testbed import Testbed
+from ebpfwatch.lock import running_daemon
+from ebpfwatch.sinks import journal, store
+
+_METRIC = 'ebpfwatch_findings_total{confidence="%s",test="true",verdict="double_free"}'
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """How patient to be."""
+    parser.add_argument(
+        "--timeout", type=float, default=5.0, metavar="S", help="seconds a sink may take (default 5)"
+    )
+    parser.add_argument(
+        "--run-directory",
+        type=Path,
+        default=Path(os.environ.get("RUNTIME_DIRECTORY", "/run/ebpfwatch")),
+        metavar="DIR",
+        help="where the daemon's lock is (default: %(default)s)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit 1 if a sink did not get the finding."""
+    daemon = running_daemon(arguments.run_directory)
+    if "programs" not in daemon:
+        raise EbpfwatchError("the daemon is still loading", "try again in a second", Exit.TEMPFAIL)
+    bed = open_testbed(daemon)
+    bed.inode.ino = secrets.randbits(32)
+    bed.inode.generation = secrets.randbits(32)
+    before = _metric(daemon["url"]) if daemon["url"] != "off" else None
+    began_ns = double_free(bed)
+    outcomes = [_expect_file(daemon, bed, began_ns, arguments.timeout)]
+    if daemon["journal"]:
+        outcomes.append(
+            _wait("journal", lambda: _find(journal.read_all(), bed), began_ns, arguments.timeout)
+        )
+    if before is not None:
+        outcomes.append(
+            _wait("metrics", lambda: _metric(daemon["url"]) > before, began_ns, arguments.timeout)
+        )
+    return Exit.OK if all(outcomes) else Exit.FAILED
+
+
+def open_testbed(daemon: dict[str, Any]) -> Testbed:
+    """The daemon's programs and maps, by id; raises ``EbpfwatchError``."""
+    try:
+        programs = {n: object_fd_by_id("prog", i) for n, i in daemon["programs"].items()}
+        maps = {n: object_fd_by_id("map", i) for n, i in daemon["maps"].items()}
+    except OSError as error:
+        raise EbpfwatchError(
+            f"cannot open the daemon's programs: {error.strerror}", "run it as root", Exit.NOPERM
+        ) from None
+    return Testbed(programs, maps, daemon["offsets"], daemon["learned"])
+
+
+def double_free(bed: Testbed) -> int:
+    """The history: born, unlinked, evicted, freed, and freed again; CLOCK_MONOTONIC ns of the crime."""
+    bed.alloc()
+    bed.publish()
+    bed.unlink_enter()
+    bed.unlink_exit()
+    bed.evict()
+    bed.free()
+    began_ns = time.monotonic_ns()
+    bed.free()
+    return began_ns
+
+
+def _expect_file(daemon: dict[str, Any], bed: Testbed, began_ns: int, timeout: float) -> bool:
+    directory = Path(daemon["state_directory"])
+    found: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        body = _find(store.read_all(directory), bed)
+        found.extend([body] if body else [])
+        return body is not None
+
+    if not _wait("report", look, began_ns, timeout):
+        return False
+    body = found[0]
+    print(f"   {body['verdict']}, {body['confidence']}: {body['summary']}")
+    print(f"   show it: ebpfwatch report --tests {body['id']}")
+    return bool(body["verdict"] == "double_free" and body["test"])
+
+
+def _find(bodies: Iterator[dict[str, Any]], bed: Testbed) -> Optional[dict[str, Any]]:
+    for _, body in zip(range(50), bodies):
+        identity = body.get("identity", {})
+        if (identity.get("ino"), identity.get("generation")) == (
+            bed.inode.ino,
+            bed.inode.generation,
+        ):
+            return body
+    return None
+
+
+def _wait(sink: str, ready: Callable[[], object], began_ns: int, timeout: float) -> bool:
+    while not ready():
+        if (time.monotonic_ns() - began_ns) / 1e9 > timeout:
+            print(f"FAIL {sink}: no finding within {timeout:g} s")
+            return False
+        time.sleep(0.002)
+    print(f"OK   {sink}: {(time.monotonic_ns() - began_ns) / 1e6:.0f} ms after the second free")
+    return True
+
+
+def _metric(url: str) -> float:
+    """How many test findings /metrics counts, over all confidences."""
+    try:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+    except OSError as error:
+        raise EbpfwatchError(f"cannot read {url}/metrics: {error}", "", Exit.UNAVAILABLE) from None
+    wanted = {_METRIC % confidence for confidence in ("confirmed", "probable", "undecidable")}
+    values = [line.rsplit(" ", 1) for line in text.splitlines()]
+    return sum(float(value) for name, *rest in values if name in wanted for value in rest)
