@@ -8,7 +8,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-from typing import Optional
 
 from ebpfwatch.events.wire import Hook, StepEvent, device
 
@@ -107,6 +106,6 @@ class Canary:
         return done
 
     @property
-    def next_deadline_ns(self) -> Optional[int]:
+    def next_deadline_ns(self) -> int | None:
         """When the oldest pending run began."""
         return min((run.started_ns for run in self._pending), default=None)

@@ -1,7 +1,7 @@
 """The configuration: frozen dataclasses and a strict reader.
 
-``config.example.yaml`` lists every key with its default; a test holds it to these classes.  The reader
-works on YAML nodes, not on Python objects, so every complaint names its line.
+``config.example.yaml`` lists every key with its default; a test holds it to these classes.  The
+reader works on YAML nodes, not on Python objects, so every complaint names its line.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import typing
 from pathlib import Path
-from typing import Any, Callable, NoReturn, Optional, Union
+from typing import Any, Callable, NoReturn
 
 import yaml
 
@@ -117,8 +117,10 @@ class Config:
     journal: str = _key("auto", _one_of("auto", "off"))
 
 
-def split_address(text: str) -> Optional[tuple[str, int]]:
-    """(host, port) of "127.0.0.1:9866" or "[::1]:9866"; None for ""; ``ValueError`` says what is wrong."""
+def split_address(text: str) -> tuple[str, int] | None:
+    """(host, port) of "127.0.0.1:9866" or "[::1]:9866"; None for ""; ``ValueError`` says what is
+    wrong.
+    """
     if not text:
         return None
     host, colon, port = text.rpartition(":")
@@ -146,8 +148,10 @@ def restart_needed(old: Config, new: Config) -> tuple[str, ...]:
     return tuple(changed)
 
 
-def load(path: Union[str, Path]) -> Config:
-    """Read and check a file; raises ``EbpfwatchError`` (exit 78) with one line: where, what, what to do."""
+def load(path: str | Path) -> Config:
+    """Read and check a file; raises ``EbpfwatchError`` (exit 78) with one line: where, what, what
+    to do.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read(_MAX_BYTES + 1)
@@ -167,7 +171,8 @@ def _parse(path: str, data: bytes) -> Config:
         text = data.decode("utf-8")
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                _fail(path, event.start_mark.line + 1, "aliases (*name) are not understood", "")
+                line = event.start_mark.line + 1 if event.start_mark else 0
+                _fail(path, line, "aliases (*name) are not understood", "")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
         _fail(path, 0, f"is not UTF-8 (byte {error.start})", "save it as UTF-8")
@@ -215,12 +220,10 @@ def _mapping(path: str, node: yaml.Node, cls: Any, prefix: str) -> Any:
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
-def _scalar(
-    path: str, node: yaml.Node, kind: type, key: str, field: dataclasses.Field[Any]
-) -> Any:
+def _scalar(path: str, node: yaml.Node, kind: type, key: str, field: dataclasses.Field[Any]) -> Any:
     line = node.start_mark.line + 1
     try:
-        value = yaml.SafeLoader("").construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        value = yaml.SafeLoader("").construct_object(node, deep=True)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
         value = None
     right = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)

@@ -1,7 +1,7 @@
 """The daemon: the only module that knows all the others.
 
-One loop: read the ring, judge, tell the sinks; now and then look after the canary and the losses.  Only the
-web server has a thread of its own, and it sees nothing but snapshots.
+One loop: read the ring, judge, tell the sinks; now and then look after the canary and the losses.
+Only the web server has a thread of its own, and it sees nothing but snapshots.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Callable, Optional, TypeVar
+from typing import Callable, TypeVar
 
 from ebpfwatch import __version__, config
 from ebpfwatch.canary import Canary, Run
@@ -23,7 +23,7 @@ from ebpfwatch.errors import EbpfwatchError, Exit, say
 from ebpfwatch.events import wire
 from ebpfwatch.host import memory, mounts, vmstat, zoneinfo
 from ebpfwatch.kernel.ladder import LADDER
-from ebpfwatch.kernel.session import Session, TableFill, load, start_loader
+from ebpfwatch.kernel.session import TableFill, load, start_loader
 from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.kernel.testbed import PAGE_BYTES, Testbed
 from ebpfwatch.lock import Lock
@@ -47,8 +47,8 @@ _SCAN_SECONDS = 60.0
 _STATUS_SECONDS = 1.0
 _NS = 1_000_000_000
 
-#: Functions that may free an ext4 inode. On some kernels the callback tail-calls kmem_cache_free, so the
-#: call site is in RCU itself.
+#: Functions that may free an ext4 inode. On some kernels the callback tail-calls kmem_cache_free,
+#: so the call site is in RCU itself.
 _OWN_CALLERS = {
     "ext4_free_in_core_inode",
     "ext4_i_callback",
@@ -80,7 +80,7 @@ class Daemon:
         self._folder = Folder(settings.findings.fold_seconds, settings.findings.per_minute)
         self._recent: collections.deque[Finding] = collections.deque(maxlen=10)
         self._findings: dict[tuple[str, str, bool], int] = {}
-        self._alive: dict[str, Optional[bool]] = {}
+        self._alive: dict[str, bool | None] = {}
         self._silent: set[str] = set()
         self._canary_success: dict[str, float] = {}
         self._canary_problems: dict[str, str] = {}
@@ -94,7 +94,7 @@ class Daemon:
         self._burst_noticed = -float("inf")
         self._reclaim_seen: tuple[int, int] = (0, 0)
         self._status_lock = threading.Lock()
-        self._status: Optional[Status] = None
+        self._status: Status | None = None
         self._status_at = -float("inf")
         self._test_page = range(0)
 
@@ -125,7 +125,7 @@ class Daemon:
             lock.release()
         say("stopped; the probes are unloaded")
 
-    def _bind(self) -> Optional[object]:
+    def _bind(self) -> object | None:
         address = config.split_address(self._config.metrics.listen)
         if address is None:
             return None
@@ -156,10 +156,10 @@ class Daemon:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
-        def stop(number: int, _: Optional[FrameType]) -> None:
+        def stop(number: int, _: FrameType | None) -> None:
             self._stop = True
 
-        def reload(number: int, _: Optional[FrameType]) -> None:
+        def reload(number: int, _: FrameType | None) -> None:
             self._reload = True
 
         signal.signal(signal.SIGTERM, stop)
@@ -167,7 +167,7 @@ class Daemon:
         signal.signal(signal.SIGHUP, reload)
         return reader
 
-    def _begin(self, lock: Lock, web: Optional[object]) -> None:
+    def _begin(self, lock: Lock, web: object | None) -> None:
         session = self._session
         if session.learned.get("call_site"):
             # Learned from the free of a file of our own: whoever freed that is ext4.
@@ -190,9 +190,7 @@ class Daemon:
                 "url": url,
                 "state_directory": self._config.state_directory,
                 "journal": self._journal.connected,
-                "programs": {
-                    name: int(_id("prog", fd)) for name, fd in session.programs.items()
-                },
+                "programs": {name: int(_id("prog", fd)) for name, fd in session.programs.items()},
                 "maps": {name: int(_id("map", fd)) for name, fd in session.maps.items()},
                 "offsets": session.offsets,
                 "learned": session.learned,
@@ -351,7 +349,8 @@ class Daemon:
     # -- proving the hooks alive
 
     def _fly(self) -> None:
-        for mount in self._read("mounts", lambda: mounts.ext4_mounts(self._paths), ()):
+        none: tuple[mounts.Mount, ...] = ()
+        for mount in self._read("mounts", lambda: mounts.ext4_mounts(self._paths), none):
             run = self._canary.fly(mount.path, time.monotonic_ns())
             before = self._canary_problems.get(mount.path)
             if run.problem and run.problem != before:
@@ -390,8 +389,10 @@ class Daemon:
                 say(f"the hook {role} is alive again", "notice")
 
     def _watch_reclaim(self, counters: dict[str, int], now_ns: int) -> None:
-        """Bursts for the log; and the kernel's own count of scanned slabs as witness of our hook."""
-        scanned = self._read("vmstat", lambda: vmstat.read(self._paths), {}).get("slabs_scanned", 0)
+        """Bursts for the log; and the kernel's count of scanned slabs as witness of our hook."""
+        nothing: dict[str, int] = {}
+        vm = self._read("vmstat", lambda: vmstat.read(self._paths), nothing)
+        scanned = vm.get("slabs_scanned", 0)
         starts = counters["shrink_start"]
         before_scanned, before_starts = self._reclaim_seen
         if "reclaim" in self._alive:
@@ -500,7 +501,7 @@ class Daemon:
         return f"{alive} of {len(self._alive)} hooks proven alive; {real} findings"
 
     def _read(self, source: str, read: Callable[[], _T], fallback: _T) -> _T:
-        """One source of host state: a failure is one counter and one line, never a gap elsewhere."""
+        """One source of host state: a failure is a counter and a line, never a gap elsewhere."""
         try:
             return read()
         except (OSError, ValueError) as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import sys
-from typing import Optional
 
 __all__ = ["EbpfwatchError", "Exit", "say"]
 
@@ -46,7 +45,7 @@ class EbpfwatchError(Exception):
 _LEVELS = {"err": 3, "warning": 4, "notice": 5, "info": 6}
 
 
-def say(text: str, level: str = "info", journal: Optional[bool] = None) -> None:
+def say(text: str, level: str = "info", journal: bool | None = None) -> None:
     """Print one line on stderr.
 
     Under systemd the ``<N>`` prefix gives the line its priority in the journal

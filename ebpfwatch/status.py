@@ -7,7 +7,6 @@ scrape costs no system call of its own.
 from __future__ import annotations
 
 import dataclasses
-from typing import Optional
 
 from ebpfwatch.host.zoneinfo import Zone
 
@@ -23,7 +22,7 @@ COUNTERS = {
     "free": "evicted inodes freed",
     "free_in_reclaim": "freed inodes whose eviction was inside shrink_slab",
     "free_unmatched": "dead inodes freed whose eviction the table did not know",
-    "free_aborted": "inodes freed that were never published (a lost iget race, a failed allocation)",
+    "free_aborted": "inodes freed that never lived (a lost iget race, a failed allocation)",
     "shrink_start": "shrink_slab calls entered",
     "shrink_end": "shrink_slab calls left",
 }
@@ -56,7 +55,7 @@ class HookStatus:
     role: str
     rung: str
     reason: str
-    alive: Optional[bool] = None
+    alive: bool | None = None
     misses: int = 0
 
     @property

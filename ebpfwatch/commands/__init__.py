@@ -6,7 +6,6 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Optional
 
 from ebpfwatch import __version__
 from ebpfwatch.errors import EbpfwatchError, Exit, say
@@ -38,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(int(Exit.USAGE))
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Never shows a traceback for an expected error."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser = _Parser(

@@ -1,7 +1,7 @@
-"""``ebpfwatch selftest``: a double free on a made-up object, through the running daemon, to every sink.
+"""``ebpfwatch selftest``: a made-up double free, through the running daemon, to every sink.
 
-Opens the daemon's own programs by their ids and runs them with BPF_PROG_TEST_RUN, then looks at each sink as
-a user would.  The finding is marked as a test and counted apart.
+Opens the daemon's own programs by their ids and runs them with BPF_PROG_TEST_RUN, then looks at
+each sink as a user would.  The finding is marked as a test and counted apart.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.libbpf import object_fd_by_id
@@ -27,7 +27,11 @@ _METRIC = 'ebpfwatch_findings_total{confidence="%s",test="true",verdict="double_
 def configure(parser: argparse.ArgumentParser) -> None:
     """How patient to be."""
     parser.add_argument(
-        "--timeout", type=float, default=5.0, metavar="S", help="seconds a sink may take (default 5)"
+        "--timeout",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="seconds a sink may take (default 5)",
     )
     parser.add_argument(
         "--run-directory",
@@ -73,7 +77,9 @@ def open_testbed(daemon: dict[str, Any]) -> Testbed:
 
 
 def double_free(bed: Testbed) -> int:
-    """The history: born, unlinked, evicted, freed, and freed again; CLOCK_MONOTONIC ns of the crime."""
+    """The history: born, unlinked, evicted, freed, and freed again; CLOCK_MONOTONIC ns of the
+    crime.
+    """
     bed.alloc()
     bed.publish()
     bed.unlink_enter()
@@ -102,7 +108,7 @@ def _expect_file(daemon: dict[str, Any], bed: Testbed, began_ns: int, timeout: f
     return bool(body["verdict"] == "double_free" and body["test"])
 
 
-def _find(bodies: Iterator[dict[str, Any]], bed: Testbed) -> Optional[dict[str, Any]]:
+def _find(bodies: Iterator[dict[str, Any]], bed: Testbed) -> dict[str, Any] | None:
     for _, body in zip(range(50), bodies):
         identity = body.get("identity", {})
         if (identity.get("ino"), identity.get("generation")) == (

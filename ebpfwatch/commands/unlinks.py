@@ -36,7 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     }
     session = load(start_loader(request))
     deadline = time.monotonic() + (arguments.seconds or float("inf"))
-    print(f"{'TIME':15} {'PID':>7} {'COMM':16} {'RESULT':8} {'DEV':>7} {'INODE':>10} PATH", flush=True)
+    print(
+        f"{'TIME':15} {'PID':>7} {'COMM':16} {'RESULT':8} {'DEV':>7} {'INODE':>10} PATH", flush=True
+    )
     shown = 0
     try:
         while time.monotonic() < deadline and shown != arguments.count:

@@ -10,7 +10,7 @@ import ctypes
 import dataclasses
 import enum
 import struct
-from typing import Union
+from typing import Any, Callable, Union
 
 __all__ = [
     "COUNTERS",
@@ -302,8 +302,9 @@ class LifeSeen:
 class VerdictEvent:
     """What the kernel side flagged, with the evidence of that moment.
 
-    ``life`` is None when the table did not know the object; ``unlinked`` is false and ``name`` empty when
-    no unlink of this inode is remembered.  ``dev`` is the kernel's dev_t; see ``device``.
+    ``life`` is None when the table did not know the object; ``unlinked`` is false and ``name``
+    empty when no unlink of this inode is remembered.  ``dev`` is the kernel's dev_t; see
+    ``device``.
     """
 
     ns: int
@@ -319,7 +320,7 @@ class VerdictEvent:
     state: int
     count: int
     reclaim_pid: int
-    life: Union[LifeSeen, None]
+    life: LifeSeen | None
     who: Who
     unlinked: Who
     unlink_in_flight: bool
@@ -446,7 +447,7 @@ def _unlink(record: UnlinkRecord) -> UnlinkEvent:
     )
 
 
-_DECODERS = {
+_DECODERS: dict[int, tuple[type[ctypes.Structure], Callable[[Any], Event]]] = {
     1: (StepRecord, _step),
     2: (VerdictRecord, _verdict),
     3: (UnlinkRecord, _unlink),

@@ -1,4 +1,6 @@
-"""The state of the machine: one reader a file, pure parsers over text; unknown text is an error, counted."""
+"""The state of the machine: one reader a file, pure parsers over text; unknown text is an error,
+counted.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,9 @@ class Mount:
 
 
 def ext4_mounts(paths: Paths) -> tuple[Mount, ...]:
-    """One mount for each ext4 device, a writable one if there is one; raises ``OSError``/``ParseError``."""
+    """One mount for each ext4 device, a writable one if there is one; raises
+    ``OSError``/``ParseError``.
+    """
     text = (paths.proc / "self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     by_device: dict[tuple[int, int], Mount] = {}
     for mount in parse(text, "ext4"):

@@ -1,4 +1,6 @@
-"""Zone watermarks from /proc/zoneinfo. Read, never computed: the rule of thumb of the case was wrong."""
+"""Zone watermarks from /proc/zoneinfo. Read, never computed: the rule of thumb of the case was
+wrong.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import Optional
 
 from ebpfwatch.kernel.libbpf import library
 
@@ -97,7 +96,7 @@ class Btf:
 
     def has_function(self, name: str) -> bool:
         """Whether BTF describes this function (what fentry needs)."""
-        return library().btf__find_by_name_kind(self._btf, name.encode(), _KIND_FUNC) > 0
+        return bool(library().btf__find_by_name_kind(self._btf, name.encode(), _KIND_FUNC) > 0)
 
     def raw_tracepoint_arguments(self, name: str) -> list[str]:
         """The struct names of a raw tracepoint's arguments, "" for what is no struct pointer.
@@ -148,7 +147,7 @@ class Btf:
         struct, _ = self._type(target)
         return self._name(struct.name_off)
 
-    def _offset_bits(self, identifier: int, wanted: str) -> Optional[int]:
+    def _offset_bits(self, identifier: int, wanted: str) -> int | None:
         struct, address = self._type(self._strip(identifier))
         if struct.kind not in (_KIND_STRUCT, _KIND_UNION):
             return None

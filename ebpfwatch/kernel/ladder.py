@@ -1,8 +1,8 @@
 """The ladder of hooks: for each role of an object's life, the rungs from best to last.
 
-Data only.  A rung is taken if every one of its attachments can really be attached: the loader tries each
-with an empty program before it compiles.  Symbol candidates match with compiler suffixes
-(``.isra.0``, ``.part.1`` ...).
+Data only.  A rung is taken if every one of its attachments can really be attached: the loader
+tries each with an empty program before it compiles.  Symbol candidates match with compiler
+suffixes (``.isra.0``, ``.part.1`` ...).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Attachment:
 class Rung:
     """A way to fill a role.
 
-    ``kind`` is "raw_tracepoint", "kprobe" or "tracepoint"; ``defines`` select the code in probes/.  ``cache_argument``
-    names the raw tracepoint that must carry a ``struct kmem_cache *``, and the define that gets its
-    index.
+    ``kind`` is "raw_tracepoint", "kprobe" or "tracepoint"; ``defines`` select the code in probes/.
+    ``cache_argument`` names the raw tracepoint that must carry a ``struct kmem_cache *``, and the
+    define that gets its index.
     """
 
     kind: str
@@ -171,9 +171,7 @@ UNITS: dict[str, Unit] = {
     "unlinks.c": Unit(
         {
             "unlink": (
-                Rung(
-                    "raw_tracepoint", (Attachment("ext4_unlink_enter", "ext4_unlink_enter"),), ()
-                ),
+                Rung("raw_tracepoint", (Attachment("ext4_unlink_enter", "ext4_unlink_enter"),), ()),
             ),
             "unlink_path": (Rung("tracepoint", _syscalls(), ()),),
         },

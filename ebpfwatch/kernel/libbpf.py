@@ -1,7 +1,7 @@
 """libbpf through ctypes: the few calls that the lean daemon needs, without LLVM.
 
-``libbcc_bpf.so.0`` comes with ``python3-bpfcc`` and brings libbpf with it, linked or built in, so one
-handle serves on every Debian.  Every wrapper raises ``OSError`` with the kernel's errno.
+``libbcc_bpf.so.0`` comes with ``python3-bpfcc`` and brings libbpf with it, linked or built in, so
+one handle serves on every Debian.  Every wrapper raises ``OSError`` with the kernel's errno.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import ctypes
 import functools
 import os
 import struct
-from typing import Any, Callable, Iterator, Optional
+from collections.abc import Iterator
+from typing import Any, Callable
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 
@@ -30,7 +31,7 @@ __all__ = [
 _LIBRARY = "libbcc_bpf.so.0"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def library() -> ctypes.CDLL:
     """The library; raises ``EbpfwatchError`` when the package is not installed."""
     try:
@@ -51,7 +52,7 @@ def _check(result: int, what: str) -> int:
     return result
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def possible_cpus() -> int:
     """How many CPUs per-CPU maps have values for (/sys/devices/system/cpu/possible)."""
     with open("/sys/devices/system/cpu/possible") as file:
@@ -100,9 +101,7 @@ def iterate_array(fd: int, entries: int, size: int, chunk: int = 64) -> Iterator
     while batch is not None and done < entries:
         count = ctypes.c_uint32(min(chunk, entries - done))
         start = None if done == 0 else ctypes.byref(position)
-        result = batch(
-            fd, start, ctypes.byref(position), keys, values, ctypes.byref(count), None
-        )
+        result = batch(fd, start, ctypes.byref(position), keys, values, ctypes.byref(count), None)
         if result < 0 and count.value == 0:
             if done:
                 return
@@ -240,9 +239,7 @@ def raw_tracepoint_test_run(fd: int, *arguments: int) -> int:
     return int(opts.retval)
 
 
-_RING_CALLBACK = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
-)
+_RING_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _PERF_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
 _PERF_LOST_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64)
 
@@ -272,7 +269,7 @@ class RingReader:
 
         # ctypes does not keep callbacks alive.
         self._callback = _RING_CALLBACK(copy)
-        self._ring: Optional[int] = lib.ring_buffer__new(map_fd, self._callback, None, None)
+        self._ring: int | None = lib.ring_buffer__new(map_fd, self._callback, None, None)
         if not self._ring:
             raise OSError(ctypes.get_errno(), "opening the ring buffer")
         self.fd = _check(lib.ring_buffer__epoll_fd(self._ring), "ring buffer epoll fd")

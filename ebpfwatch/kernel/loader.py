@@ -1,7 +1,7 @@
 """The loader child: imports bcc (LLVM, some 120 MB), compiles, attaches, hands the fds over, exits.
 
-The only module that imports ``bcc``.  Run as ``python3 -m ebpfwatch.kernel.loader FD``, where FD is one
-end of a socketpair; see ``session`` for the other end.
+The only module that imports ``bcc``.  Run as ``python3 -m ebpfwatch.kernel.loader FD``, where FD
+is one end of a socketpair; see ``session`` for the other end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import sysconfig
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel import handoff, source
@@ -55,7 +55,7 @@ class Choice:
     """What became of one role: the rung it got (or None), and why no better one."""
 
     role: str
-    rung: Optional[Rung]
+    rung: Rung | None
     name: str
     reason: str
 
@@ -91,9 +91,7 @@ def main(argv: list[str]) -> int:
 def _serve(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     missing = capabilities_missing()
     if missing:
-        raise EbpfwatchError(
-            f"loading BPF programs needs {missing}", "run it as root", Exit.NOPERM
-        )
+        raise EbpfwatchError(f"loading BPF programs needs {missing}", "run it as root", Exit.NOPERM)
     with contextlib.suppress(ValueError, OSError):
         # Before Linux 5.11 maps count as locked memory; since then as the cgroup's.
         unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
@@ -102,7 +100,9 @@ def _serve(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     _mount_tracefs()
     btf = _open_btf()
     offsets = _offsets(btf)
-    targets = {a.target for rungs in unit.ladder.values() for rung in rungs for a in rung.attachments}
+    targets = {
+        a.target for rungs in unit.ladder.values() for rung in rungs for a in rung.attachments
+    }
     prober = Prober(version_code(), find_symbols(targets))
     choices = [_choose_role(role, rungs, prober, btf) for role, rungs in unit.ladder.items()]
     teacher = next((choice.rung for choice in choices if choice.role == "any_free"), None)
@@ -176,7 +176,9 @@ def _ext4_btf(btf: Btf) -> Btf:
 
 
 def _configure(choices: list[Choice], request: dict[str, Any]) -> None:
-    """Apply hooks.alloc and hooks.strict; a free without a hook of its own shares the strict one's."""
+    """Apply hooks.alloc and hooks.strict; a free without a hook of its own shares the strict
+    one's.
+    """
     by_role = {choice.role: choice for choice in choices}
     if "alloc" in by_role and not request["alloc"]:
         by_role["alloc"].rung = None
@@ -209,7 +211,7 @@ def _why_no_cache(rung: Rung, btf: Btf) -> str:
     return ""
 
 
-def _cache_index(rung: Rung, btf: Btf) -> Optional[int]:
+def _cache_index(rung: Rung, btf: Btf) -> int | None:
     try:
         return btf.raw_tracepoint_arguments(rung.cache_argument[0]).index("kmem_cache")
     except (BtfError, ValueError):
@@ -259,7 +261,7 @@ def _load(
     choices: list[Choice],
     prober: Prober,
     btf: Btf,
-    teacher: Optional[Rung],
+    teacher: Rung | None,
 ) -> tuple[dict[str, Any], list[int]]:
     compiler = _Compiler(prober, reply)
     unit = UNITS[request["unit"]]
@@ -313,7 +315,7 @@ def _attach_all(
 
 
 def _learn(
-    compiler: _Compiler, prober: Prober, btf: Btf, teacher: Optional[Rung], mounts: list[str]
+    compiler: _Compiler, prober: Prober, btf: Btf, teacher: Rung | None, mounts: list[str]
 ) -> dict[str, int]:
     """The address of ext4's inode cache, from the first free of one of its objects.
 
@@ -349,7 +351,7 @@ def _learn(
         os.close(link)
         bpf.cleanup()
     raise EbpfwatchError(
-        f"no ext4 inode was freed within {_LEARN_SECONDS:.0f} s, so ext4's inode cache is not known",
+        f"no ext4 inode was freed within {_LEARN_SECONDS:.0f} s, so ext4's cache is not known",
         "mount an ext4 filesystem read-write",
         Exit.UNAVAILABLE,
     )

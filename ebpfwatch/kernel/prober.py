@@ -74,14 +74,16 @@ def attach(kind: str, program_fd: int, attachment: Attachment, symbol: str) -> i
 
 
 class Prober:
-    """Tries rungs and kernel features; ``symbols`` maps a function's name to what it is called here."""
+    """Tries rungs and kernel features; ``symbols`` maps a function's name to what it is called
+    here.
+    """
 
     def __init__(self, version: int, symbols: dict[str, str]) -> None:
         self.version = version
         self.symbols = symbols
 
     def why_not(self, rung: Rung) -> str:
-        """"" if every attachment of the rung holds, else the reason in words."""
+        """An empty string if every attachment of the rung holds, else the reason in words."""
         if rung.kind == "kprobe" and not os.path.exists("/sys/bus/event_source/devices/kprobe"):
             return "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)"
         program = _load(PROGRAM_TYPES[rung.kind], _EXIT, self.version)

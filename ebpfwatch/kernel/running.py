@@ -1,11 +1,10 @@
-"""What can be asked of the running kernel without loading anything: its true version, its symbols."""
+"""What the running kernel tells without loading anything: its true version, its symbols."""
 
 from __future__ import annotations
 
 import ctypes
 import struct
 from pathlib import Path
-from typing import Optional
 
 __all__ = ["capabilities_missing", "find_symbols", "version_code"]
 
@@ -51,7 +50,8 @@ def _version_note(notes: bytes) -> int:
 
 
 def find_symbols(wanted: set[str], kallsyms: Path = Path("/proc/kallsyms")) -> dict[str, str]:
-    """Which function each wanted name goes by, in one pass: itself, or ``name.isra.0`` and its like.
+    """Which function each wanted name goes by, in one pass: itself, or ``name.isra.0`` and its
+    like.
 
     A name that is not there is left out.
     """
@@ -67,8 +67,8 @@ def find_symbols(wanted: set[str], kallsyms: Path = Path("/proc/kallsyms")) -> d
     return found
 
 
-def capabilities_missing(status: Optional[str] = None) -> str:
-    """"" if this process may load tracing programs, else the capability it lacks."""
+def capabilities_missing(status: str | None = None) -> str:
+    """An empty string if this process may load tracing programs, else the capability it lacks."""
     text = Path("/proc/self/status").read_text() if status is None else status
     effective = next(
         (int(line.split()[1], 16) for line in text.splitlines() if line.startswith("CapEff:")), 0

@@ -42,7 +42,9 @@ class Ladder:
 
 @dataclasses.dataclass(frozen=True)
 class TableFill:
-    """A scan of the table: how many dying and dead objects, and when the oldest died (ns, 0 = none)."""
+    """A scan of the table: how many dying and dead objects, and when the oldest died (ns, 0 =
+    none).
+    """
 
     dying: int
     dead: int
@@ -96,7 +98,13 @@ def start_loader(request: dict[str, Any]) -> Pending:
 
 def probe(verbose: bool = False) -> tuple[list[Ladder], dict[str, Any]]:
     """What this kernel offers, without loading the watcher; raises ``EbpfwatchError``."""
-    request = {"unit": "ebpfwatch.c", "probe_only": True, "alloc": True, "strict": True, "verbose": verbose}
+    request = {
+        "unit": "ebpfwatch.c",
+        "probe_only": True,
+        "alloc": True,
+        "strict": True,
+        "verbose": verbose,
+    }
     reply, _ = start_loader(request).collect()
     return [Ladder(**hook) for hook in reply["hooks"]], reply
 
@@ -104,8 +112,8 @@ def probe(verbose: bool = False) -> tuple[list[Ladder], dict[str, Any]]:
 class Session:
     """The loaded watcher.
 
-    ``records`` holds the raw records read so far, oldest first; ``dropped`` counts those that found it
-    full.
+    ``records`` holds the raw records read so far, oldest first; ``dropped`` counts those that
+    found it full.
     """
 
     def __init__(self, reply: dict[str, Any], fds: list[int]) -> None:
@@ -120,7 +128,9 @@ class Session:
         self.learned: dict[str, int] = reply.get("learned", {})
         self._fds = fds
         self._cpus = libbpf.possible_cpus()
-        self._buckets = libbpf.map_info(self.maps["table"]).max_entries if "table" in self.maps else 0
+        self._buckets = (
+            libbpf.map_info(self.maps["table"]).max_entries if "table" in self.maps else 0
+        )
         self.records: collections.deque[bytes] = collections.deque()
         self.dropped = 0
         self._ring = libbpf.RingReader(self.maps["records"], self._keep)
@@ -215,4 +225,3 @@ def load(pending: Pending) -> Session:
     """Wait for the child and take over its fds."""
     reply, fds = pending.collect()
     return Session(reply, fds)
-

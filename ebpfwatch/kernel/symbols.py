@@ -1,8 +1,9 @@
 """Names for kernel addresses, at once and for almost no memory.
 
 A verdict must reach its sinks before the machine dies, and a pass over /proc/kallsyms takes
-tens of milliseconds; as Python objects the symbols would take 20 MB, as arrays 4 MB.  So one pass at start packs the
-functions into a memfd, about 40 bytes each, and a look-up is a binary search by pread.
+tens of milliseconds; as Python objects the symbols would take 20 MB, as arrays 4 MB.  So one pass
+at start packs the functions into a memfd, about 40 bytes each, and a look-up is a binary search by
+pread.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class _Table:
 class Symbols:
     """Resolves addresses to "name+0x10" or "name+0x10 [module]".
 
-    Where the kernel hides addresses (kptr_restrict, lockdown) every answer is "" and ``hidden`` is true.
+    Where the kernel hides addresses (kptr_restrict, lockdown) every answer is "" and ``hidden`` is
+    true.
     """
 
     def __init__(self, kallsyms: Path = Path("/proc/kallsyms")) -> None:

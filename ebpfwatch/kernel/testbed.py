@@ -1,8 +1,8 @@
 """An ext4 inode that is not one: drives the loaded programs through any history, harmlessly.
 
-The object is a page of BPF map memory (probes/selftest.c).  Each step first writes what the kernel would
-have written into the inode, then runs the real program with BPF_PROG_TEST_RUN (raw tracepoints, Linux
->= 5.10).  Used by `ebpfwatch selftest` and by the model-based tests.
+The object is a page of BPF map memory (probes/selftest.c).  Each step first writes what the kernel
+would have written into the inode, then runs the real program with BPF_PROG_TEST_RUN (raw
+tracepoints, Linux >= 5.10).  Used by `ebpfwatch selftest` and by the model-based tests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every metric, declared once, read from one ``Status`` a scrape.
 
-Labels are enumerated and each series exists from the start at 0, so that ``rate()`` works from the first
-event.  Addresses, pids, names and paths never become labels.
+Labels are enumerated and each series exists from the start at 0, so that ``rate()`` works from the
+first event.  Addresses, pids, names and paths never become labels.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def _self(status: Status) -> Iterator[Metric]:
     build.add_metric([__version__, platform.release(), platform.machine()], 1)
     yield build
     yield _gauge(
-        "start_time_seconds", "When the watcher started, in seconds since the epoch.", status.started
+        "start_time_seconds",
+        "When the watcher started, in seconds since the epoch.",
+        status.started,
     )
     yield _gauge("ready", "1 when the programs are loaded and attached.", float(status.ready))
     yield _gauge("resident_memory_bytes", "Resident memory of the daemon.", status.rss_bytes)
@@ -91,7 +93,9 @@ def _self(status: Status) -> Iterator[Metric]:
 
 def _hooks(status: Status) -> Iterator[Metric]:
     attached = GaugeMetricFamily(
-        "ebpfwatch_hook_attached", "1 if the hook has a rung on this kernel.", labels=["hook", "rung"]
+        "ebpfwatch_hook_attached",
+        "1 if the hook has a rung on this kernel.",
+        labels=["hook", "rung"],
     )
     alive = GaugeMetricFamily(
         "ebpfwatch_hook_alive",
@@ -201,9 +205,7 @@ def _zones(status: Status) -> Iterator[Metric]:
         "managed": "Memory of the zone that the page allocator manages.",
     }
     for name, text in texts.items():
-        family = GaugeMetricFamily(
-            f"ebpfwatch_zone_{name}_bytes", text, labels=["node", "zone"]
-        )
+        family = GaugeMetricFamily(f"ebpfwatch_zone_{name}_bytes", text, labels=["node", "zone"])
         for zone in status.zones:
             family.add_metric([str(zone.node), zone.zone], getattr(zone, name))
         yield family

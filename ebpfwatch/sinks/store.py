@@ -20,8 +20,8 @@ _PREFIX = ".writing-"
 class Store:
     """The findings directory of the daemon; see ``read_all`` for everybody else.
 
-    Invariant: at most ``keep`` finding files, each complete; a name is its finding's id, so names sort by
-    time.
+    Invariant: at most ``keep`` finding files, each complete; a name is its finding's id, so names
+    sort by time.
     """
 
     def __init__(self, state_directory: Path, keep: int) -> None:
@@ -48,7 +48,9 @@ class Store:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
 
     def write(self, finding: Finding) -> None:
-        """Write one finding durably; raises ``OSError`` (full disk ...) and then leaves nothing behind."""
+        """Write one finding durably; raises ``OSError`` (full disk ...) and then leaves nothing
+        behind.
+        """
         path = self.directory / f"{finding.id}.json"
         temporary = self.directory / f"{_PREFIX}{finding.id}"
         data = json.dumps(finding.to_json(), ensure_ascii=True).encode() + b"\n"

@@ -1,14 +1,13 @@
 """A finding for people: a report in the manner of KASAN.
 
-Names that come from the kernel (tasks, files) were chosen by anybody: every character that could move a
-cursor, end a line or turn the text around is escaped.
+Names that come from the kernel (tasks, files) were chosen by anybody: every character that could
+move a cursor, end a line or turn the text around is escaped.
 """
 
 from __future__ import annotations
 
 import datetime
 import unicodedata
-from typing import Optional
 
 from ebpfwatch.verdicts.finding import Actor, Finding
 
@@ -64,7 +63,7 @@ def report(finding: Finding) -> str:
     return "\n".join(lines)
 
 
-def _actor(role: str, actor: Optional[Actor]) -> list[str]:
+def _actor(role: str, actor: Actor | None) -> list[str]:
     if actor is None:
         return []
     bystander = ", a bystander: this ran in RCU's softirq" if actor.context == "softirq" else ""

@@ -1,7 +1,7 @@
 """/metrics, a landing page and two health checks over HTTP, for few and bounded clients.
 
-One thread accepts; each request gets a short-lived thread, at most ``_MAX_CLIENTS`` at once, each with a
-timeout, so a slow or hanging client costs one slot for seconds and nothing else.
+One thread accepts; each request gets a short-lived thread, at most ``_MAX_CLIENTS`` at once, each
+with a timeout, so a slow or hanging client costs one slot for seconds and nothing else.
 """
 
 from __future__ import annotations
@@ -148,9 +148,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header(
-            "Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"
-        )
+        self.send_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -169,12 +167,11 @@ def _is_loopback(host: str) -> bool:
 _STYLE = """
 :root { color-scheme: light dark; --bad: #b00020; --ok: #1b7f3b; --dim: #777; }
 @media (prefers-color-scheme: dark) { :root { --bad: #ff6b7d; --ok: #5fd38a; --dim: #999; } }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; }
-th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; }
-th { font-weight: 600; border-bottom: 1px solid var(--dim); }
-td.why, .dim { color: var(--dim); font-size: 13px; }
-.ok { color: var(--ok); } .bad { color: var(--bad); font-weight: 600; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
+} table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; } th, td { text-align:
+left; vertical-align: top; padding: .25rem .75rem .25rem 0; } th { font-weight: 600; border-bottom:
+1px solid var(--dim); } td.why, .dim { color: var(--dim); font-size: 13px; } .ok { color:
+var(--ok); } .bad { color: var(--bad); font-weight: 600; }
 """
 
 

@@ -1,8 +1,8 @@
 """From what the kernel flagged to a finding: verdict, confidence, and every reason for doubt.
 
-Pure and bounded: it keeps nothing between events.  The kernel side decided *what* happened, exactly;
-here it is weighed against what could have forged it: a hook that was silent, a run that was skipped, an entry
-torn between two CPUs, an object that says otherwise.
+Pure and bounded: it keeps nothing between events.  The kernel side decided *what* happened,
+exactly; here it is weighed against what could have forged it: a hook that was silent, a run that
+was skipped, an entry torn between two CPUs, an object that says otherwise.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Mapping
-from typing import Callable, Optional
+from typing import Callable
 
 from ebpfwatch.events.wire import (
     Flag,
@@ -67,14 +67,14 @@ class Knowledge:
     """
 
     attached: frozenset[str]
-    alive: Mapping[str, Optional[bool]]
+    alive: Mapping[str, bool | None]
     lost: Callable[[str, int], int]
     symbol: Callable[[int], str]
     realtime_offset_ns: int
     test_object: Callable[[int], bool]
 
 
-def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Optional[Finding]:
+def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Finding | None:
     """The finding, or None where the event is no verdict; ``sequence`` makes the id unique."""
     if event.verdict is KernelVerdict.NONE:
         return None
@@ -139,9 +139,14 @@ def _doubts(
     if verdict in _CRITICAL and not event.flags & Flag.WITNESS_READ:
         doubt(Confidence.PROBABLE, "the object's own memory could not be read")
     if verdict is Verdict.DOUBLE_EVICT and not event.flags & Flag.WITNESS_CLEAR:
-        doubt(Confidence.PROBABLE, "the object does not say that it was evicted before (no I_FREEING | I_CLEAR)")
+        doubt(
+            Confidence.PROBABLE,
+            "the object does not say that it was evicted before (no I_FREEING | I_CLEAR)",
+        )
     if verdict is Verdict.DOUBLE_FREE and not event.flags & Flag.WITNESS_CLEAR:
-        doubt(Confidence.PROBABLE, "the object does not say that it is dead (no I_FREEING | I_CLEAR)")
+        doubt(
+            Confidence.PROBABLE, "the object does not say that it is dead (no I_FREEING | I_CLEAR)"
+        )
     if verdict is not Verdict.IDENTITY_CHANGED and _identity_differs(event):
         life = event.life
         assert life is not None
@@ -222,7 +227,13 @@ def _witness(flags: Flag) -> str:
     return "dead" if flags & Flag.WITNESS_CLEAR else "unborn"
 
 
-_SOFTIRQ = {"__do_softirq", "handle_softirqs", "do_softirq", "rcu_do_batch", "rcu_process_callbacks"}
+_SOFTIRQ = {
+    "__do_softirq",
+    "handle_softirqs",
+    "do_softirq",
+    "rcu_do_batch",
+    "rcu_process_callbacks",
+}
 
 
 def _context(event: VerdictEvent, knowledge: Knowledge) -> str:
@@ -237,14 +248,14 @@ def _stack(event: VerdictEvent, knowledge: Knowledge) -> tuple[str, ...]:
     return tuple(knowledge.symbol(address) or f"{address:#x}" for address in event.stack)
 
 
-def _actor(who: Optional[Who], context: str = "task", stack: tuple[str, ...] = ()) -> Optional[Actor]:
+def _actor(who: Who | None, context: str = "task", stack: tuple[str, ...] = ()) -> Actor | None:
     if not who:
         return None
     return Actor(who.ns, who.cpu, who.pid, who.tgid, who.comm, context, stack)
 
 
-def _first(verdict: Verdict, life: Optional[LifeSeen]) -> Optional[Actor]:
-    """Who did first what is now done again; whether a first free ran in a softirq is not recorded."""
+def _first(verdict: Verdict, life: LifeSeen | None) -> Actor | None:
+    """Who did first what is now done again; if a first free ran in a softirq is not recorded."""
     if life is None:
         return None
     if verdict is Verdict.DOUBLE_DESTROY and life.destroyed:
@@ -273,7 +284,7 @@ _SAYS = {
 
 
 def _summary(
-    verdict: Verdict, event: VerdictEvent, major: int, minor: int, first: Optional[Actor]
+    verdict: Verdict, event: VerdictEvent, major: int, minor: int, first: Actor | None
 ) -> str:
     text = f"ext4 inode {event.ino} on {major}:{minor} {_SAYS[verdict]}"
     if first is not None:

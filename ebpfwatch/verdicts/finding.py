@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Any, Optional
+from typing import Any
 
 __all__ = ["SCHEMA", "Actor", "Confidence", "Finding", "Identity", "Severity", "Verdict"]
 
@@ -47,7 +47,8 @@ class Actor:
     """Who did a step: the task that was current on the CPU, and when (CLOCK_MONOTONIC ns).
 
     ``context`` is "task", "softirq" (the current task is a bystander) or "unknown".
-    ``stack`` holds the frames, innermost first, as "symbol+0x10 [module]" or bare addresses; it may be empty.
+    ``stack`` holds the frames, innermost first, as "symbol+0x10 [module]" or bare addresses; it
+    may be empty.
     """
 
     ns: int
@@ -89,12 +90,12 @@ class Finding:
     identity: Identity
     realtime_us: int
     summary: str
-    first: Optional[Actor] = None
-    second: Optional[Actor] = None
-    evicted_by: Optional[Actor] = None
-    unlinked_by: Optional[Actor] = None
+    first: Actor | None = None
+    second: Actor | None = None
+    evicted_by: Actor | None = None
+    unlinked_by: Actor | None = None
     name: str = ""
-    nlink: Optional[int] = None
+    nlink: int | None = None
     reclaim: str = ""
     call_site: int = 0
     witness: str = ""

@@ -1,4 +1,6 @@
-"""Repetitions become a count, and a flood becomes a trickle: nothing is dropped without being counted."""
+"""Repetitions become a count, and a flood becomes a trickle: nothing is dropped without being
+counted.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ _Key = tuple[str, int, int, int, bool]
 class Folder:
     """Decides which findings are written.
 
-    ``fold_seconds``: the same finding again within that time is only counted.  ``per_minute``: more than
-    that are only counted, too.  Bounded: at most ``capacity`` findings are remembered.
+    ``fold_seconds``: the same finding again within that time is only counted.  ``per_minute``:
+    more than that are only counted, too.  Bounded: at most ``capacity`` findings are remembered.
     """
 
     def __init__(self, fold_seconds: float, per_minute: int, capacity: int = 1024) -> None:
@@ -27,7 +29,9 @@ class Folder:
         self.limited = 0
 
     def admit(self, finding: Finding, now: float) -> tuple[bool, int]:
-        """(write it?, how many like it were folded since the last one written); ``now`` in seconds."""
+        """(write it?, how many like it were folded since the last one written); ``now`` in
+        seconds.
+        """
         identity = finding.identity
         key = (
             finding.verdict.value,

@@ -1,7 +1,7 @@
 """The life of an inode object as a table: what each step does in each state.
 
-The state machine itself runs in the kernel (probes/); this is the same table for people, for the canary
-and for the model-based test that drives both through the same histories and compares.
+The state machine itself runs in the kernel (probes/); this is the same table for people, for the
+canary and for the model-based test that drives both through the same histories and compares.
 
 ``ABSENT`` means alive (or never seen): only dying and dead objects are remembered.
 """
@@ -9,7 +9,7 @@ and for the model-based test that drives both through the same histories and com
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from ebpfwatch.events.wire import State
 from ebpfwatch.verdicts.finding import Verdict
@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
     """The next state, the verdict if this should not have happened, and what was counted."""
 
     state: State
-    verdict: Optional[Verdict] = None
+    verdict: Verdict | None = None
     counted: str = ""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-from typing import Optional
 
 __all__ = ["LossHistory"]
 
@@ -31,7 +30,7 @@ class LossHistory:
         """How many runs of the role were lost since then, as far as is known."""
         if not self._history:
             return 0
-        before: Optional[int] = None
+        before: int | None = None
         for ns, totals in self._history:
             if ns > since_ns:
                 break

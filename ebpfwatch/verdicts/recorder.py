@@ -1,4 +1,4 @@
-"""The flight recorder: the last minutes of the machine, in lines, for the finding that needs them."""
+"""The flight recorder: the machine's last minutes, in lines, for the finding that needs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ class Recorder:
         self._lines.append((ns, line))
 
     def before(self, ns: int, window_ns: int = 30_000_000_000, most: int = 20) -> tuple[str, ...]:
-        """The last lines up to ``window_ns`` before that moment, oldest first, with their distance."""
+        """The last lines up to ``window_ns`` before that moment, oldest first, with their
+        distance.
+        """
         lines = [
             f"{(ns - when) / 1e9:+.3f} s before: {line}".replace("+", "")
             for when, line in self._lines

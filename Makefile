@@ -1,0 +1,53 @@
+# The contributor's manual. Two commands matter: `sudo make run` and `sudo make test`.
+PYTHON  := /usr/bin/python3
+VENV    := .venv
+RUN     := $(VENV)/bin/python3
+CONFIG  := config.example.yaml
+STORM   := 1000000
+
+RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev python3-venv python3-systemd python3-yaml \
+                 python3-prometheus-client
+TEST_PACKAGES := $(RUN_PACKAGES) gcc libc6-dev e2fsprogs mount util-linux bpftool prometheus curl \
+                 systemd
+
+.PHONY: run test unit live lint golden bench install-run install-test clean
+
+run: install-run  ## install what the daemon needs and follow the kernel in the foreground
+	$(RUN) -m ebpfwatch run --config $(CONFIG)
+
+test: install-test lint unit live  ## everything that CI runs
+
+lint:  ## style and types
+	$(VENV)/bin/ruff format --check ebpfwatch tests
+	$(VENV)/bin/ruff check ebpfwatch tests
+	$(VENV)/bin/mypy
+
+unit:  ## no root, no BCC
+	$(RUN) -m pytest tests/unit
+
+live:  ## as root, on the running kernel
+	EBPFWATCH_STORM=$(STORM) $(RUN) -m pytest tests/live
+
+golden:  ## rewrite tests/golden from the present output
+	EBPFWATCH_GOLDEN=1 $(RUN) -m pytest -q tests/unit/test_metrics.py
+
+bench:  ## cost of detection, side by side
+	$(RUN) -m tests.bench.storm
+
+install-run: $(VENV)/.run
+install-test: $(VENV)/.test
+
+# A venv over the system Python, because bcc comes with that one.
+$(VENV)/.run: Makefile
+	sh deploy/install-packages.sh $(RUN_PACKAGES)
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	touch $@
+
+$(VENV)/.test: $(VENV)/.run pyproject.toml
+	sh deploy/install-packages.sh $(TEST_PACKAGES)
+	$(RUN) -m pip install --quiet --disable-pip-version-check \
+	    'hypothesis>=6.100,<7' 'mypy>=1.11,<3' 'pytest>=8,<10' 'ruff>=0.6,<1' types-PyYAML
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
