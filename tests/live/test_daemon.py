@@ -1,0 +1,173 @@
+"""The daemon as a user meets it: start, prove, find, reload, stop, and being killed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import statistics
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from ebpfwatch.commands.selftest import double_free, open_testbed
+from ebpfwatch.lock import running_daemon
+from ebpfwatch.sinks import store
+from tests.live.conftest import DaemonProcess, command, loaded_programs, start_daemon
+
+
+def test_it_says_what_it_took_and_is_soon_ready(daemon: DaemonProcess) -> None:
+    """Rung and reason of each role, memory, /metrics; ready within 2 s of process start."""
+    log = daemon.log.read_text()
+    for role in ("alloc", "unlink", "evict", "destroy", "rcu_free", "any_free", "reclaim"):
+        assert re.search(rf"hook {role}: \S+", log), role
+    assert re.search(r"kernel memory: \d+\.\d MiB", log)
+    assert "/metrics" in log
+    assert daemon.ready_seconds < 2.0, log
+
+
+def test_the_canary_proves_the_hooks(daemon: DaemonProcess) -> None:
+    """Within seconds of the start each attached hook is 1; reclaim stays NaN or becomes 1."""
+    deadline = time.monotonic() + 10
+    while True:
+        metrics = daemon.settled_metrics()
+        alive = {
+            role: metrics[f'ebpfwatch_hook_alive{{hook="{role}"}}']
+            for role in ("alloc", "unlink", "evict", "rcu_free", "any_free")
+        }
+        if all(value == 1 for value in alive.values()) or time.monotonic() > deadline:
+            break
+    assert set(alive.values()) == {1.0}, alive
+    assert metrics['ebpfwatch_hook_alive{hook="reclaim"}'] != 0
+    proven = {n: v for n, v in metrics.items() if n.startswith("ebpfwatch_canary_last_success")}
+    assert proven and all(value > 0 for value in proven.values())
+
+
+def test_reclaim_proves_its_hook(daemon: DaemonProcess, ext4: Path) -> None:
+    """A shrinker that runs turns the reclaim hook from unproven to alive."""
+    (ext4 / "to-be-dropped").touch()
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("2")
+    time.sleep(6)
+    assert daemon.settled_metrics()['ebpfwatch_hook_alive{hook="reclaim"}'] == 1
+    (ext4 / "to-be-dropped").unlink()
+
+
+def test_selftest_reaches_every_sink(daemon: DaemonProcess) -> None:
+    """`ebpfwatch selftest` is found at files, stdout and metrics, marked as a test; report has it."""
+    outcome = command("selftest", run_directory=daemon.run_directory)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert "OK   report" in outcome.stdout and "OK   metrics" in outcome.stdout
+    body = next(store.read_all(daemon.state))
+    assert (body["verdict"], body["test"]) == ("double_free", True)
+    assert body["confidence"] in ("confirmed", "probable")
+    real = command("report", "--state-directory", daemon.state)
+    assert real.stdout == "no findings\n"
+    shown = command("report", "--tests", "--state-directory", daemon.state, body["id"])
+    assert "freed a second time" in shown.stdout
+    listed = command("report", "--tests", "--json", "--state-directory", daemon.state)
+    assert [json.loads(line)["id"] for line in listed.stdout.splitlines()] == [body["id"]]
+    if not Path("/run/systemd/journal/socket").exists():
+        assert json.loads(daemon.out.read_text().splitlines()[0])["id"] == body["id"]
+        assert "no journald" in daemon.log.read_text()
+
+
+def test_a_proven_double_free_is_confirmed(daemon: DaemonProcess) -> None:
+    """Once the canary has flown, the verdict has no doubt left, and names its evidence."""
+    daemon.wait_log("ready after")
+    time.sleep(2)
+    assert command("selftest", run_directory=daemon.run_directory).returncode == 0
+    body = next(store.read_all(daemon.state))
+    assert body["confidence"] == "confirmed", body["reasons"]
+    assert any("not allocated since" in reason for reason in body["reasons"])
+    assert body["name"] == "ebpfwatch-selftest"
+    assert body["first"]["pid"] == body["second"]["pid"]
+
+
+def test_event_to_sink_takes_less_than_50_ms(daemon: DaemonProcess) -> None:
+    """Median from the second free in the kernel to the finding on disk, 21 times."""
+    bed = open_testbed(running_daemon(daemon.run_directory))
+    delays = []
+    for number in range(21):
+        bed.inode.ino = 1000 + number
+        began = double_free(bed)
+        while not list((daemon.state / "findings").glob(f"*-{number + 1:04x}.json")):
+            assert time.monotonic_ns() - began < 5e9
+        delays.append((time.monotonic_ns() - began) / 1e6)
+    assert statistics.median(delays) < 50, delays
+
+
+def test_a_second_daemon_says_who_holds_the_machine(daemon: DaemonProcess) -> None:
+    """Exit 75 and the pid of the first."""
+    second = command("run", "--config", daemon.config, run_directory=daemon.run_directory)
+    assert second.returncode == 75
+    assert f"pid {daemon.process.pid}" in second.stderr
+    assert second.stderr.count("\n") == 1
+
+
+def test_kill_9_leaves_nothing_loaded(tmp_path: Path, ext4: Path) -> None:
+    """The links live in the fds: no daemon, no programs."""
+    before = loaded_programs()
+    daemon = start_daemon(tmp_path)
+    assert "ext4_evict_inode"[:15] in {name[:15] for name in loaded_programs()}
+    daemon.process.send_signal(signal.SIGKILL)
+    daemon.process.wait()
+    deadline = time.monotonic() + 5
+    while loaded_programs() != before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert loaded_programs() == before
+    again = start_daemon(tmp_path)
+    assert again.stop() == 0
+
+
+def test_reload_applies_a_good_file_and_refuses_a_bad_one(daemon: DaemonProcess) -> None:
+    """SIGHUP: the new values, or the old ones and the reason."""
+    good = daemon.config.read_text()
+    daemon.config.write_text(good.replace("fold_seconds: 60", "fold_second: 60"))
+    daemon.process.send_signal(signal.SIGHUP)
+    log = daemon.wait_log("keeping the old configuration")
+    assert "did you mean findings.fold_seconds?" in log
+    daemon.config.write_text(good.replace("table_slots: 32768", "table_slots: 1024"))
+    daemon.process.send_signal(signal.SIGHUP)
+    log = daemon.wait_log("kernel.table_slots has changed")
+    daemon.wait_log("again")
+
+
+def test_the_page_and_the_health_checks_answer(daemon: DaemonProcess) -> None:
+    """/ shows the hooks, /-/ready and /-/healthy say so, everything else is 404."""
+    with urllib.request.urlopen(f"{daemon.url}/") as answer:
+        page = answer.read().decode()
+    assert "any_free" in page and "None since the start" in page
+    for path in ("/-/ready", "/-/healthy"):
+        with urllib.request.urlopen(daemon.url + path) as answer:
+            assert answer.status == 200
+    with pytest.raises(urllib.error.HTTPError) as missing:
+        urllib.request.urlopen(f"{daemon.url}/nothing")
+    missing.value.close()
+    assert missing.value.code == 404
+
+
+def test_watermarks_are_those_of_zoneinfo(daemon: DaemonProcess) -> None:
+    """min, low, high and managed, to the byte."""
+    metrics = daemon.metrics()
+    page = os.sysconf("SC_PAGE_SIZE")
+    zones = re.findall(
+        r"Node (\d+), zone\s+(\S+)\n(?:.*\n)*?\s+min\s+(\d+)\n\s+low\s+(\d+)\n\s+high\s+(\d+)\n"
+        r"(?:.*\n)*?\s+managed\s+(\d+)",
+        Path("/proc/zoneinfo").read_text(),
+    )
+    checked = 0
+    for node, zone, *pages in zones:
+        if pages[3] == "0":
+            continue
+        for name, value in zip(("min", "low", "high", "managed"), pages):
+            series = f'ebpfwatch_zone_{name}_bytes{{node="{node}",zone="{zone}"}}'
+            assert metrics[series] == int(value) * page
+            checked += 1
+    assert checked
+    assert not math.isnan(metrics["ebpfwatch_resident_memory_bytes"])
