@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ebpfwatch.events.wire import State
 from ebpfwatch.verdicts.finding import Verdict
 
-__all__ = ["TRANSITIONS", "Outcome", "Step", "Testimony", "step"]
+__all__ = ["TRANSITIONS", "Outcome", "Step", "Witness", "step"]
 
 
 class Step(enum.Enum):
@@ -26,7 +26,7 @@ class Step(enum.Enum):
     FREE = "free"
 
 
-class Testimony(enum.Enum):
+class Witness(enum.Enum):
     """What the object says of itself (probes/inode.h): its i_state, and its superblock's list."""
 
     DEAD = "dead"  #: I_CLEAR: this life was evicted
@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
 
 _A, _E, _Q, _F = State.ABSENT, State.EVICTING, State.QUEUED, State.FREED
 
-#: (state, step) where the object's testimony does not matter.
+#: (state, step) where the object's witness does not matter.
 TRANSITIONS: dict[tuple[State, Step], Outcome] = {
     (_A, Step.ALLOC): Outcome(_A),
     (_E, Step.ALLOC): Outcome(_A, counted="free_missed"),
@@ -61,21 +61,21 @@ TRANSITIONS: dict[tuple[State, Step], Outcome] = {
     (_Q, Step.FREE): Outcome(_F, counted="free"),
 }
 
-#: (state, step, testimony) where only the object knows.
-TESTIFIED: dict[tuple[State, Step, Testimony], Outcome] = {
-    (_A, Step.DESTROY, Testimony.DEAD): Outcome(_A, counted="destroy"),
-    (_A, Step.DESTROY, Testimony.UNBORN): Outcome(_A, counted="destroy"),
-    (_A, Step.DESTROY, Testimony.ALIVE): Outcome(_A, Verdict.FREE_WHILE_ALIVE, "destroy"),
-    (_A, Step.FREE, Testimony.DEAD): Outcome(_F, counted="free_unmatched"),
-    (_A, Step.FREE, Testimony.UNBORN): Outcome(_F, counted="free_aborted"),
-    (_A, Step.FREE, Testimony.ALIVE): Outcome(_F, Verdict.FREE_WHILE_ALIVE),
-    (_F, Step.FREE, Testimony.DEAD): Outcome(_F, Verdict.DOUBLE_FREE),
-    (_F, Step.FREE, Testimony.UNBORN): Outcome(_F, Verdict.DOUBLE_FREE),
-    (_F, Step.FREE, Testimony.ALIVE): Outcome(_F, Verdict.FREE_WHILE_ALIVE),
+#: (state, step, witness) where only the object knows.
+TESTIFIED: dict[tuple[State, Step, Witness], Outcome] = {
+    (_A, Step.DESTROY, Witness.DEAD): Outcome(_A, counted="destroy"),
+    (_A, Step.DESTROY, Witness.UNBORN): Outcome(_A, counted="destroy"),
+    (_A, Step.DESTROY, Witness.ALIVE): Outcome(_A, Verdict.FREE_WHILE_ALIVE, "destroy"),
+    (_A, Step.FREE, Witness.DEAD): Outcome(_F, counted="free_unmatched"),
+    (_A, Step.FREE, Witness.UNBORN): Outcome(_F, counted="free_aborted"),
+    (_A, Step.FREE, Witness.ALIVE): Outcome(_F, Verdict.FREE_WHILE_ALIVE),
+    (_F, Step.FREE, Witness.DEAD): Outcome(_F, Verdict.DOUBLE_FREE),
+    (_F, Step.FREE, Witness.UNBORN): Outcome(_F, Verdict.DOUBLE_FREE),
+    (_F, Step.FREE, Witness.ALIVE): Outcome(_F, Verdict.FREE_WHILE_ALIVE),
 }
 
 
-def step(state: State, what: Step, testimony: Testimony) -> Outcome:
-    """What the step does; total over all states, steps and testimonies."""
+def step(state: State, what: Step, witness: Witness) -> Outcome:
+    """What the step does; total over all states, steps and witnesses."""
     outcome = TRANSITIONS.get((state, what))
-    return TESTIFIED[state, what, testimony] if outcome is None else outcome
+    return TESTIFIED[state, what, witness] if outcome is None else outcome

@@ -1,0 +1,113 @@
+"""What the machine or the user gets wrong: one clear line, its own exit code, nothing left loaded."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.live.conftest import ROOT, loaded_programs, write_config
+
+RUN = [sys.executable, "-m", "ebpfwatch", "run", "--config"]
+
+
+def refuse(words: list[object], directory: Path) -> tuple[int, str]:
+    """Run a command that must fail: its exit code and the one line it says."""
+    before = loaded_programs()
+    done = subprocess.run(
+        [str(word) for word in words],
+        cwd=ROOT,
+        env={**os.environ, "RUNTIME_DIRECTORY": str(directory / "run")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    said = [line for line in done.stderr.splitlines() if "no journald" not in line]
+    assert len(said) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert loaded_programs() == before
+    return done.returncode, said[0]
+
+
+def test_not_root(tmp_path: Path) -> None:
+    """Exit 77."""
+    tmp_path.chmod(0o755)
+    config = write_config(tmp_path)
+    setpriv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    code, line = refuse([*setpriv, "/usr/bin/python3", *RUN[1:], config], Path("/run"))
+    assert code == 77, line
+    assert "root" in line
+
+
+def test_check_not_root() -> None:
+    """`check` says which capability it misses."""
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--clear-groups", "/usr/bin/python3", "-m", "ebpfwatch", "check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 77
+    assert "CAP_BPF" in done.stderr
+
+
+def test_no_btf(tmp_path: Path) -> None:
+    """Exit 69; the directory really is empty, in a mount namespace of its own."""
+    config = write_config(tmp_path)
+    script = 'mount -t tmpfs none /sys/kernel/btf && exec "$@"'
+    code, line = refuse(["unshare", "-m", "sh", "-c", script, "-", *RUN, config], tmp_path)
+    assert code == 69, line
+    assert "BTF" in line
+
+
+def test_no_raw_tracepoints(tmp_path: Path) -> None:
+    """Exit 69, naming the role that has no rung; seccomp plays the older kernel."""
+    deny = tmp_path / "deny"
+    subprocess.run(["gcc", "-o", deny, ROOT / "tests/live/deny_raw_tracepoints.c"], check=True)
+    code, line = refuse([deny, *RUN, write_config(tmp_path)], tmp_path)
+    assert code == 69, line
+    assert "no way to hook evict" in line and "Invalid argument" in line
+
+
+def test_bad_config(tmp_path: Path) -> None:
+    """Exit 78 with file, line, key and the nearest valid one."""
+    config = write_config(tmp_path)
+    config.write_text(config.read_text().replace("table_slots", "table_slot"))
+    number = next(
+        n for n, line in enumerate(config.read_text().splitlines(), 1) if "table_slot:" in line
+    )
+    code, line = refuse([*RUN, config], tmp_path)
+    assert code == 78
+    assert f"{config}:{number}: unknown key kernel.table_slot" in line
+    assert "did you mean kernel.table_slots?" in line
+
+
+def test_port_taken(tmp_path: Path) -> None:
+    """Exit 71 naming the address, before anything is loaded."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        code, line = refuse([*RUN, write_config(tmp_path, listen=address)], tmp_path)
+    assert code == 71
+    assert address in line and "in use" in line
+
+
+def test_read_only_state_directory(tmp_path: Path) -> None:
+    """Exit 73; really read-only, by a mount."""
+    state = tmp_path / "state"
+    state.mkdir()
+    config = write_config(tmp_path)
+    script = 'mount -t tmpfs -o ro none "$0" && exec "$@"'
+    code, line = refuse(["unshare", "-m", "sh", "-c", script, state, *RUN, config], tmp_path)
+    assert code == 73, line
+    assert "Read-only" in line and str(state) in line
+
+
+def test_selftest_without_a_daemon(tmp_path: Path) -> None:
+    """Exit 69."""
+    code, line = refuse([sys.executable, "-m", "ebpfwatch", "selftest"], tmp_path)
+    assert code == 69
+    assert "no ebpfwatch daemon is running" in line
