@@ -14,7 +14,8 @@ static __always_inline void on_unlink_enter(void *ctx, u64 parent, u64 dentry)
 	u32 pid = bpf_get_current_pid_tgid();
 	struct settings *config = get_settings();
 	struct note *note;
-	u64 inode = 0, name = 0;
+	u64 inode = 0, name = 0, ino = 0;
+	u32 generation = 0;
 
 	count(COUNTER_UNLINK, 1);
 	if (READ(inode, dentry + OFF_D_INODE) || !inode)
@@ -22,19 +23,23 @@ static __always_inline void on_unlink_enter(void *ctx, u64 parent, u64 dentry)
 	note = note_of(inode);
 	if (!note)
 		return;
-	if (note->inode == inode && note->flags & NOTE_IN_FLIGHT && note->actor.pid != pid) {
+	READ(ino, inode + OFF_I_INO);
+	READ(generation, inode + OFF_I_GENERATION);
+	/* The same inode, not only the same address: a former life's note may be left there. */
+	if (note->inode == inode && note->ino == ino && note->generation == generation &&
+	    note->flags & NOTE_IN_FLIGHT && note->actor.pid != pid) {
 		struct suspicion why = {};
 
 		why.object = object_of(inode);
 		why.verdict = VERDICT_CONCURRENT_UNLINK;
-		READ(why.ino, inode + OFF_I_INO);
-		READ(why.generation, inode + OFF_I_GENERATION);
+		why.ino = ino;
+		why.generation = generation;
 		why.dev = read_dev(inode);
 		report(ctx, HOOK_UNLINK, ns, &why, NULL);
 	}
 	note->inode = 0;
-	READ(note->ino, inode + OFF_I_INO);
-	READ(note->generation, inode + OFF_I_GENERATION);
+	note->ino = ino;
+	note->generation = generation;
 	READ(note->parent_ino, parent + OFF_I_INO);
 	READ(name, dentry + OFF_D_NAME);
 	if (bpf_probe_read_kernel_str(note->name, sizeof(note->name), (void *)name) < 0)

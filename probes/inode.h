@@ -33,22 +33,3 @@ static __always_inline u32 read_dev(u64 inode)
 	READ(dev, super + OFF_S_DEV);
 	return dev;
 }
-
-/* The flags WITNESS_*, and the raw fields they were read from. */
-static __always_inline u32 read_witness(u64 inode, u64 *state, u32 *count)
-{
-	u64 next = 0;
-	u32 state32 = 0;
-	u32 flags = WITNESS_READ;
-
-	if (READ(state32, inode + OFF_I_STATE))
-		return 0;
-	READ(*count, inode + OFF_I_COUNT);
-	READ(next, inode + OFF_I_SB_LIST);
-	*state = state32;
-	if ((state32 & DEAD_STATE) == DEAD_STATE)
-		flags |= WITNESS_CLEAR;
-	if (next != inode + OFF_I_SB_LIST)
-		flags |= WITNESS_PUBLISHED;
-	return flags;
-}

@@ -21,8 +21,8 @@ class LossHistory:
 
     def record(self, ns: int, totals: dict[str, int]) -> None:
         """Remember the totals (since loading) at this CLOCK_MONOTONIC time."""
-        if self._history and self._history[-1][1] == totals and len(self._history) > 1:
-            # Nothing new: stretch the last span instead of filling the history.
+        if len(self._history) > 1 and self._history[-1][1] == self._history[-2][1] == totals:
+            # Nothing new: keep where the span began, and stretch its end.
             self._history.pop()
         self._history.append((ns, dict(totals)))
 

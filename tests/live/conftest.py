@@ -150,9 +150,7 @@ def start_daemon(directory: Path, **changes: str) -> DaemonProcess:
             stdout=stdout,
             stderr=stderr,
         )
-    daemon = DaemonProcess(
-        process, run_directory, directory / "state", config, log, out, "", 0.0
-    )
+    daemon = DaemonProcess(process, run_directory, directory / "state", config, log, out, "", 0.0)
     deadline = began + 30
     while "ready after" not in log.read_text():
         assert process.poll() is None, log.read_text()

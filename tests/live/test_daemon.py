@@ -59,7 +59,7 @@ def test_reclaim_proves_its_hook(daemon: DaemonProcess, ext4: Path) -> None:
 
 
 def test_selftest_reaches_every_sink(daemon: DaemonProcess) -> None:
-    """`ebpfwatch selftest` is found at files, stdout and metrics, marked as a test; report has it."""
+    """`ebpfwatch selftest` reaches files, stdout, metrics and report, marked as a test."""
     outcome = command("selftest", run_directory=daemon.run_directory)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     assert "OK   report" in outcome.stdout and "OK   metrics" in outcome.stdout

@@ -44,7 +44,7 @@ def verdicts(session: Session, address: int) -> list[VerdictEvent]:
     return [e for e in events if isinstance(e, VerdictEvent) and e.object == address]
 
 
-def testify(bed: Testbed, witness: Witness) -> None:
+def make_it_say(bed: Testbed, witness: Witness) -> None:
     """Make the object's memory say this."""
     bed.inode.published = witness is Witness.ALIVE
     bed.inode.state = bed._dead if witness is Witness.DEAD else 0
@@ -71,7 +71,7 @@ def test_the_kernel_does_what_the_table_says(
     verdicts(session, bed.object)
     for what, witness in history:
         before = session.counters()
-        testify(bed, witness)
+        make_it_say(bed, witness)
         expected = step(state, what, witness)
         if what is Step.ALLOC:
             bed.alloc()
@@ -170,6 +170,7 @@ def test_hostile_names_arrive_whole(session: Session, bed: Testbed) -> None:
     bed.alloc()
     bed.publish()
     bed.inode.name = b"a\n\x1b[31m\xff"
+    bed.inode.ino += 1  # another inode than the one left in flight above, at the same address
     bed.unlink_enter()
     bed.unlink_exit()
     bed.evict()

@@ -1,4 +1,4 @@
-"""What the machine or the user gets wrong: one clear line, its own exit code, nothing left loaded."""
+"""What machine or user gets wrong: one clear line, its own exit code, nothing left loaded."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ def refuse(words: list[object], directory: Path) -> tuple[int, str]:
     said = [line for line in done.stderr.splitlines() if "no journald" not in line]
     assert len(said) == 1, done.stderr
     assert "Traceback" not in done.stderr
-    assert loaded_programs() == before
+    assert loaded_programs() <= before
     return done.returncode, said[0]
 
 
-def test_not_root(tmp_path: Path) -> None:
+def test_not_root() -> None:
     """Exit 77."""
-    tmp_path.chmod(0o755)
-    config = write_config(tmp_path)
+    config = ROOT / "config.example.yaml"
     setpriv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     code, line = refuse([*setpriv, "/usr/bin/python3", *RUN[1:], config], Path("/run"))
     assert code == 77, line
@@ -44,7 +43,15 @@ def test_not_root(tmp_path: Path) -> None:
 def test_check_not_root() -> None:
     """`check` says which capability it misses."""
     done = subprocess.run(
-        ["setpriv", "--reuid=65534", "--clear-groups", "/usr/bin/python3", "-m", "ebpfwatch", "check"],
+        [
+            "setpriv",
+            "--reuid=65534",
+            "--clear-groups",
+            "/usr/bin/python3",
+            "-m",
+            "ebpfwatch",
+            "check",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

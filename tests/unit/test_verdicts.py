@@ -1,0 +1,266 @@
+"""Judging, folding, losses, the recorder, the canary: pure, so tested with nothing but values."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+
+from ebpfwatch.canary import Canary, Run
+from ebpfwatch.events.wire import (
+    Flag,
+    Hook,
+    KernelVerdict,
+    LifeFlag,
+    LifeSeen,
+    State,
+    StepEvent,
+    VerdictEvent,
+    Who,
+)
+from ebpfwatch.verdicts.correlator import FORGED_BY, Knowledge, judge
+from ebpfwatch.verdicts.finding import Confidence, Finding, Severity, Verdict
+from ebpfwatch.verdicts.folding import Folder
+from ebpfwatch.verdicts.lifecycle import TESTIFIED, TRANSITIONS, Step, Witness, step
+from ebpfwatch.verdicts.losses import LossHistory
+from ebpfwatch.verdicts.recorder import Recorder
+
+RM = Who(1_000, 11, 11, 0, "rm")
+KSOFTIRQD = Who(2_000_000, 12, 12, 1, "ksoftirqd/1")
+NOBODY = Who(0, 0, 0, 0, "")
+
+LIFE = LifeSeen(42, 7, 8 << 20, State.FREED, LifeFlag(0), 0, 1, RM, NOBODY, KSOFTIRQD)
+EVENT = VerdictEvent(
+    ns=5_000_000,
+    cpu=1,
+    verdict=KernelVerdict.DOUBLE_FREE,
+    hook=Hook.ANY_FREE,
+    flags=Flag.LIFE_VALID | Flag.WITNESS_READ | Flag.WITNESS_CLEAR | Flag.WITNESS_IDENTITY,
+    object=0xFFFF0000,
+    call_site=0xC0DE,
+    ino=42,
+    generation=7,
+    dev=8 << 20,
+    state=0x60,
+    count=0,
+    reclaim_pid=0,
+    life=LIFE,
+    who=Who(5_000_000, 13, 13, 1, "browser"),
+    unlinked=RM,
+    unlink_in_flight=False,
+    name="victim",
+    stack=(0xC0DE,),
+)
+
+ALL = ("alloc", "unlink", "evict", "destroy", "rcu_free", "any_free", "reclaim")
+HEALTHY = Knowledge(
+    attached=frozenset(ALL),
+    alive=dict.fromkeys(ALL, True),
+    lost=lambda role, since: 0,
+    symbol=lambda address: "evil_free+0x10 [evil]" if address == 0xC0DE else "",
+    realtime_offset_ns=1_700_000_000_000_000_000,
+    test_object=lambda address: False,
+)
+
+
+def judged(event: VerdictEvent = EVENT, knowledge: Knowledge = HEALTHY) -> Finding:
+    """The finding, which must be one."""
+    finding = judge(event, knowledge, 1)
+    assert finding is not None
+    return finding
+
+
+def test_the_table_is_total() -> None:
+    """Every state, step and witness has exactly one outcome, and leads to a state."""
+    for state, what, witness in itertools.product(State, Step, Witness):
+        assert isinstance(step(state, what, witness).state, State)
+        assert ((state, what) in TRANSITIONS) != ((state, what, witness) in TESTIFIED)
+
+
+def test_no_legal_life_is_a_verdict() -> None:
+    """Born, evicted, queued, freed, reused, with and without the destroy hook."""
+    for order in (
+        [Step.EVICT, Step.DESTROY, Step.FREE, Step.ALLOC],
+        [Step.EVICT, Step.FREE, Step.ALLOC],
+    ):
+        state = State.ABSENT
+        for what in order:
+            outcome = step(state, what, Witness.DEAD)
+            assert outcome.verdict is None
+            state = outcome.state
+        assert state is State.ABSENT
+
+
+def test_a_clean_double_free_is_confirmed_and_critical() -> None:
+    """Who first, who second, which inode, where from."""
+    finding = judged()
+    assert (finding.confidence, finding.severity) == (Confidence.CONFIRMED, Severity.CRIT)
+    assert finding.first is not None and finding.first.comm == "ksoftirqd/1"
+    assert finding.second is not None and finding.second.comm == "browser"
+    assert finding.second.stack == ("evil_free+0x10 [evil]",)
+    assert finding.evicted_by is not None and finding.evicted_by.comm == "rm"
+    assert (finding.identity.ino, finding.identity.dev_major) == (42, 8)
+    assert finding.name == "victim"
+    assert Finding.from_json(finding.to_json()) == finding
+
+
+DOUBTS = {
+    "torn entry": (
+        {"flags": EVENT.flags | Flag.SEAL_BROKEN},
+        {},
+        Confidence.UNDECIDABLE,
+        "two CPUs wrote",
+    ),
+    "object says alive": (
+        {"flags": EVENT.flags & ~Flag.WITNESS_CLEAR},
+        {},
+        Confidence.PROBABLE,
+        "does not say that it is dead",
+    ),
+    "unreadable": (
+        {"flags": Flag.LIFE_VALID | Flag.WITNESS_CLEAR},
+        {},
+        Confidence.PROBABLE,
+        "could not be read",
+    ),
+    "another inode": ({"ino": 43}, {}, Confidence.PROBABLE, "was inode 42 generation 7"),
+    "hooks silent": (
+        {},
+        {"alive": {**dict.fromkeys(ALL, True), "alloc": False, "evict": False}},
+        Confidence.UNDECIDABLE,
+        "silent when the canary tried it",
+    ),
+    "hooks unproven": (
+        {},
+        {"alive": dict.fromkeys(ALL)},
+        Confidence.PROBABLE,
+        "not been proven alive",
+    ),
+    "no alloc hook and skipped evictions": (
+        {},
+        {"attached": frozenset(ALL) - {"alloc"}, "lost": lambda role, since: 3},
+        Confidence.PROBABLE,
+        "3 runs of the hook evict were skipped",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DOUBTS)
+def test_each_doubt_lowers_the_confidence(name: str) -> None:
+    """And says why."""
+    event, knowledge, confidence, reason = DOUBTS[name]
+    finding = judged(
+        dataclasses.replace(EVENT, **event),  # type: ignore[arg-type]
+        dataclasses.replace(HEALTHY, **knowledge),  # type: ignore[arg-type]
+    )
+    assert finding.confidence is confidence
+    assert any(reason in text for text in finding.reasons), finding.reasons
+
+
+def test_one_blind_hook_alone_does_not_forge_a_double_free() -> None:
+    """A missed allocation is repaired at the next eviction: both must be missed."""
+    blind = dataclasses.replace(HEALTHY, attached=frozenset(ALL) - {"alloc"})
+    assert judged(knowledge=blind).confidence is Confidence.CONFIRMED
+
+
+def test_every_verdict_says_what_could_forge_it() -> None:
+    """No verdict is left out of the table, and none passes without a judgement."""
+    assert set(FORGED_BY) == set(Verdict)
+    for kind in KernelVerdict:
+        if kind is KernelVerdict.NONE:
+            assert judge(dataclasses.replace(EVENT, verdict=kind), HEALTHY, 1) is None
+        else:
+            assert judged(dataclasses.replace(EVENT, verdict=kind)).verdict.value
+
+
+def test_context_is_no_alarm() -> None:
+    """concurrent_unlink is a notice, a reclaim candidate a warning and never confirmed."""
+    unlink = judged(dataclasses.replace(EVENT, verdict=KernelVerdict.CONCURRENT_UNLINK))
+    assert unlink.severity is Severity.NOTICE
+    reclaim = judged(dataclasses.replace(EVENT, verdict=KernelVerdict.FREED_IN_RECLAIM))
+    assert (reclaim.severity, reclaim.confidence) == (Severity.WARNING, Confidence.PROBABLE)
+
+
+def test_repetitions_are_counted_not_written() -> None:
+    """Once, then a count that the next one carries; other findings are not held up."""
+    folder = Folder(fold_seconds=60, per_minute=100)
+    assert folder.admit(judged(), 0.0) == (True, 0)
+    assert folder.admit(judged(), 1.0) == (False, 0)
+    assert folder.admit(judged(dataclasses.replace(EVENT, ino=43)), 1.0) == (True, 0)
+    assert folder.admit(judged(), 61.0) == (True, 1)
+
+
+def test_a_flood_is_limited_and_counted() -> None:
+    """So many a minute; the rest is a number."""
+    folder = Folder(fold_seconds=0, per_minute=3)
+    written = [
+        folder.admit(judged(dataclasses.replace(EVENT, ino=n)), n / 10)[0] for n in range(10)
+    ]
+    assert written == [True] * 3 + [False] * 7
+    assert folder.limited == 7
+    assert folder.admit(judged(), 61.0)[0]
+
+
+def test_losses_are_asked_by_window() -> None:
+    """What was lost before the window does not count; older than the history counts all."""
+    history = LossHistory(capacity=3)
+    history.record(10, {"evict": 1})
+    history.record(20, {"evict": 5})
+    assert history.lost("evict", 10) == 4
+    assert history.lost("evict", 25) == 0
+    assert history.lost("evict", 5) == 5
+    history.record(30, {"evict": 5})
+    history.record(40, {"evict": 9})
+    assert history.lost("evict", 20) == 4
+    assert history.lost("other", 0) == 0
+
+
+def test_the_recorder_keeps_the_last_lines_with_their_distance() -> None:
+    """Oldest first, nothing from outside the window, nothing from the future."""
+    recorder = Recorder(capacity=2)
+    for ns, line in ((1, "gone"), (10_000_000_000, "old"), (39_000_000_000, "near")):
+        recorder.note(ns, line)
+    assert recorder.before(40_000_000_000) == ("30.000 s before: old", "1.000 s before: near")
+    assert recorder.before(20_000_000_000) == ("10.000 s before: old",)
+
+
+def canary_step(hook: Hook, ns: int = 5, ino: int = 9, leaving: bool = False) -> StepEvent:
+    """A step of the canary's file."""
+    return StepEvent(ns, hook, leaving, 0xAB, ino, 1, 8 << 20, RM)
+
+
+def flying(roles: set[str]) -> tuple[Canary, Run]:
+    """A canary whose file was created and deleted at 1 ns."""
+    canary = Canary(frozenset(roles))
+    run = Run("/", dev=(8, 0), ino=9, started_ns=1)
+    canary._pending.append(run)
+    return canary, run
+
+
+def test_a_whole_life_proves_the_hooks() -> None:
+    """In order, with the strict hook standing in for the RCU callback."""
+    canary, run = flying({"alloc", "unlink", "evict", "rcu_free", "any_free"})
+    for hook in (Hook.ALLOC, Hook.UNLINK, Hook.EVICT, Hook.ANY_FREE):
+        canary.feed(canary_step(hook))
+    assert canary.finished(10, 1000) == [run]
+    assert run.missing(frozenset({"alloc", "rcu_free", "any_free"})) == ()
+    assert run.in_order
+
+
+def test_a_silent_hook_is_named_when_time_is_up() -> None:
+    """Nothing before, the role after."""
+    canary, run = flying({"alloc", "evict"})
+    canary.feed(canary_step(Hook.ALLOC))
+    canary.feed(canary_step(Hook.EVICT, ino=10))  # somebody else's inode
+    assert canary.finished(10, 1000) == []
+    assert canary.finished(5000, 1000) == [run]
+    assert "evict" in run.missing(frozenset({"evict"}))
+
+
+def test_the_wrong_order_is_seen() -> None:
+    """A free before its eviction is not a life."""
+    canary, run = flying({"evict", "any_free"})
+    canary.feed(canary_step(Hook.ANY_FREE))
+    canary.feed(canary_step(Hook.EVICT))
+    assert not run.in_order
