@@ -19,7 +19,6 @@ class Exit(enum.IntEnum):
     OK = 0
     FAILED = 1  #: the command ran and the answer is "no" (check found a hook missing, ...)
     USAGE = 64  #: the command line is wrong
-    DATAERR = 65  #: an input file is not what it should be
     UNAVAILABLE = 69  #: this kernel or machine lacks what the daemon needs
     SOFTWARE = 70  #: a defect of ebpfwatch
     OSERR = 71  #: the operating system refused something it should grant

@@ -1,6 +1,8 @@
 /*
- * The maps of the watcher.  All are arrays: allocated whole when loaded, never from a hot path,
- * because we trace the allocator.
+ * The maps of the watcher.
+ *
+ * Invariant: all are arrays, allocated whole when loaded, never from a hot path, because we trace the
+ * allocator.
  *
  * TABLE_BUCKETS and NOTE_SLOTS come from the loader, powers of two.
  */

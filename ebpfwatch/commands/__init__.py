@@ -24,7 +24,7 @@ COMMANDS = {
 }
 
 _EPILOG = """\
-exit codes: 0 fine, 1 the answer is no, 64 usage, 65 bad input, 69 not available here,
+exit codes: 0 fine, 1 the answer is no, 64 usage, 69 not available here,
 70 a defect of ebpfwatch, 71 the system refused, 73 cannot write, 75 already running,
 77 no permission, 78 bad configuration
 """

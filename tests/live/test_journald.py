@@ -1,0 +1,117 @@
+"""A real journald: the finding with its fields, found again by `report`; and one that dies."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ebpfwatch.sinks import journal
+from ebpfwatch.verdicts.finding import Verdict
+from tests.live.conftest import command, start_daemon
+
+JOURNALD = Path("/lib/systemd/systemd-journald")
+SOCKET = Path("/run/systemd/journal/socket")
+
+
+@pytest.fixture
+def journald() -> Iterator[subprocess.Popen[bytes] | None]:
+    """The machine's own journald, else one started for this test (None: not ours to stop)."""
+    if SOCKET.exists():
+        yield None
+        return
+    if not JOURNALD.exists():
+        pytest.skip("no journald: apt-get install systemd")
+    SOCKET.parent.mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen(
+        [JOURNALD], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 10
+    while not SOCKET.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    yield process
+    process.send_signal(signal.SIGTERM)
+    process.wait(10)
+    for path in SOCKET.parent.iterdir():
+        if path.is_socket():
+            path.unlink()
+
+
+def test_a_finding_is_in_the_journal(
+    journald: subprocess.Popen[bytes] | None, tmp_path: Path, ext4: Path
+) -> None:
+    """Structured fields by journalctl, the same finding by `report --from journal`."""
+    daemon = start_daemon(tmp_path)
+    outcome = command("selftest", run_directory=daemon.run_directory)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert "OK   journal" in outcome.stdout
+    listed = subprocess.run(
+        [
+            "journalctl",
+            "-o",
+            "json",
+            "-n",
+            "1",
+            f"MESSAGE_ID={journal.MESSAGE_IDS[Verdict.DOUBLE_FREE]}",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    record = json.loads(listed.stdout.splitlines()[-1])
+    assert record["EBPFWATCH_VERDICT"] == "double_free"
+    assert record["EBPFWATCH_TEST"] == "1"
+    assert record["SYSLOG_IDENTIFIER"] == "ebpfwatch"
+    shown = command("report", "--from", "journal", "--tests", "--json", "--limit", "1")
+    assert json.loads(shown.stdout)["id"] == record["EBPFWATCH_ID"]
+    assert daemon.out.read_text() == ""
+    if journald is not None:
+        journald.send_signal(signal.SIGKILL)
+        journald.wait()
+        assert command("selftest", run_directory=daemon.run_directory).returncode == 1
+        assert json.loads(daemon.out.read_text())["verdict"] == "double_free"
+        assert daemon.settled_metrics()['ebpfwatch_sink_errors_total{sink="journal"}'] == 1
+    assert daemon.stop() == 0
+
+
+def test_the_catalog_compiles(tmp_path: Path) -> None:
+    """journalctl takes deploy/ebpfwatch.catalog."""
+    root = Path(__file__).parents[2]
+    target = tmp_path / "usr/lib/systemd/catalog"
+    target.mkdir(parents=True)
+    (target / "ebpfwatch.catalog").write_text((root / "deploy/ebpfwatch.catalog").read_text())
+    done = subprocess.run(
+        ["journalctl", "--update-catalog", f"--root={tmp_path}"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "var/lib/systemd/catalog/database").stat().st_size > 0
+
+
+def test_a_full_disk_is_one_line_and_a_count(tmp_path: Path, ext4: Path) -> None:
+    """A state directory on a full tmpfs: the finding still reaches stdout and metrics."""
+    state = tmp_path / "state"
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", state], check=True)
+    try:
+        daemon = start_daemon(tmp_path)
+        with open(state / "filler", "wb", buffering=0) as filler:
+            try:
+                while True:
+                    filler.write(b"x" * 4096)
+            except OSError:
+                pass
+        for _ in range(2):
+            assert command("selftest", run_directory=daemon.run_directory).returncode == 1
+        metrics = daemon.settled_metrics()
+        assert metrics['ebpfwatch_sink_errors_total{sink="store"}'] == 2
+        assert daemon.log.read_text().count("cannot write findings") == 1
+        assert list((state / "findings").iterdir()) == []
+        assert daemon.stop() == 0
+    finally:
+        subprocess.run(["umount", state], check=True)

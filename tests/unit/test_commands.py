@@ -1,0 +1,170 @@
+"""The command line as one table: words, exit code, what is said and where."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ebpfwatch.commands import COMMANDS, main
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.kernel import source
+from ebpfwatch.kernel.ladder import LADDER, UNITS
+from ebpfwatch.kernel.running import capabilities_missing, find_symbols, version_code
+from ebpfwatch.kernel.symbols import Symbols
+from ebpfwatch.lock import Lock, running_daemon
+from ebpfwatch.paths import PROBES
+
+ROOT = Path(__file__).parents[2]
+
+TABLE = [
+    ([], 64, "usage: ebpfwatch", ""),
+    (["--version"], 0, "ebpfwatch 0.", ""),
+    (["--help"], 0, "exit codes:", ""),
+    (["nonsense"], 64, "", "invalid choice: 'nonsense'"),
+    (["report", "--limit", "x"], 64, "", "invalid int value"),
+    (["report", "--state-directory", "/nonexistent", "--from", "files"], 0, "no findings", ""),
+    (
+        ["report", "--state-directory", "/nonexistent", "--from", "files", "X"],
+        1,
+        "no finding X",
+        "",
+    ),
+    (["check-config", "/nonexistent"], 78, "", "cannot read /nonexistent"),
+    (["check-config", "config.example.yaml"], 0, "", "is fine"),
+    (["run", "--config", "/nonexistent"], 78, "", "cannot read /nonexistent"),
+    (["selftest", "--run-directory", "/nonexistent"], 69, "", "no ebpfwatch daemon is running"),
+    (["print-probes"], 0, "int kmem_cache_free(", ""),
+    (["print-probes", "nonsense"], 64, "", "invalid choice"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "out", "err"), TABLE)
+def test_the_table(words: list[str], code: int, out: str, err: str) -> None:
+    """Never a traceback, never more than usage and one line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ebpfwatch", *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert out in done.stdout and err in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """--help of each."""
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_the_readme_has_every_exit_code_and_command() -> None:
+    """The table a user reads is the one in errors.py."""
+    readme = (ROOT / "README.md").read_text()
+    for code in Exit:
+        assert f"\n| {int(code)} | " in readme, code
+    for name in COMMANDS:
+        assert f"`ebpfwatch {name}" in readme, name
+
+
+def test_bcc_is_imported_in_one_module() -> None:
+    """Everything else speaks bytes, fds or dataclasses."""
+    importers = [
+        path.name
+        for path in (ROOT / "ebpfwatch").rglob("*.py")
+        if "import bcc" in path.read_text() or "from bcc" in path.read_text()
+    ]
+    assert importers == ["loader.py"]
+
+
+def test_every_probe_states_hook_and_invariant() -> None:
+    """In its first comment; and every file is part of some unit."""
+    units = "".join(source.unit(PROBES, name) for name in (*UNITS, "learn.c"))
+    for path in PROBES.glob("*.[ch]"):
+        head = path.read_text().split("*/")[0]
+        assert path.suffix == ".h" or "Hook" in head or path.stem in ("ebpfwatch", "selftest")
+        assert "nvariant" in head or path.stem in ("ebpfwatch", "compat", "inode"), path.name
+        assert f'"{path.name}"' in units, path.name
+
+
+def test_every_rung_has_its_function_in_the_probes() -> None:
+    """The ladder names only programs that exist."""
+    text = source.unit(PROBES, "ebpfwatch.c")
+    for rungs in LADDER.values():
+        for rung in rungs:
+            for attachment in rung.attachments:
+                assert f"int {attachment.function}(" in text
+            for define in rung.defines:
+                assert define in text
+
+
+KALLSYMS = (
+    "ffff000008080000 T _text\n"
+    "ffff000008081000 t evict.isra.0\n"
+    "ffff000008081100 T kmem_cache_free\n"
+    "ffff000000a00000 t crime_free\t[crime]\n"
+    "ffff000000900000 t other\t[other]\n"
+)
+
+
+def test_symbols(tmp_path: Path) -> None:
+    """Modules below the kernel, unsorted; far beyond a symbol is nobody's."""
+    file = tmp_path / "kallsyms"
+    file.write_text(KALLSYMS)
+    symbols = Symbols(file)
+    symbols.load()
+    assert symbols.name(0xFFFF000008081010) == "evict.isra.0+0x10"
+    assert symbols.name(0xFFFF000000A00004) == "crime_free+0x4 [crime]"
+    assert symbols.function(0xFFFF000008081100) == "kmem_cache_free"
+    assert symbols.name(0xFFFF000009000000) == ""
+    assert symbols.name(1) == ""
+    symbols.close()
+
+
+@pytest.mark.parametrize("text", ["", "garbage\n"])
+def test_hidden_symbols_are_no_names(tmp_path: Path, text: str) -> None:
+    """kptr_restrict shows zeros, lockdown nothing."""
+    file = tmp_path / "kallsyms"
+    file.write_text(text or "0000000000000000 T _text\n0000000000000000 T evict\n")
+    symbols = Symbols(file)
+    symbols.load()
+    assert symbols.hidden and symbols.name(0x1000) == ""
+    symbols.close()
+
+
+def test_suffixed_functions_are_found(tmp_path: Path) -> None:
+    """evict goes by evict.isra.0 here."""
+    file = tmp_path / "kallsyms"
+    file.write_text(KALLSYMS)
+    found = find_symbols({"evict", "kmem_cache_free", "nowhere"}, file)
+    assert found == {"evict": "evict.isra.0", "kmem_cache_free": "kmem_cache_free"}
+
+
+def test_what_the_running_kernel_tells() -> None:
+    """The vDSO's version agrees with uname on a kernel that does not lie."""
+    major = int(platform.release().split(".")[0])
+    assert version_code() >> 16 == major
+
+
+def test_capabilities() -> None:
+    """Full, BPF+PERFMON, and none."""
+    assert capabilities_missing("CapEff:\t0000003fffffffff\n") == ""
+    assert capabilities_missing(f"CapEff:\t{1 << 39 | 1 << 38:016x}\n") == ""
+    assert "CAP_BPF" in capabilities_missing("CapEff:\t0000000000000000\n")
+
+
+def test_the_lock_is_held_once(tmp_path: Path) -> None:
+    """The second is told the pid; what the first published can be read."""
+    lock = Lock(tmp_path)
+    lock.publish({"url": "off"})
+    with pytest.raises(EbpfwatchError, match=f"pid {os.getpid()}"):
+        Lock(tmp_path)
+    assert running_daemon(tmp_path) == {"pid": os.getpid(), "url": "off"}
+    lock.release()
+    with pytest.raises(EbpfwatchError, match="no ebpfwatch daemon"):
+        running_daemon(tmp_path)

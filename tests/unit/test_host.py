@@ -1,0 +1,93 @@
+"""Parsers of /proc on real and on hostile text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebpfwatch.host import ParseError, memory, mounts, vmstat, zoneinfo
+from ebpfwatch.paths import Paths
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+def test_zones_of_a_4_19_machine_like_the_case() -> None:
+    """From the case's numbers; the per-CPU "high:" is no watermark, empty zones are out."""
+    text = (FIXTURES / "proc-4.19/zoneinfo").read_text()
+    dma32, normal = zoneinfo.parse(text, 4096)
+    assert dma32 == zoneinfo.Zone(
+        0, "DMA32", 9215 << 12, 4209 << 12, 5261 << 12, 6313 << 12, 745046 << 12
+    )
+    assert (normal.zone, normal.free, normal.high) == ("Normal", 19584 << 12, 19029 << 12)
+    assert dma32.free + normal.free == 28799 << 12  # the case's free pages
+
+
+def test_zones_of_a_real_6_18_machine() -> None:
+    """Copied from the machine this was written on."""
+    zones = zoneinfo.parse((FIXTURES / "proc-x86/zoneinfo").read_text(), 4096)
+    assert zones
+    for zone in zones:
+        assert 0 < zone.min <= zone.low <= zone.high <= zone.managed
+    assert vmstat.parse((FIXTURES / "proc-x86/vmstat").read_text())["slabs_scanned"] >= 0
+
+
+@pytest.mark.parametrize("cut", range(40, 400, 37))
+def test_truncated_zoneinfo_says_where(cut: int) -> None:
+    """A zone or a complaint; never half a zone."""
+    text = (FIXTURES / "proc-4.19/zoneinfo").read_text()[:cut]
+    try:
+        for zone in zoneinfo.parse(text, 4096):
+            assert zone.managed
+    except ParseError as error:
+        assert "zoneinfo" in str(error)
+
+
+MOUNTINFO = r"""
+23 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,discard
+40 23 7:0 / /mnt/with\040space rw - ext4 /dev/loop0 rw
+41 23 7:0 /sub /srv/bind ro - ext4 /dev/loop0 rw
+42 23 7:1 / /ro ro - ext4 /dev/loop1 ro
+43 23 0:5 / /proc rw - proc proc rw
+"""
+
+
+def test_one_mount_a_device_and_a_writable_one_if_there_is_one(tmp_path: Path) -> None:
+    """Octal escapes undone, other filesystems left out."""
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/mountinfo").write_text(MOUNTINFO.strip() + "\n")
+    found = {m.path: m for m in mounts.ext4_mounts(Paths(proc=tmp_path))}
+    assert set(found) == {"/", "/mnt/with space", "/ro"}
+    assert (found["/ro"].read_only, found["/"].read_only) == (True, False)
+    assert (found["/"].major, found["/"].minor) == (254, 0)
+    assert "discard" in found["/"].options
+
+
+@given(st.text(max_size=400))
+def test_garbage_is_a_parse_error(text: str) -> None:
+    """Every parser: a value or a ParseError that names its file."""
+    for parse in (
+        lambda: zoneinfo.parse(text, 4096),
+        lambda: vmstat.parse(text),
+        lambda: mounts.parse(text, "ext4"),
+    ):
+        try:
+            parse()
+        except ParseError as error:
+            assert "/proc/" in str(error)
+
+
+@given(st.lists(st.sampled_from(["Node 0, zone Normal", "pages free 1", "min 2", "min x", "a"])))
+def test_zoneinfo_in_any_order(lines: list[str]) -> None:
+    """Plausible lines in an implausible order."""
+    try:
+        zoneinfo.parse("\n".join(lines), 4096)
+    except ParseError:
+        pass
+
+
+def test_own_size() -> None:
+    """Some megabytes, not pages and not kilobytes."""
+    assert 5e6 < memory.own_rss(Paths()) < 2e9

@@ -1,0 +1,271 @@
+"""Files, journal fields, the report's text, the exposition, the server."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import generate_latest
+
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.host.zoneinfo import Zone
+from ebpfwatch.sinks import journal, metrics, store, text, web
+from ebpfwatch.status import HookStatus, Status
+from ebpfwatch.verdicts.finding import Finding, Verdict
+from tests.unit.test_verdicts import judged
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests/golden/metrics.txt"
+
+STATUS = Status(
+    started=1_700_000_000.0,
+    hooks=(
+        HookStatus("evict", "raw_tracepoint ext4_evict_inode", "", True, 0),
+        HookStatus("any_free", "raw_tracepoint kmem_cache_free", "runs on every free", False, 7),
+        HookStatus("destroy", "", "no kprobes <here>"),
+        HookStatus("reclaim", "raw_tracepoint mm_shrink_slab_start", "", None),
+    ),
+    counters={"evict": 10, "free": 9},
+    losses={"free_missed": 1},
+    grace_log2=(0, 2, 7),
+    grace_sum_ns=25_000,
+    findings={("double_free", "confirmed", False): 2},
+    sink_errors={"store": 1},
+    zones=(Zone(0, "Normal", 5 << 12, 1 << 12, 2 << 12, 3 << 12, 9 << 12),),
+    table_slots=64,
+    table_dying=1,
+    table_dead=3,
+    horizon_seconds=2.5,
+    kernel_memory_bytes=6_000_000,
+    rss_bytes=28_000_000,
+    canary_success={"/": 1_700_000_001.0},
+    ready=True,
+)
+
+
+def exposition() -> str:
+    """One scrape of STATUS, without what differs between machines."""
+    scrape = generate_latest(metrics.registry(lambda: STATUS)).decode()
+    return re.sub(r'(kernel|machine|version)="[^"]*"', r'\1="x"', scrape)
+
+
+def test_the_exposition_is_the_golden_one() -> None:
+    """Byte for byte: a renamed metric is visible in review. `make golden` rewrites it."""
+    if os.environ.get("EBPFWATCH_GOLDEN"):
+        GOLDEN.write_text(exposition())
+    assert exposition() == GOLDEN.read_text()
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool: apt-get install prometheus")
+def test_promtool_finds_nothing() -> None:
+    """Names, types and help by Prometheus's own linter."""
+    linted = subprocess.run(
+        ["promtool", "check", "metrics"], input=exposition(), capture_output=True, text=True
+    )
+    assert (linted.returncode, linted.stdout + linted.stderr) == (0, "")
+
+
+def test_every_series_exists_from_the_start() -> None:
+    """All verdicts, confidences and losses at 0, so that rate() works from the first event."""
+    scrape = generate_latest(metrics.registry(lambda: Status(started=0))).decode()
+    assert len(re.findall(r"(?m)^ebpfwatch_findings_total\{.*\} 0\.0$", scrape)) == 8 * 3 * 2
+    assert len(re.findall(r"(?m)^ebpfwatch_lost_events_total\{.*\} 0\.0$", scrape)) == 10
+
+
+def findings(count: int) -> list[Finding]:
+    """That many, oldest first."""
+    return [dataclasses.replace(judged(), id=f"20260101T00000{n}.0Z-{n:04x}") for n in range(count)]
+
+
+def test_the_store_keeps_the_newest(tmp_path: Path) -> None:
+    """At most `keep`, whole, newest first, readable by root only."""
+    kept = store.Store(tmp_path, keep=3)
+    for finding in findings(5):
+        kept.write(finding)
+    bodies = list(store.read_all(tmp_path))
+    assert [body["id"] for body in bodies] == [f.id for f in reversed(findings(5)[2:])]
+    assert Finding.from_json(bodies[0]) == findings(5)[-1]
+    for path in (tmp_path / "findings").iterdir():
+        assert path.stat().st_mode & 0o077 == 0
+
+
+def test_leftovers_and_garbage_do_no_harm(tmp_path: Path) -> None:
+    """Half a file of a killed daemon goes away; what is no finding is passed over."""
+    directory = tmp_path / "findings"
+    directory.mkdir()
+    (directory / ".writing-x").write_text("{")
+    (directory / "a.json").write_text("{")
+    (directory / "b.json").write_text("[]")
+    (directory / "c.json").symlink_to("/etc/passwd")
+    store.Store(tmp_path, keep=10)
+    assert list(store.read_all(tmp_path)) == []
+    assert not (directory / ".writing-x").exists()
+    assert list(store.read_all(tmp_path / "none")) == []
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a full disk: the error is the caller's, the directory stays clean."""
+    kept = store.Store(tmp_path, keep=10)
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        kept.write(judged())
+    assert os.listdir(tmp_path / "findings") == []
+
+
+def test_a_state_directory_that_is_a_file(tmp_path: Path) -> None:
+    """Exit 73 and the path."""
+    (tmp_path / "x").write_text("")
+    with pytest.raises(EbpfwatchError, match="findings") as raised:
+        store.Store(tmp_path / "x", keep=1)
+    assert raised.value.exit_code is Exit.CANTCREAT
+
+
+def test_every_verdict_has_a_message_id_and_a_catalog_entry() -> None:
+    """Distinct, and explained to `journalctl -x`."""
+    catalog = (ROOT / "deploy/ebpfwatch.catalog").read_text()
+    assert set(journal.MESSAGE_IDS) == set(Verdict)
+    assert len(set(journal.MESSAGE_IDS.values())) == len(Verdict)
+    for verdict, identifier in journal.MESSAGE_IDS.items():
+        assert f"-- {identifier}\n" in catalog, verdict
+    used = set(re.findall(r"@(\w+)@", catalog))
+    assert used <= set(journal.fields(judged()))
+
+
+def test_journal_fields_are_structured() -> None:
+    """One field a fact; a test is no CRIT."""
+    record = journal.fields(judged())
+    assert record["EBPFWATCH_VERDICT"] == "double_free"
+    assert (record["EBPFWATCH_INODE"], record["PRIORITY"]) == ("42", "2")
+    assert json.loads(record["EBPFWATCH_JSON"])["identity"]["ino"] == 42
+    test = journal.fields(dataclasses.replace(judged(), test=True))
+    assert (test["PRIORITY"], test["EBPFWATCH_TEST"]) == ("5", "1")
+
+
+def test_without_journald_findings_go_to_stdout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said once on stderr; one JSON line a finding."""
+    sink = journal.Journal(tmp_path / "no-socket", "auto")
+    sink.write(judged())
+    sink.write(judged())
+    out, err = capsys.readouterr()
+    assert err.count("no journald") == 1
+    assert [json.loads(line)["verdict"] for line in out.splitlines()] == ["double_free"] * 2
+    journal.Journal(tmp_path / "no-socket", "off").write(judged())
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_report_names_everything() -> None:
+    """Verdict, confidence, reasons, inode, name, both actors, frames."""
+    shown = text.report(dataclasses.replace(judged(), context=("1.0 s before: x",), folded=3))
+    for part in (
+        "double_free",
+        "confirmed",
+        "not allocated since",
+        "Inode 42 generation 7 on device 8:0",
+        "Name: victim",
+        "First: ksoftirqd/1",
+        "Now: browser (pid 13",
+        "evil_free+0x10 [evil]",
+        "1.0 s before: x",
+        "3 more",
+    ):
+        assert part in shown, part
+
+
+@given(st.text())
+def test_plain_text_cannot_move_a_cursor(hostile: str) -> None:
+    """One printable line, whatever the file was called."""
+    shown = text.plain(hostile)
+    assert len(shown.splitlines()) <= 1
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", shown)
+
+
+def test_the_page_escapes_names() -> None:
+    """A file called like a script is shown, not run."""
+    finding = dataclasses.replace(judged(), summary="<script>alert(1)</script>")
+    page = web.page(STATUS, (finding,))
+    assert "<script>" not in page and "&lt;script&gt;" in page
+    assert "no kprobes &lt;here&gt;" in page
+    assert "SILENT" in page and "not proven yet" in page and "absent" in page
+
+
+@pytest.fixture
+def server() -> Iterator[web.Web]:
+    """The real server on a loopback port."""
+    served = web.Web("127.0.0.1", 0)
+    served.start(metrics.registry(lambda: STATUS), lambda: STATUS, tuple)
+    yield served
+    served.stop()
+
+
+def test_the_server_answers(server: web.Web) -> None:
+    """/metrics, OpenMetrics on request, HEAD, 404; nothing else is a method."""
+    with urllib.request.urlopen(f"{server.url}/metrics") as answer:
+        assert "ebpfwatch_findings_total" in answer.read().decode()
+    asked = urllib.request.Request(
+        f"{server.url}/metrics", headers={"Accept": "application/openmetrics-text"}
+    )
+    with urllib.request.urlopen(asked) as answer:
+        assert answer.read().endswith(b"# EOF\n")
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    for method, path, status in (
+        ("HEAD", "/metrics", 200),
+        ("GET", "/x", 404),
+        ("POST", "/metrics", 501),
+    ):
+        connection.request(method, path)
+        answer = connection.getresponse()
+        body = answer.read()
+        assert answer.status == status
+        assert method != "HEAD" or body == b""
+        connection.close()
+
+
+def test_hanging_clients_do_not_pile_up(server: web.Web) -> None:
+    """A hundred that say nothing: the server sends most away and still answers after them."""
+    host, port = server.url.removeprefix("http://").split(":")
+    clients = [socket.create_connection((host, int(port))) for _ in range(30)]
+    time.sleep(0.5)
+    for client in clients:
+        client.close()
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            with urllib.request.urlopen(f"{server.url}/-/healthy", timeout=5) as answer:
+                assert answer.status == 200
+                break
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_a_taken_port_names_the_address(server: web.Web) -> None:
+    """Exit 71."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with pytest.raises(EbpfwatchError, match=f"{host}:{port}") as raised:
+        web.Web(host, int(port))
+    assert raised.value.exit_code is Exit.OSERR
+
+
+def test_listening_to_the_world_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
+    """A warning, not a refusal."""
+    web.Web("0.0.0.0", 0)._server.server_close()
+    assert "open to the network" in capsys.readouterr().err
