@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.live.conftest import ROOT, loaded_programs, write_config
 
 RUN = [sys.executable, "-m", "ebpfwatch", "run", "--config"]
 
 
-def refuse(words: list[object], directory: Path) -> tuple[int, str]:
+def refuse(words: list[object], directory: Path, cwd: Path = ROOT) -> tuple[int, str]:
     """Run a command that must fail: its exit code and the one line it says."""
     before = loaded_programs()
     done = subprocess.run(
         [str(word) for word in words],
-        cwd=ROOT,
+        cwd=cwd,
         env={**os.environ, "RUNTIME_DIRECTORY": str(directory / "run")},
         capture_output=True,
         text=True,
@@ -31,33 +36,41 @@ def refuse(words: list[object], directory: Path) -> tuple[int, str]:
     return done.returncode, said[0]
 
 
-def test_not_root() -> None:
-    """Exit 77."""
-    config = ROOT / "config.example.yaml"
-    setpriv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    code, line = refuse([*setpriv, "/usr/bin/python3", *RUN[1:], config], Path("/run"))
+@pytest.fixture
+def anybody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[object]]:
+    """The words to run ebpfwatch as nobody, from a copy that nobody may read."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        for part in ("ebpfwatch", "probes"):
+            shutil.copytree(ROOT / part, directory / part)
+        shutil.copy(ROOT / "config.example.yaml", directory)
+        setpriv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        python = ["env", f"PYTHONPATH={directory}", "PYTHONDONTWRITEBYTECODE=1", "/usr/bin/python3"]
+        yield [*setpriv, *python, "-m", "ebpfwatch"]
+
+
+def test_run_not_root(anybody: list[object]) -> None:
+    """Exit 77 and "run it as root"."""
+    config = str(anybody[5]).partition("=")[2] + "/config.example.yaml"
+    code, line = refuse([*anybody, "run", "--config", config], Path("/run"), Path("/"))
     assert code == 77, line
     assert "root" in line
 
 
-def test_check_not_root() -> None:
+def test_check_not_root(anybody: list[object]) -> None:
     """`check` says which capability it misses."""
-    done = subprocess.run(
-        [
-            "setpriv",
-            "--reuid=65534",
-            "--clear-groups",
-            "/usr/bin/python3",
-            "-m",
-            "ebpfwatch",
-            "check",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 77
-    assert "CAP_BPF" in done.stderr
+    code, line = refuse([*anybody, "check"], Path("/run"), Path("/"))
+    assert code == 77, line
+    assert "CAP_BPF" in line
+
+
+def test_root_without_capabilities(tmp_path: Path) -> None:
+    """Exit 77 from a service that was stripped too far: it is the capability that counts."""
+    strip = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    code, line = refuse([*strip, *RUN, write_config(tmp_path)], tmp_path)
+    assert code == 77, line
+    assert "CAP_BPF" in line
 
 
 def test_no_btf(tmp_path: Path) -> None:
