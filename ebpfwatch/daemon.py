@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Callable, TypeVar
 
-from ebpfwatch import __version__, config
+from ebpfwatch import __version__, config, privileges
 from ebpfwatch.canary import Canary, Run
 from ebpfwatch.errors import EbpfwatchError, Exit, say
 from ebpfwatch.events import wire
@@ -45,6 +45,7 @@ _T = TypeVar("_T")
 _TICK_SECONDS = 5.0
 _SCAN_SECONDS = 60.0
 _STATUS_SECONDS = 1.0
+_SYMBOLS_SECONDS = 30.0
 _NS = 1_000_000_000
 
 #: Functions that may free an ext4 inode. On some kernels the callback tail-calls kmem_cache_free,
@@ -97,6 +98,7 @@ class Daemon:
         self._status: Status | None = None
         self._status_at = -float("inf")
         self._test_page = range(0)
+        self._symbols_at = -float("inf")
 
     # -- start and stop
 
@@ -176,6 +178,7 @@ class Daemon:
         self._find_test_page()
         self._canary = Canary(frozenset(hook.role for hook in session.hooks if hook.rung))
         self._alive = {hook.role: None for hook in session.hooks if hook.rung}
+        kept = privileges.drop(self._touch_everything)
         url = "off"
         if web is not None:
             from ebpfwatch.sinks import metrics
@@ -196,7 +199,7 @@ class Daemon:
                 "learned": session.learned,
             }
         )
-        self._banner(url)
+        self._banner(url, kept)
         self._fly()
         notify(f"READY=1\nSTATUS={self._status_line()}")
 
@@ -211,12 +214,20 @@ class Daemon:
         session = self._session
         return Testbed(session.programs, session.maps, session.offsets, session.learned)
 
-    def _banner(self, url: str) -> None:
+    def _touch_everything(self) -> None:
+        """Whatever later needs the kernel's permission."""
+        self._session.counters()
+        self._session.misses()
+        self._session.scan()
+        self._session.configure(os.getpid(), self._call_sites)
+
+    def _banner(self, url: str, kept: tuple[str, ...]) -> None:
         for hook in self._session.hooks:
             better = f" (better ones: {hook.reason})" if hook.reason and hook.rung else ""
             why = f": {hook.reason}" if hook.reason and not hook.rung else ""
             say(f"hook {hook.role}: {hook.rung or 'absent'}{better}{why}")
         say(f"kernel memory: {self._session.memory() / 2**20:.1f} MiB")
+        say(f"capabilities kept: {', '.join(kept) or 'none'}")
         say(f"metrics: {url}/metrics" if url != "off" else "metrics: off")
         say(f"findings: {self._store.directory}")
         say(f"ready after {time.monotonic() - self._began:.1f} s; following the kernel")
@@ -289,6 +300,7 @@ class Daemon:
         if self._is_own_caller(event):
             return
         self._losses.record(time.monotonic_ns(), self._misses_by_role())
+        self._refresh_symbols(event)
         self._sequence += 1
         finding = judge(event, self._knowledge(), self._sequence)
         if finding is None:
@@ -314,6 +326,16 @@ class Daemon:
             self._session.configure(os.getpid(), self._call_sites)
             say(f"ext4 inodes are also freed from {self._symbols.name(event.call_site)}")
         return True
+
+    def _refresh_symbols(self, event: wire.VerdictEvent) -> None:
+        """A frame without a name may be of a module loaded since: look again, now and then."""
+        now = time.monotonic()
+        if self._symbols.hidden or now - self._symbols_at < _SYMBOLS_SECONDS:
+            return
+        if all(self._symbols.name(a) for a in (*event.stack, event.call_site) if a):
+            return
+        self._symbols_at = now
+        self._symbols.load()
 
     def _knowledge(self) -> Knowledge:
         return Knowledge(

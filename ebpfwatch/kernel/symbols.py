@@ -1,9 +1,8 @@
 """Names for kernel addresses, at once and for almost no memory.
 
 A verdict must reach its sinks before the machine dies, and a pass over /proc/kallsyms takes
-tens of milliseconds; as Python objects the symbols would take 20 MB, as arrays 4 MB.  So one pass
-at start packs the functions into a memfd, about 40 bytes each, and a look-up is a binary search by
-pread.
+tens of milliseconds or more; as Python objects the symbols would take 20 MB.  So one pass at start
+packs the functions into a memfd, about 40 bytes each, and a look-up is a binary search by pread.
 """
 
 from __future__ import annotations

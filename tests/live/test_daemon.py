@@ -17,6 +17,7 @@ import pytest
 
 from ebpfwatch.commands.selftest import double_free, open_testbed
 from ebpfwatch.lock import running_daemon
+from ebpfwatch.privileges import CAPABILITIES
 from ebpfwatch.sinks import store
 from tests.live.conftest import DaemonProcess, command, loaded_programs, start_daemon
 
@@ -171,3 +172,18 @@ def test_watermarks_are_those_of_zoneinfo(daemon: DaemonProcess) -> None:
             checked += 1
     assert checked
     assert not math.isnan(metrics["ebpfwatch_resident_memory_bytes"])
+
+
+def test_it_gives_up_what_it_does_not_need(daemon: DaemonProcess) -> None:
+    """From /proc: only what the banner says, no way to get more, in every thread."""
+    kept = re.search(r"capabilities kept: (.+)", daemon.log.read_text())
+    assert kept is not None
+    mask = sum(1 << CAPABILITIES[name] for name in kept.group(1).split(", "))
+    assert not mask >> CAPABILITIES["sys_admin"] & 1
+    tasks = list(Path(f"/proc/{daemon.process.pid}/task").iterdir())
+    assert len(tasks) >= 2
+    for task in tasks:
+        status = (task / "status").read_text()
+        for name in ("CapEff", "CapPrm"):
+            assert re.search(rf"{name}:\s+{mask:016x}\n", status), status
+        assert re.search(r"NoNewPrivs:\s+1\n", status)

@@ -1,0 +1,84 @@
+"""Giving up what is not needed once the programs are loaded.
+
+What a kernel asks for differs (map access needs CAP_BPF where unprivileged BPF is off before Linux
+5.19, CAP_SYS_ADMIN before 5.8), so it is found by trying, not by version.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Callable
+
+__all__ = ["CAPABILITIES", "drop"]
+
+#: Bits of linux/capability.h that the daemon may keep.
+CAPABILITIES = {"dac_override": 1, "sys_admin": 21, "syslog": 34, "bpf": 39}
+
+#: Always kept: the canary creates a file in directories of any owner; kallsyms shows addresses to
+#: CAP_SYSLOG only where kptr_restrict is 1.
+_KEEP = ("dac_override", "syslog")
+
+_VERSION_3 = 0x20080522
+_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
+
+
+class _Header(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+
+class _Data(ctypes.Structure):
+    _fields_ = [
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inheritable", ctypes.c_uint32),
+    ]
+
+
+def drop(works: Callable[[], object]) -> tuple[str, ...]:
+    """Keep as little as lets ``works`` run without ``PermissionError``; returns what was kept.
+
+    For this thread and those it starts later, so call it before starting any.  Raises ``OSError``
+    where the kernel refuses, and ``PermissionError`` if even all capabilities are not enough.
+    """
+    had = _permitted()
+    for extra in ((), ("bpf",), ("bpf", "sys_admin")):
+        kept = [name for name in (*_KEEP, *extra) if had >> CAPABILITIES[name] & 1]
+        mask = sum(1 << CAPABILITIES[name] for name in kept)
+        _set(mask, had)
+        try:
+            works()
+            break
+        except PermissionError:
+            if extra == ("bpf", "sys_admin"):
+                raise
+    libc = ctypes.CDLL(None, use_errno=True)
+    for bit in range(64):
+        # EINVAL ends the list; EPERM where we may not: the permitted set is what counts then.
+        if not mask >> bit & 1 and libc.prctl(_PR_CAPBSET_DROP, bit, 0, 0, 0) != 0:
+            break
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _set(mask, mask)
+    return tuple(kept)
+
+
+def _permitted() -> int:
+    data = (_Data * 2)()
+    _call("capget", data)
+    return int(data[0].permitted) | int(data[1].permitted) << 32
+
+
+def _set(effective: int, permitted: int) -> None:
+    data = (_Data * 2)()
+    for half in (0, 1):
+        data[half].effective = effective >> 32 * half & 0xFFFFFFFF
+        data[half].permitted = permitted >> 32 * half & 0xFFFFFFFF
+    _call("capset", data)
+
+
+def _call(name: str, data: ctypes.Array[_Data]) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = _Header(_VERSION_3, 0)
+    if getattr(libc, name)(ctypes.byref(header), ctypes.byref(data)) != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"{name}: {os.strerror(errno)}")
