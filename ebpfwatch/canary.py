@@ -6,72 +6,87 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import os
 
 from ebpfwatch.events.wire import Hook, StepEvent, device
 
-__all__ = ["Canary", "Run"]
+__all__ = ["Canary", "Life", "Run"]
 
 _FILE = ".ebpfwatch-canary"
+_AGAIN_NS = 1_000_000_000
+
+#: What a file's life proves; reclaim needs another witness.
+_PROVABLE = ("alloc", "unlink", "evict", "destroy", "rcu_free", "any_free")
+
+
+@dataclasses.dataclass
+class Life:
+    """One file of ours: when it began, which inode it was, and which steps came, in order."""
+
+    started_ns: int
+    dev: tuple[int, int]
+    ino: int
+    object: int = 0
+    seen: list[Hook] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
 class Run:
-    """One life: what must come, what came.
+    """A proof under way on one mount.
 
-    ``problem`` is why the life could not even begin (a read-only mount, a full disk).
+    A single free may be missed innocently (docs/architecture.md), so a file that is not seen whole
+    is followed by another, a second later, until the time is up.  ``problem`` is why no life could
+    begin (a read-only mount, a full disk).  ``shared_free``: the strict hook is the free itself.
     """
 
     mount: str
-    dev: tuple[int, int] = (0, 0)
-    ino: int = 0
-    started_ns: int = 0
+    started_ns: int
     problem: str = ""
-    seen: list[Hook] = dataclasses.field(default_factory=list)
-    object: int = 0
+    lives: list[Life] = dataclasses.field(default_factory=list)
+    shared_free: bool = False
 
     def missing(self, roles: frozenset[str]) -> tuple[str, ...]:
-        """Attached roles that stayed silent."""
-        seen = {hook.name.lower() for hook in self.seen}
-        if "any_free" in seen and Hook.RCU_FREE not in self.seen:
-            seen.add("rcu_free")  # the strict hook is the free itself where nothing better stands
+        """Attached roles that none of the lives was seen by."""
+        seen = {hook.name.lower() for life in self.lives for hook in life.seen}
+        if self.shared_free and "any_free" in seen:
+            seen.add("rcu_free")
         return tuple(role for role in _PROVABLE if role in roles and role not in seen)
 
     @property
     def in_order(self) -> bool:
         """Whether what came, came in the order of a life."""
-        return self.seen == sorted(self.seen)
+        return all(life.seen == sorted(life.seen) for life in self.lives)
 
-
-#: What a file's life proves; reclaim and the syscalls need other witnesses.
-_PROVABLE = ("alloc", "unlink", "evict", "destroy", "rcu_free", "any_free")
+    @property
+    def order(self) -> str:
+        """What came, for people."""
+        return "; ".join(", ".join(h.name.lower() for h in life.seen) for life in self.lives)
 
 
 class Canary:
     """Starts runs and matches the kernel's steps to them; bounded, no clock of its own."""
 
-    def __init__(self, roles: frozenset[str]) -> None:
+    def __init__(self, roles: frozenset[str], shared_free: bool) -> None:
         self._roles = roles
+        self._shared_free = shared_free
         self._pending: list[Run] = []
         self._allocated: collections.OrderedDict[int, int] = collections.OrderedDict()
 
+    @property
+    def flying(self) -> bool:
+        """Whether a proof is under way."""
+        return bool(self._pending)
+
     def fly(self, mount: str, now_ns: int) -> Run:
         """Create and delete our file on this mount; the steps come later through ``feed``."""
-        run = Run(mount, started_ns=now_ns)
-        path = os.path.join(mount, f"{_FILE}-{os.getpid()}")
+        run = Run(mount, now_ns, shared_free=self._shared_free)
         try:
-            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
-            try:
-                stat = os.fstat(fd)
-                os.unlink(path)
-            finally:
-                os.close(fd)
+            run.lives.append(_live(mount, now_ns))
         except OSError as error:
             run.problem = f"{mount}: {error.strerror}"
             return run
-        run.dev = os.major(stat.st_dev), os.minor(stat.st_dev)
-        run.ino = stat.st_ino
         self._pending.append(run)
         return run
 
@@ -83,29 +98,43 @@ class Canary:
                 self._allocated.popitem(last=False)
             return
         for run in self._pending:
-            if event.ino != run.ino or device(event.dev) != run.dev:
-                continue
-            if event.ns < run.started_ns:
-                continue
-            if not run.object:
-                run.object = event.object
-                if self._allocated.get(event.object, 0) >= run.started_ns:
-                    run.seen.append(Hook.ALLOC)
-            if event.object == run.object and not event.leaving:
-                run.seen.append(event.hook)
+            for life in reversed(run.lives):
+                if event.ino == life.ino and device(event.dev) == life.dev:
+                    self._match(life, event)
+                    return
+
+    def _match(self, life: Life, event: StepEvent) -> None:
+        if event.ns < life.started_ns:
             return
+        if not life.object:
+            life.object = event.object
+            if self._allocated.get(event.object, 0) >= life.started_ns:
+                life.seen.append(Hook.ALLOC)
+        if event.object == life.object and not event.leaving:
+            life.seen.append(event.hook)
 
     def finished(self, now_ns: int, timeout_ns: int) -> list[Run]:
-        """The runs that are complete or whose time is up."""
+        """The runs that are complete or whose time is up; the others get another file."""
         done = [
             run
             for run in self._pending
             if not run.missing(self._roles) or now_ns - run.started_ns > timeout_ns
         ]
         self._pending = [run for run in self._pending if run not in done]
+        for run in self._pending:
+            if now_ns - run.lives[-1].started_ns >= _AGAIN_NS:
+                with contextlib.suppress(OSError):
+                    run.lives.append(_live(run.mount, now_ns))
         return done
 
-    @property
-    def next_deadline_ns(self) -> int | None:
-        """When the oldest pending run began."""
-        return min((run.started_ns for run in self._pending), default=None)
+
+def _live(mount: str, now_ns: int) -> Life:
+    """Create, delete and close our file; raises ``OSError``."""
+    path = os.path.join(mount, f"{_FILE}-{os.getpid()}")
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+    try:
+        stat = os.fstat(fd)
+        os.unlink(path)
+    finally:
+        os.close(fd)
+    return Life(now_ns, (os.major(stat.st_dev), os.minor(stat.st_dev)), stat.st_ino)

@@ -22,7 +22,7 @@ from ebpfwatch.canary import Canary, Run
 from ebpfwatch.errors import EbpfwatchError, Exit, say
 from ebpfwatch.events import wire
 from ebpfwatch.host import memory, mounts, vmstat, zoneinfo
-from ebpfwatch.kernel.ladder import LADDER
+from ebpfwatch.kernel.ladder import LADDER, SHARED
 from ebpfwatch.kernel.session import TableFill, load, start_loader
 from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.kernel.testbed import PAGE_BYTES, Testbed
@@ -176,7 +176,8 @@ class Daemon:
             self._call_sites = (session.learned["call_site"],)
         session.configure(os.getpid(), self._call_sites)
         self._find_test_page()
-        self._canary = Canary(frozenset(hook.role for hook in session.hooks if hook.rung))
+        rungs = {hook.role: hook.rung for hook in session.hooks if hook.rung}
+        self._canary = Canary(frozenset(rungs), rungs.get("rcu_free", "").endswith(SHARED))
         self._alive = {hook.role: None for hook in session.hooks if hook.rung}
         kept = privileges.drop(self._touch_everything)
         url = "off"
@@ -243,7 +244,7 @@ class Daemon:
         next_canary = self._after_canary(next_tick)
         while not self._stop:
             now = time.monotonic()
-            pending = self._canary.next_deadline_ns is not None
+            pending = self._canary.flying
             timeout = min(next_tick, now + 0.5 if pending else next_tick) - now
             for key, _ in selector.select(max(0.0, timeout)):
                 if key.fd == wakeup:
@@ -390,8 +391,7 @@ class Daemon:
             self._canary_success[run.mount] = time.time()
         elif not missing:
             say(
-                f"the canary on {run.mount} saw the hooks in the wrong order: "
-                + ", ".join(hook.name.lower() for hook in run.seen),
+                f"the canary on {run.mount} saw the hooks in the wrong order: " + run.order,
                 "warning",
             )
         for role in self._alive:

@@ -1,9 +1,16 @@
 /*
  * The one home of kernel differences that C sees.  The loader proves each by trying and defines:
- * HAVE_RINGBUF (Linux >= 5.8), HAVE_CMPXCHG (>= 5.12).
+ * HAVE_RINGBUF (Linux >= 5.8), HAVE_CMPXCHG (>= 5.12), HAVE_PROBE_READ_KERNEL (>= 5.5).
  */
 #ifndef EBPFWATCH_COMPAT_H
 #define EBPFWATCH_COMPAT_H
+
+#ifndef HAVE_PROBE_READ_KERNEL
+/* One helper for both address spaces, before Linux 5.5. */
+#define bpf_probe_read_kernel bpf_probe_read
+#define bpf_probe_read_kernel_str bpf_probe_read_str
+#define bpf_probe_read_user_str bpf_probe_read_str
+#endif
 
 /* The return address at a function's entry. */
 static __always_inline u64 caller_of(struct pt_regs *ctx)

@@ -9,20 +9,11 @@
  * An inode that lost the race in iget_locked() is destroyed without eviction, legally; it never
  * was on the list.
  */
+#include "compat.h"
 #include "contract.h"
 
 #define READ(destination, address) \
 	bpf_probe_read_kernel(&(destination), sizeof(destination), (void *)(address))
-
-static __always_inline u64 inode_of(u64 object)
-{
-	return object + OFF_VFS_INODE;
-}
-
-static __always_inline u64 object_of(u64 inode)
-{
-	return inode - OFF_VFS_INODE;
-}
 
 static __always_inline u32 read_dev(u64 inode)
 {

@@ -4,6 +4,7 @@
  * RING_PAGES comes from the loader, a power of two.
  * Invariant: what the ring has no room for is counted.
  */
+#include "compat.h"
 #include "contract.h"
 
 BPF_PERCPU_ARRAY(counters, u64, COUNTER_COUNT);

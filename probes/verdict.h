@@ -7,6 +7,16 @@
 #include "inode.h"
 #include "table.h"
 
+static __always_inline u64 inode_of(u64 object)
+{
+	return object + OFF_VFS_INODE;
+}
+
+static __always_inline u64 object_of(u64 inode)
+{
+	return inode - OFF_VFS_INODE;
+}
+
 struct suspicion {
 	u64 object;
 	u64 call_site;

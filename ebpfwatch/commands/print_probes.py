@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "unit",
         nargs="?",
         default="ebpfwatch.c",
-        choices=("ebpfwatch.c", "learn.c", "unlinks.c"),
+        choices=("ebpfwatch.c", "learn.c", "offsets.c", "unlinks.c"),
         help="compilation unit (default: %(default)s)",
     )
 

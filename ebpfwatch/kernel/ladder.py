@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
-__all__ = ["LADDER", "REQUIRED", "SHARED_FREE", "UNITS", "Attachment", "Rung", "Unit"]
+__all__ = ["LADDER", "REQUIRED", "SHARED", "SHARED_FREE", "UNITS", "Attachment", "Rung", "Unit"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,13 +125,15 @@ REQUIRED = ("evict",)
 
 #: What ``rcu_free`` falls back to: the strict hook sees the free, too.
 SHARED_FREE = "FREE_FROM_SLAB"
+SHARED = "(shared with any_free)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
     """One compilation unit: its ladder, the roles it cannot do without, and its maps.
 
-    ``unattached`` programs are loaded for BPF_PROG_TEST_RUN only; ``learns``: needs probes/learn.c.
+    ``unattached`` programs are loaded for BPF_PROG_TEST_RUN only; ``learns``: needs what
+    probes/learn.c finds out.
     """
 
     ladder: dict[str, tuple[Rung, ...]]

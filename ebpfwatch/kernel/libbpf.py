@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import select
 import struct
 from collections.abc import Iterator
 from typing import Any, Callable
@@ -16,6 +17,7 @@ from typing import Any, Callable
 from ebpfwatch.errors import EbpfwatchError, Exit
 
 __all__ = [
+    "PerfReader",
     "RingReader",
     "iterate_array",
     "library",
@@ -280,8 +282,83 @@ class RingReader:
             return 0
         return _check(library().ring_buffer__consume(self._ring), "reading the ring buffer")
 
+    def take_lost(self) -> int:
+        """Records lost on the way; a ring buffer tells the program itself, so none."""
+        return 0
+
     def close(self) -> None:
         """Unmap the ring."""
         if self._ring is not None:
             library().ring_buffer__free(self._ring)
             self._ring = None
+
+
+class PerfReader:
+    """Reads a BPF perf event array where the kernel has no ring buffer (before Linux 5.8).
+
+    The same face as ``RingReader``; one buffer a CPU, behind one epoll fd.
+    """
+
+    _PAGES = 16
+
+    def __init__(self, map_fd: int, sink: Callable[[bytes], None]) -> None:
+        lib = library()
+        lib.bpf_open_perf_buffer.restype = ctypes.c_void_p
+        lib.bpf_open_perf_buffer.argtypes = [
+            _PERF_CALLBACK,
+            _PERF_LOST_CALLBACK,
+            ctypes.c_void_p,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_int,
+        ]
+        lib.perf_reader_fd.argtypes = [ctypes.c_void_p]
+        lib.perf_reader_free.argtypes = [ctypes.c_void_p]
+        lib.perf_reader_poll.argtypes = [
+            ctypes.c_int,
+            ctypes.POINTER(ctypes.c_void_p),
+            ctypes.c_int,
+        ]
+        self._read = 0
+        self._lost = 0
+
+        def copy(_: Any, data: int, size: int) -> None:
+            self._read += 1
+            sink(ctypes.string_at(data, size))
+
+        def lose(_: Any, count: int) -> None:
+            self._lost += count
+
+        self._callbacks = (_PERF_CALLBACK(copy), _PERF_LOST_CALLBACK(lose))
+        self._epoll = select.epoll()
+        self._readers: list[int] = []
+        for cpu in range(possible_cpus()):
+            reader = lib.bpf_open_perf_buffer(*self._callbacks, None, -1, cpu, self._PAGES)
+            if not reader:
+                continue  # a CPU that is possible but not online
+            fd = lib.perf_reader_fd(reader)
+            map_update(map_fd, cpu, struct.pack("<i", fd))
+            self._epoll.register(fd, select.EPOLLIN)
+            self._readers.append(reader)
+        if not self._readers:
+            raise OSError(ctypes.get_errno(), "opening the perf buffers")
+        self.fd = self._epoll.fileno()
+
+    def consume(self) -> int:
+        """Read what is there; returns the number of records."""
+        self._read = 0
+        readers = (ctypes.c_void_p * len(self._readers))(*self._readers)
+        _check(library().perf_reader_poll(len(readers), readers, 0), "reading the perf buffers")
+        return self._read
+
+    def take_lost(self) -> int:
+        """Records the kernel dropped because a buffer was full, since the last call."""
+        lost, self._lost = self._lost, 0
+        return lost
+
+    def close(self) -> None:
+        """Unmap the buffers."""
+        self._epoll.close()
+        for reader in self._readers:
+            library().perf_reader_free(reader)
+        self._readers = []

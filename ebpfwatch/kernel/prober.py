@@ -33,6 +33,15 @@ _CMPXCHG = (
     + _EXIT
 )
 
+_PROBE_READ_KERNEL = (
+    _instruction(0xBF, dst=1, src=10)  # r1 = fp
+    + _instruction(0x07, dst=1, imm=-8)  # r1 -= 8
+    + _instruction(0xB7, dst=2, imm=8)  # r2 = 8
+    + _instruction(0xB7, dst=3)  # r3 = NULL
+    + _instruction(0x85, imm=113)  # bpf_probe_read_kernel(r1, r2, r3)
+    + _EXIT
+)
+
 
 def _load(kind: int, code: bytes, version: int, name: bytes = b"probe") -> int:
     """An fd, or -errno."""
@@ -121,7 +130,22 @@ class Prober:
 
     def has_cmpxchg(self) -> bool:
         """Whether BPF has atomic compare-and-exchange (Linux >= 5.12)."""
-        fd = _load(_SOCKET_FILTER, _CMPXCHG, self.version)
+        return self._loads(_SOCKET_FILTER, _CMPXCHG)
+
+    def has_probe_read_kernel(self) -> bool:
+        """Whether there is a helper of its own for kernel memory (Linux >= 5.5)."""
+        return self._loads(PROGRAM_TYPES["raw_tracepoint"], _PROBE_READ_KERNEL)
+
+    def features(self) -> dict[str, bool]:
+        """All of them, by the name in HAVE_*."""
+        return {
+            "ringbuf": self.has_ringbuf(),
+            "cmpxchg": self.has_cmpxchg(),
+            "probe_read_kernel": self.has_probe_read_kernel(),
+        }
+
+    def _loads(self, kind: int, code: bytes) -> bool:
+        fd = _load(kind, code, self.version)
         if fd >= 0:
             os.close(fd)
         return fd >= 0

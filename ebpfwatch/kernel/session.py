@@ -121,7 +121,7 @@ class Session:
         programs = reply["programs"]
         self.maps = dict(zip(names, fds))
         program_fds = fds[len(names) : len(names) + len(programs)]
-        self.programs = {p["name"]: fd for p, fd in zip(programs, program_fds)}
+        self.programs = dict(zip(programs, program_fds))
         self.hooks = [Ladder(**hook) for hook in reply["hooks"]]
         self.offsets: dict[str, int] = reply["offsets"]
         self.features: dict[str, bool] = reply["features"]
@@ -133,7 +133,8 @@ class Session:
         )
         self.records: collections.deque[bytes] = collections.deque()
         self.dropped = 0
-        self._ring = libbpf.RingReader(self.maps["records"], self._keep)
+        reader = libbpf.RingReader if self.features["ringbuf"] else libbpf.PerfReader
+        self._ring = reader(self.maps["records"], self._keep)
 
     def _keep(self, record: bytes) -> None:
         if len(self.records) >= _QUEUE:
@@ -153,7 +154,9 @@ class Session:
 
     def consume(self) -> int:
         """Move what is in the ring to ``records``; returns how many."""
-        return self._ring.consume()
+        count = self._ring.consume()
+        self.dropped += self._ring.take_lost()
+        return count
 
     def _per_cpu_totals(self, name: str, entries: int) -> list[int]:
         layout = f"{self._cpus}Q"

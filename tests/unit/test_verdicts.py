@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from ebpfwatch.canary import Canary, Run
+from ebpfwatch.canary import Canary, Life, Run
 from ebpfwatch.events.wire import (
     Flag,
     Hook,
@@ -232,8 +232,8 @@ def canary_step(hook: Hook, ns: int = 5, ino: int = 9, leaving: bool = False) ->
 
 def flying(roles: set[str]) -> tuple[Canary, Run]:
     """A canary whose file was created and deleted at 1 ns."""
-    canary = Canary(frozenset(roles))
-    run = Run("/", dev=(8, 0), ino=9, started_ns=1)
+    canary = Canary(frozenset(roles), shared_free=True)
+    run = Run("/nonexistent", 1, lives=[Life(1, (8, 0), 9)], shared_free=True)
     canary._pending.append(run)
     return canary, run
 
@@ -256,6 +256,17 @@ def test_a_silent_hook_is_named_when_time_is_up() -> None:
     assert canary.finished(10, 1000) == []
     assert canary.finished(5000, 1000) == [run]
     assert "evict" in run.missing(frozenset({"evict"}))
+
+
+def test_one_missed_free_is_no_silence() -> None:
+    """Another file follows; what any of them proves is proven."""
+    canary, run = flying({"evict", "any_free"})
+    canary.feed(canary_step(Hook.EVICT))
+    run.lives.append(Life(2, (8, 0), 10))
+    canary.feed(canary_step(Hook.EVICT, ino=10))
+    canary.feed(canary_step(Hook.ANY_FREE, ino=10))
+    assert canary.finished(10, 1000) == [run]
+    assert run.missing(frozenset({"evict", "any_free"})) == ()
 
 
 def test_the_wrong_order_is_seen() -> None:

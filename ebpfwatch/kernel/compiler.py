@@ -1,0 +1,83 @@
+"""bcc: the only module that imports it, in the loader child only."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.kernel import source
+from ebpfwatch.kernel.ladder import Attachment
+from ebpfwatch.kernel.prober import PROGRAM_TYPES
+from ebpfwatch.paths import PROBES
+
+__all__ = ["Compiler", "Module"]
+
+_SHIM = PROBES / "shim"
+
+
+class Module:
+    """One compiled unit; its fds are closed with it, so keep it until they are sent."""
+
+    def __init__(self, bpf: Any) -> None:
+        self._bpf = bpf
+
+    def load(self, kind: str, function: str) -> int:
+        """Load one function; the program's fd."""
+        return int(self._bpf.load_func(function.encode(), PROGRAM_TYPES[kind]).fd)
+
+    def load_for(self, kind: str, attachment: Attachment) -> int:
+        """Load what an attachment wants."""
+        return self.load(kind, attachment.function)
+
+    def map(self, name: str) -> int:
+        """The fd of a map."""
+        return int(self._bpf[name.encode()].map_fd)
+
+    def close(self) -> None:
+        """Unload."""
+        self._bpf.cleanup()
+
+
+class Compiler:
+    """Compiles our units against the shim, or against the running kernel's headers.
+
+    ``version`` is LINUX_VERSION_CODE (before Linux 5.0 it must be the running kernel's exactly);
+    ``features`` are the HAVE_* that the prober proved.
+    """
+
+    def __init__(self, version: int, features: Mapping[str, bool]) -> None:
+        os.environ["BCC_KERNEL_SOURCE"] = str(_SHIM)
+        import bcc
+
+        self._bcc = bcc
+        if not Path("/usr/include/linux/bpf.h").exists():
+            raise EbpfwatchError(
+                "no /usr/include/linux/bpf.h",
+                "install it: apt-get install linux-libc-dev",
+                Exit.UNAVAILABLE,
+            )
+        triplet = sysconfig.get_config_var("MULTIARCH") or f"{platform.machine()}-linux-gnu"
+        self._shim_flags = [
+            "-I/usr/include",
+            f"-I/usr/include/{triplet}",
+            f"-DLINUX_VERSION_CODE={version:#x}",
+        ]
+        self._flags = [f"-DHAVE_{name.upper()}" for name, have in features.items() if have]
+
+    def compile(self, unit: str, flags: list[str]) -> Module:
+        """Compile a unit of probes/ without kernel headers; raises bcc's own exceptions."""
+        return self._compile(unit, _SHIM, self._shim_flags + self._flags + flags)
+
+    def compile_with_headers(self, unit: str, headers: Path) -> Module:
+        """Compile a unit that includes the kernel's headers."""
+        return self._compile(unit, headers, self._flags)
+
+    def _compile(self, unit: str, tree: Path, flags: list[str]) -> Module:
+        os.environ["BCC_KERNEL_SOURCE"] = str(tree)
+        text = source.unit(PROBES, unit)
+        return Module(self._bcc.BPF(text=text.encode(), cflags=flags))

@@ -1,0 +1,77 @@
+"""What only a living kernel tells, learned from one nameless file of our own (probes/learn.c)."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Sequence
+
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.kernel.compiler import Compiler
+from ebpfwatch.kernel.ladder import Rung
+from ebpfwatch.kernel.libbpf import map_lookup
+from ebpfwatch.kernel.prober import Prober, attach
+
+__all__ = ["learn"]
+
+_SECONDS = 5.0
+_FIELDS = ("cache", "call_site", "object", "dead_state", "vfs_inode")
+
+
+def learn(
+    compiler: Compiler,
+    prober: Prober,
+    rungs: Sequence[Rung],
+    flags: list[str],
+    mounts: Sequence[str],
+) -> dict[str, int]:
+    """The fields of ``struct learned``; ``rungs`` hook the eviction and the free.
+
+    Raises ``EbpfwatchError`` when no mount lets us create a file, or when it is never freed.
+    """
+    module = compiler.compile("learn.c", [*flags, f"-DLEARNER_TGID={os.getpid()}"])
+    links = []
+    try:
+        for rung in rungs:
+            attachment = rung.attachments[0]
+            symbol = prober.symbol(rung.kind, attachment)
+            link = attach(rung.kind, module.load_for(rung.kind, attachment), attachment, symbol)
+            if link < 0:
+                raise EbpfwatchError(
+                    f"attaching to {symbol}: {os.strerror(-link)}",
+                    "see `ebpfwatch check`",
+                    Exit.OSERR,
+                )
+            links.append(link)
+        return _wait(module.map("learned"), mounts)
+    finally:
+        for link in links:
+            os.close(link)
+        module.close()
+
+
+def _wait(fd: int, mounts: Sequence[str]) -> dict[str, int]:
+    layout = f"{len(_FIELDS)}Q"
+    deadline = time.monotonic() + _SECONDS
+    while time.monotonic() < deadline:
+        for mount in mounts:
+            _die_young(mount)
+        for _ in range(100):
+            values = struct.unpack(layout, map_lookup(fd, 0, struct.calcsize(layout)))
+            if values[0]:
+                return dict(zip(_FIELDS, values))
+            time.sleep(0.002)
+    raise EbpfwatchError(
+        f"no ext4 inode of ours was freed within {_SECONDS:.0f} s, so ext4's cache is not known",
+        "mount an ext4 filesystem read-write",
+        Exit.UNAVAILABLE,
+    )
+
+
+def _die_young(directory: str) -> None:
+    """Allocate an inode that has no name and let it die at once."""
+    try:
+        os.close(os.open(directory, os.O_TMPFILE | os.O_WRONLY, 0o600))
+    except OSError:
+        return  # read-only or full: another mount will do
