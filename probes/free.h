@@ -86,8 +86,7 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 	u64 ns = bpf_ktime_get_ns();
 	struct suspicion why = {};
 	struct bucket *bucket = bucket_of(object);
-	struct life *life = NULL;
-	bool known = true;
+	struct life *life = NULL, *before = NULL;
 	u32 way;
 
 	if (!bucket)
@@ -100,11 +99,11 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 
 	way = find_way(bucket, object);
 	if (way == NO_WAY) {
-		known = false;
 		why.dev = read_dev(inode_of(object));
 		life = free_of_unknown(bucket, ns, &why);
 	} else {
 		life = &bucket->life[way & (WAYS - 1)];
+		before = life;
 		if (life->state == STATE_FREED)
 			free_of_dead(&why);
 		else
@@ -116,7 +115,7 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 		if (!(why.flags & WITNESS_READ))
 			why.flags |= read_witness(inode_of(object), &why.state, &why.count);
 		why.dev = read_dev(inode_of(object));
-		report(ctx, hook, ns, &why, known ? life : NULL);
+		report(ctx, hook, ns, &why, before);
 	}
 	if (!life)
 		return;
@@ -126,6 +125,6 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 	life->frees++;
 	life->flags |= next_flags;
 	life->state = STATE_FREED;
-	if (known)
+	if (before)
 		swap_key(&bucket->object[way & (WAYS - 1)], object, object | OBJECT_DEAD);
 }

@@ -7,6 +7,7 @@
  */
 #include <linux/dcache.h>
 #include <linux/fs.h>
+#include <linux/mm.h> /* slub_def.h uses page_address() without it */
 #include <linux/slab.h>
 #include <linux/slub_def.h>
 

@@ -47,7 +47,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="ebpfwatch-vm-", dir="/var/tmp") as name:
         directory = Path(name)
         disks = {
-            "payload": _disk(directory / "payload.img", "64M", payload),
+            "payload": _disk(directory / "payload.img", "512M", payload),
             "results": _disk(directory / "results.img", "256M"),
             "scratch": _disk(directory / "scratch.img", "1G"),
         }
