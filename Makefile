@@ -4,13 +4,18 @@ VENV    := .venv
 RUN     := $(VENV)/bin/python3
 CONFIG  := config.example.yaml
 STORM   := 1000000
+KERNEL  := 4.19
+SCENARIOS :=
 
 RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev python3-venv python3-systemd python3-yaml \
                  python3-prometheus-client
 TEST_PACKAGES := $(RUN_PACKAGES) gcc libc6-dev e2fsprogs mount util-linux bpftool prometheus curl \
                  systemd
 
-.PHONY: run test unit live lint golden bench install-run install-test clean
+VM_PACKAGES   := qemu-system-arm qemu-user-static binfmt-support mmdebstrap arch-test make \
+                 gcc-aarch64-linux-gnu xz-utils kmod e2fsprogs
+
+.PHONY: test-vm install-vm run test unit live lint golden bench install-run install-test clean
 
 run: install-run  ## install what the daemon needs and follow the kernel in the foreground
 	$(RUN) -m ebpfwatch run --config $(CONFIG)
@@ -27,6 +32,9 @@ unit:  ## no root, no BCC
 
 live:  ## as root, on the running kernel
 	EBPFWATCH_STORM=$(STORM) $(RUN) -m pytest tests/live
+
+test-vm: install-vm  ## crimes in an arm64 guest: KERNEL=4.19 SCENARIOS=benign,destroy
+	$(RUN) -m tests.vm.matrix --kernel $(KERNEL) --scenarios "$(SCENARIOS)"
 
 golden:  ## rewrite tests/golden from the present output
 	EBPFWATCH_GOLDEN=1 $(RUN) -m pytest -q tests/unit/test_metrics.py
@@ -48,6 +56,9 @@ $(VENV)/.test: $(VENV)/.run pyproject.toml
 	$(RUN) -m pip install --quiet --disable-pip-version-check \
 	    'hypothesis>=6.100,<7' 'mypy>=1.11,<3' 'pytest>=8,<10' 'ruff>=0.6,<1' types-PyYAML
 	touch $@
+
+install-vm: $(VENV)/.test
+	sh deploy/install-packages.sh $(VM_PACKAGES)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,7 +7,7 @@
  */
 #include "verdict.h"
 
-static __always_inline void on_destroy(void *ctx, u64 inode)
+static __always_inline void on_destroy(void *ctx, u64 inode, u64 call_site)
 {
 	u64 ns = bpf_ktime_get_ns();
 	struct suspicion why = {};
@@ -17,6 +17,7 @@ static __always_inline void on_destroy(void *ctx, u64 inode)
 
 	count(COUNTER_DESTROY, 1);
 	why.object = object_of(inode);
+	why.call_site = call_site;
 	bucket = bucket_of(why.object);
 	if (!bucket)
 		return;
@@ -50,7 +51,7 @@ static __always_inline void on_destroy(void *ctx, u64 inode)
 #ifdef DESTROY_KPROBE
 int ext4_destroy_inode(struct pt_regs *ctx)
 {
-	on_destroy(ctx, PT_REGS_PARM1(ctx));
+	on_destroy(ctx, PT_REGS_PARM1(ctx), caller_of(ctx));
 	return 0;
 }
 #endif

@@ -25,7 +25,7 @@ static __always_inline void evict_of_known(const struct life *life, struct suspi
 #endif
 }
 
-static __always_inline void on_evict(void *ctx, u64 inode)
+static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 {
 	u64 ns = bpf_ktime_get_ns();
 	struct suspicion why = {};
@@ -37,6 +37,7 @@ static __always_inline void on_evict(void *ctx, u64 inode)
 
 	count(COUNTER_EVICT, 1);
 	why.object = object_of(inode);
+	why.call_site = call_site;
 	bucket = bucket_of(why.object);
 	if (!bucket)
 		return;
@@ -102,7 +103,7 @@ static __always_inline void on_evict(void *ctx, u64 inode)
 #ifdef EVICT_RAW_TRACEPOINT
 int ext4_evict_inode(struct bpf_raw_tracepoint_args *ctx)
 {
-	on_evict(ctx, ctx->args[0]);
+	on_evict(ctx, ctx->args[0], 0);
 	return 0;
 }
 #endif
@@ -110,7 +111,7 @@ int ext4_evict_inode(struct bpf_raw_tracepoint_args *ctx)
 #ifdef EVICT_KPROBE
 int ext4_evict_inode(struct pt_regs *ctx)
 {
-	on_evict(ctx, PT_REGS_PARM1(ctx));
+	on_evict(ctx, PT_REGS_PARM1(ctx), caller_of(ctx));
 	return 0;
 }
 #endif

@@ -15,7 +15,7 @@ int ext4_free_in_core_inode(struct pt_regs *ctx)
 #ifdef RCU_FREE_FROM_HEAD
 	inode -= OFF_I_RCU;
 #endif
-	on_free(ctx, HOOK_RCU_FREE, object_of(inode), 0, LIFE_SLAB_FREE_DUE, false);
+	on_free(ctx, HOOK_RCU_FREE, object_of(inode), caller_of(ctx), LIFE_SLAB_FREE_DUE, false);
 	return 0;
 }
 #endif

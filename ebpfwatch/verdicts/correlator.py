@@ -245,7 +245,15 @@ def _context(event: VerdictEvent, knowledge: Knowledge) -> str:
 
 
 def _stack(event: VerdictEvent, knowledge: Knowledge) -> tuple[str, ...]:
-    return tuple(knowledge.symbol(address) or f"{address:#x}" for address in event.stack)
+    """The frames by name.
+
+    A probe stands at a function's first instruction, before it has a frame of its own: the
+    unwinder then leaves out its caller, who may be the culprit; the call site has it.
+    """
+    addresses = list(event.stack)
+    if event.call_site and event.call_site not in addresses:
+        addresses.insert(1 if addresses else 0, event.call_site)
+    return tuple(knowledge.symbol(address) or f"{address:#x}" for address in addresses)
 
 
 def _actor(who: Who | None, context: str = "task", stack: tuple[str, ...] = ()) -> Actor | None:
