@@ -169,7 +169,7 @@ def table(kernel: str, rows: list[Row]) -> str:
     lines = [
         "# Detection in guests",
         "",
-        "Written by `make test-vm`; each scenario of tests/vm/modules/crime.c in a boot of its own.",
+        "Written by `make test-vm`: each scenario of tests/vm/modules/crime.c in its own boot.",
         "",
         "| kernel | scenario | detected | the kernel itself |",
         "|---|---|---|---|",
