@@ -46,6 +46,7 @@ _TICK_SECONDS = 5.0
 _SCAN_SECONDS = 60.0
 _STATUS_SECONDS = 1.0
 _SYMBOLS_SECONDS = 30.0
+_SILENT_AGAIN_SECONDS = 15.0
 _NS = 1_000_000_000
 
 #: Functions that may free an ext4 inode. On some kernels the callback tail-calls kmem_cache_free,
@@ -250,8 +251,11 @@ class Daemon:
                 if key.fd == wakeup:
                     os.read(wakeup, 4096)
             self._drain()
+            silent = len(self._silent)
             self._judge_canaries()
             now = time.monotonic()
+            if len(self._silent) > silent:
+                next_canary = min(next_canary, self._after_canary(now))
             if self._reload:
                 self._reload = False
                 self._read_config_again()
@@ -268,8 +272,12 @@ class Daemon:
         selector.close()
 
     def _after_canary(self, now: float) -> float:
+        """When the next canary is due: soon while a hook is silent, for it may be the machine's
+        load and not the hook that kept the last one."""
         interval = self._config.canary.interval_seconds
-        return now + interval if interval else float("inf")
+        if not interval:
+            return float("inf")
+        return now + (min(interval, _SILENT_AGAIN_SECONDS) if self._silent else interval)
 
     def _drain(self) -> None:
         """Read and handle what is in the ring; a flood is handled in portions."""
