@@ -4,7 +4,8 @@ VENV    := .venv
 RUN     := $(VENV)/bin/python3
 CONFIG  := config.example.yaml
 STORM   := 1000000
-KERNEL  := 4.19
+KERNELS := 4.19 5.10 6.1 6.1-generic 6.12
+KERNEL  :=
 SCENARIOS :=
 
 RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev python3-venv python3-systemd python3-yaml \
@@ -13,7 +14,7 @@ TEST_PACKAGES := $(RUN_PACKAGES) gcc libc6-dev e2fsprogs mount util-linux bpftoo
                  systemd
 
 VM_PACKAGES   := qemu-system-arm qemu-user-static binfmt-support mmdebstrap arch-test make \
-                 gcc-aarch64-linux-gnu xz-utils kmod e2fsprogs
+                 gcc-aarch64-linux-gnu libc6-dev-arm64-cross xz-utils kmod cpio e2fsprogs
 
 .PHONY: test-vm install-vm run test unit live lint golden bench install-run install-test clean
 
@@ -33,8 +34,9 @@ unit:  ## no root, no BCC
 live:  ## as root, on the running kernel
 	EBPFWATCH_STORM=$(STORM) $(RUN) -m pytest tests/live
 
-test-vm: install-vm  ## crimes in an arm64 guest: KERNEL=4.19 SCENARIOS=benign,destroy
-	$(RUN) -m tests.vm.matrix --kernel $(KERNEL) --scenarios "$(SCENARIOS)"
+test-vm: install-vm  ## crimes in arm64 guests: KERNELS=4.19 or KERNEL=/an/image, SCENARIOS=benign,destroy
+	$(RUN) -m tests.vm.matrix --kernels "$(or $(KERNEL),$(KERNELS))" --scenarios "$(SCENARIOS)" \
+	    $(if $(SCENARIOS)$(KERNEL),,--table docs/detection.md)
 
 golden:  ## rewrite tests/golden from the present output
 	EBPFWATCH_GOLDEN=1 $(RUN) -m pytest -q tests/unit/test_metrics.py

@@ -301,6 +301,8 @@ class Daemon:
         self._losses.record(now_ns, self._misses_by_role())
         counters = self._session.counters()
         self._watch_reclaim(counters, now_ns)
+        # Now, so that a verdict need not wait for it, and a module that leaves has been seen.
+        self._symbols.refresh()
         notify(f"WATCHDOG=1\nSTATUS={self._status_line()}")
 
     # -- verdicts
@@ -337,7 +339,9 @@ class Daemon:
         return True
 
     def _refresh_symbols(self, event: wire.VerdictEvent) -> None:
-        """A frame without a name may be of a module loaded since: look again, now and then."""
+        """A module may have been loaded since; a frame without a name may be of a BPF program."""
+        if self._symbols.refresh():
+            return
         now = time.monotonic()
         if self._symbols.hidden or now - self._symbols_at < _SYMBOLS_SECONDS:
             return

@@ -3,19 +3,53 @@
 A verdict must reach its sinks before the machine dies, and a pass over /proc/kallsyms takes
 tens of milliseconds or more; as Python objects the symbols would take 20 MB.  So one pass at start
 packs the functions into a memfd, about 40 bytes each, and a look-up is a binary search by pread.
+
+The nearest symbol below an address is only right while every module is known: a module loaded since
+would be given its neighbour's name, and an innocent be accused.  So /proc/modules decides: what
+lies in no module's memory has no module's name, and the memory of a module that is gone keeps its.
 """
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import os
 import struct
 from pathlib import Path
 
-__all__ = ["Symbols"]
+__all__ = ["Module", "Symbols", "read_modules"]
 
 _ENTRY = struct.Struct("<QQ")  # address; where its line begins in the text
 _LARGEST_FUNCTION = 1 << 20  # bytes: what lies further behind a symbol is not of it
 _LONGEST_LINE = 640
+_GONE_KEPT = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """One line of /proc/modules: the memory [start, end), and its taints ("OE", "" for none)."""
+
+    name: str
+    start: int
+    end: int
+    taints: str
+
+
+def read_modules(file: Path) -> tuple[Module, ...]:
+    """The loaded modules; none where the file is missing, as on a kernel without modules."""
+    try:
+        text = file.read_text(errors="replace")
+    except OSError:
+        return ()
+    found = []
+    for line in text.splitlines():
+        words = line.split()
+        try:
+            start = int(words[5], 16)
+            found.append(Module(words[0], start, start + int(words[1]), "".join(words[6:7])[1:-1]))
+        except (IndexError, ValueError):
+            continue
+    return tuple(found)
 
 
 class _Table:
@@ -74,11 +108,25 @@ class Symbols:
     def __init__(self, kallsyms: Path = Path("/proc/kallsyms")) -> None:
         self._kallsyms = kallsyms
         self._tables: tuple[_Table, ...] = ()
+        self._gone: collections.deque[Module] = collections.deque(maxlen=_GONE_KEPT)
+        self.modules: tuple[Module, ...] = ()
         self.hidden = True
+
+    def refresh(self) -> bool:
+        """Load again if the modules have changed since; whether they have."""
+        modules = read_modules(self._kallsyms.parent / "modules")
+        if modules == self.modules:
+            return False
+        self.load()
+        return True
 
     def load(self) -> None:
         """Read all functions; some 0.1 s. Never raises: an unreadable file hides every name."""
         self.close()
+        # Before kallsyms: a module loaded in between is then seen as a change by `refresh`.
+        loaded = read_modules(self._kallsyms.parent / "modules")
+        self._gone.extend(module for module in self.modules if module not in loaded)
+        self.modules = loaded
         kernel, modules = _Table("kernel"), _Table("modules")
         late: list[tuple[int, bytes]] = []
         try:
@@ -107,9 +155,23 @@ class Symbols:
             return ""
         start, line = max(table.find(address) for table in self._tables)
         if not line or address - start > _LARGEST_FUNCTION:
-            return ""
+            return self._of_gone(address)
         symbol, _, module = line.decode("ascii", "replace").partition("\t")
+        if module not in ("", "[bpf]", "[__builtin__ftrace]"):
+            home = self.module(address)
+            if home is None or f"[{home.name}]" != module:
+                return self._of_gone(address)
         return f"{symbol}+{address - start:#x}{' ' + module if module else ''}"
+
+    def module(self, address: int) -> Module | None:
+        """The module whose memory this address is in; hidden addresses are in none."""
+        return next((m for m in self.modules if m.start <= address < m.end), None)
+
+    def _of_gone(self, address: int) -> str:
+        for module in reversed(self._gone):
+            if module.start <= address < module.end:
+                return f"{module.name}+{address - module.start:#x} [{module.name}, unloaded]"
+        return ""
 
     def function(self, address: int) -> str:
         """Only the function's name."""

@@ -236,6 +236,9 @@ _SOFTIRQ = {
 }
 
 
+_PROBE_FRAMES = ("bpf_prog_", "bpf_trace_run", "__bpf_trace_", "__traceiter_", "bpf_trampoline_")
+
+
 def _context(event: VerdictEvent, knowledge: Knowledge) -> str:
     """In a softirq, and in RCU's own kthreads, the current task is a bystander."""
     if event.hook is Hook.RCU_FREE:
@@ -251,9 +254,14 @@ def _stack(event: VerdictEvent, knowledge: Knowledge) -> tuple[str, ...]:
     unwinder then leaves out its caller, who may be the culprit; the call site has it.
     """
     addresses = list(event.stack)
+    names = [knowledge.symbol(address) or f"{address:#x}" for address in addresses]
+    # The probe itself and the tracepoint that called it are not the kernel's doing.
+    own = max((i for i, name in enumerate(names[:8]) if name.startswith(_PROBE_FRAMES)), default=-1)
+    del names[: own + 1]
     if event.call_site and event.call_site not in addresses:
-        addresses.insert(1 if addresses else 0, event.call_site)
-    return tuple(knowledge.symbol(address) or f"{address:#x}" for address in addresses)
+        caller = knowledge.symbol(event.call_site) or f"{event.call_site:#x}"
+        names.insert(1 if names else 0, caller)
+    return tuple(names)
 
 
 def _actor(who: Who | None, context: str = "task", stack: tuple[str, ...] = ()) -> Actor | None:

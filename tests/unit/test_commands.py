@@ -110,10 +110,16 @@ KALLSYMS = (
     "ffff000000a00000 t crime_free\t[crime]\n"
     "ffff000000900000 t other\t[other]\n"
 )
+MODULES = (
+    "crime 16384 0 - Live 0xffff000000a00000 (OE)\n"
+    "other 4096 1 crime, Live 0xffff000000900000\n"
+    "hidden 4096 0 - Live 0x0000000000000000\n"
+)
 
 
 def test_symbols(tmp_path: Path) -> None:
     """Modules below the kernel, unsorted; far beyond a symbol is nobody's."""
+    (tmp_path / "modules").write_text(MODULES)
     file = tmp_path / "kallsyms"
     file.write_text(KALLSYMS)
     symbols = Symbols(file)
@@ -123,6 +129,28 @@ def test_symbols(tmp_path: Path) -> None:
     assert symbols.function(0xFFFF000008081100) == "kmem_cache_free"
     assert symbols.name(0xFFFF000009000000) == ""
     assert symbols.name(1) == ""
+    symbols.close()
+
+
+def test_a_module_loaded_later_is_not_its_neighbour(tmp_path: Path) -> None:
+    """Between two looks at kallsyms a module comes and goes: never the name of the one below it."""
+    (tmp_path / "modules").write_text(MODULES)
+    (tmp_path / "kallsyms").write_text(KALLSYMS)
+    symbols = Symbols(tmp_path / "kallsyms")
+    symbols.load()
+    assert symbols.name(0xFFFF000000900010) == "other+0x10 [other]"
+    late = "late 4096 0 - Live 0xffff000000908000 (OE)\n"
+    assert symbols.name(0xFFFF000000908010) == "", "far behind the end of [other]"
+    assert not symbols.refresh()
+    (tmp_path / "modules").write_text(MODULES + late)
+    (tmp_path / "kallsyms").write_text(KALLSYMS + "ffff000000908000 t free_it\t[late]\n")
+    assert symbols.refresh()
+    assert symbols.name(0xFFFF000000908010) == "free_it+0x10 [late]"
+    assert [m.taints for m in symbols.modules] == ["OE", "", "", "OE"]
+    (tmp_path / "modules").write_text(MODULES)
+    (tmp_path / "kallsyms").write_text(KALLSYMS)
+    assert symbols.refresh()
+    assert symbols.name(0xFFFF000000908010) == "late+0x10 [late, unloaded]"
     symbols.close()
 
 

@@ -10,7 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.vm.cache import Kernel, root_image
+from tests.vm.kernels import Kernel
+from tests.vm.root import root_image
 
 __all__ = ["Outcome", "run"]
 
@@ -73,7 +74,7 @@ def _disk(path: Path, size: str, content: Path | None = None) -> Path:
     words: list[object] = ["mke2fs", "-q", "-F", "-t", "ext4"]
     if content is not None:
         words += ["-d", content]
-    subprocess.run([*map(str, words), str(path), size], check=True)
+    subprocess.run([*map(str, words), str(path), size], check=True, stdout=subprocess.DEVNULL)
     return path
 
 
@@ -93,10 +94,12 @@ def _boot(
     ]
     words: list[object] = ["qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72", "-smp", "2"]
     words += ["-m", memory_mb, "-nic", "none", "-display", "none", "-no-reboot"]
+    if kernel.initrd is not None:
+        words += ["-initrd", kernel.initrd]
     words += ["-serial", f"file:{console}", "-monitor", "none", "-kernel", kernel.image]
     words += [
         "-append",
-        "root=/dev/vda rw console=ttyAMA0 panic=-1 panic_on_oops=1 systemd.show_status=0"
+        "root=/dev/vda rw console=ttyAMA0 panic=-1 systemd.show_status=0"
         f" systemd.log_target=null {append}",
     ]
     for number, drive in enumerate(drives):

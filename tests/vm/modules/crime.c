@@ -8,6 +8,7 @@
  *   late       the same two seconds later: the slab page may be gone
  *   reused     the same once another inode lives at the address: the silent one
  *   destroy    ext4_destroy_inode() a second time before the grace period ends
+ *   shrink     the same by the task that evicts, while it shrinks the slabs
  *   stranger   kmem_cache_free() from this module's own text, after the first free
  *   benign     the first free is swallowed, so that the second harms nothing
  *
@@ -35,6 +36,7 @@ static bool freed, reused, done;
 
 static void (*free_inode)(void *argument);   /* ext4_i_callback or ext4_free_in_core_inode */
 static void (*destroy_inode_)(struct inode *inode);
+static void (*destroy_both)(struct inode *inode); /* destroy_inode of fs/inode.c */
 static bool free_takes_head;
 
 static bool is(const char *name)
@@ -110,6 +112,24 @@ static int on_destroy(struct kprobe *probe, struct pt_regs *regs)
 	return 0;
 }
 
+/* Runs in the place of destroy_inode(inode), in whatever context evicts. */
+static void destroy_twice(struct inode *inode)
+{
+	destroy_both(inode);
+	confess("shrink");
+	destroy_inode_(inode);
+}
+
+/* destroy_inode(inode) of fs/inode.c, for any filesystem */
+static int on_any_destroy(struct kprobe *probe, struct pt_regs *regs)
+{
+	if (!victim || (struct inode *)regs->regs[0] != victim || done || !is("shrink"))
+		return 0;
+	done = true;
+	instruction_pointer_set(regs, (unsigned long)destroy_twice);
+	return 1;
+}
+
 /* inode_init_always(super, inode) */
 static int on_init(struct kprobe *probe, struct pt_regs *regs)
 {
@@ -122,6 +142,7 @@ static int on_init(struct kprobe *probe, struct pt_regs *regs)
 
 static struct kprobe slab_free = { .symbol_name = "kmem_cache_free", .pre_handler = on_slab_free };
 static struct kprobe destroy = { .symbol_name = "ext4_destroy_inode", .pre_handler = on_destroy };
+static struct kprobe any_destroy = { .symbol_name = "destroy_inode", .pre_handler = on_any_destroy };
 static struct kprobe init_always = { .symbol_name = "inode_init_always", .pre_handler = on_init };
 
 /* The address of a function that is not exported. */
@@ -161,7 +182,8 @@ static int __init crime_init(void)
 		free_takes_head = true;
 	}
 	destroy_inode_ = address_of("ext4_destroy_inode");
-	if (!free_inode || !destroy_inode_)
+	destroy_both = address_of("destroy_inode");
+	if (!free_inode || !destroy_inode_ || (is("shrink") && !destroy_both))
 		return -ENOENT;
 	error = find_victim();
 	if (error)
@@ -176,6 +198,11 @@ static int __init crime_init(void)
 		register_kprobe(&init_always);
 	}
 	register_kprobe(&destroy);
+	if (is("shrink")) {
+		error = register_kprobe(&any_destroy);
+		if (error)
+			return error;
+	}
 	pr_info("crime: %s armed for %s inode=%px ino=%lu\n", scenario, path, victim, victim_ino);
 	return 0;
 }

@@ -1,27 +1,14 @@
-"""What guests are made of, built once and kept: the root image and the kernels.
-
-Everything lies in $EBPFWATCH_VM_CACHE (default /var/cache/ebpfwatch-vm).  A step that is done is
-not done again; two runs at once wait for each other.
-"""
+"""The guests' root file system: Debian's user space for arm64, built once and kept."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import fcntl
-import gzip
-import os
 import shutil
 import subprocess
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["CACHE", "KERNELS", "Kernel", "kernel", "root_image"]
+from tests.vm.store import CACHE, locked
 
-CACHE = Path(os.environ.get("EBPFWATCH_VM_CACHE", "/var/cache/ebpfwatch-vm"))
-ROOT = Path(__file__).parents[2]
-SHARED_KERNELS = Path(os.environ.get("KERNELS_DIR", ROOT.parent / "shared/kernels"))
+__all__ = ["root_image"]
 
 PACKAGES = (
     "systemd systemd-sysv dbus udev kmod procps e2fsprogs curl bpftool linux-libc-dev libbpfcc"
@@ -58,51 +45,10 @@ WantedBy=multi-user.target
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Kernel:
-    """A kernel to boot: its image, its modules and headers by directory (empty: none)."""
-
-    name: str
-    image: Path
-    headers: Path
-    release: str
-
-
-KERNELS = ("4.19",)
-
-
-@contextlib.contextmanager
-def _lock() -> Iterator[None]:
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / "lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def kernel(name: str) -> Kernel:
-    """Unpack a kernel; raises ``SystemExit`` naming the file that is missing."""
-    source = SHARED_KERNELS / "4.19.78-arm64"
-    if name != "4.19" or not (source / "Image.gz").exists():
-        raise SystemExit(f"no kernel {name}: looked for {source}/Image.gz; set KERNELS_DIR")
-    target = CACHE / "kernels" / name
-    with _lock():
-        if not (target / "done").exists():
-            shutil.rmtree(target, ignore_errors=True)
-            target.mkdir(parents=True)
-            with gzip.open(source / "Image.gz") as packed, open(target / "Image", "wb") as image:
-                shutil.copyfileobj(packed, image)
-            with tarfile.open(source / "headers.tar.xz") as headers:
-                headers.extractall(target / "headers")
-            (target / "done").touch()
-    headers = target / "headers"
-    inner = [path for path in headers.iterdir() if (path / "Makefile").exists()]
-    return Kernel(name, target / "Image", inner[0] if inner else headers, "4.19.78-arm64-desktop")
-
-
 def root_image(suite: str = "bookworm") -> Path:
     """The root file system of a suite as an ext4 image; kernel-agnostic."""
     image = CACHE / f"root-{suite}.img"
-    with _lock():
+    with locked():
         if image.exists():
             return image
         tree = CACHE / f"root-{suite}"

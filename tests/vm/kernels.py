@@ -1,0 +1,221 @@
+"""The kernels of the guests: 4.19 from ../shared/kernels, the others from Debian, or any image.
+
+Debian's packages are fetched through a private apt directory (their signatures are checked), and
+only unpacked.  A kernel whose disk drivers are modules gets an initramfs of busybox and those.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+from tests.vm.store import CACHE, locked
+
+__all__ = ["DEBIAN", "Kernel", "build_module", "kernel", "names"]
+
+ROOT = Path(__file__).parents[2]
+SHARED = Path(os.environ.get("KERNELS_DIR", ROOT.parent / "shared/kernels")) / "4.19.78-arm64"
+MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
+KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+#: name -> suite and flavour; "-generic" has ext4 as a module, the cloud flavours have it built in.
+DEBIAN = {
+    "5.10": ("bullseye", "cloud-arm64"),
+    "6.1": ("bookworm", "cloud-arm64"),
+    "6.1-generic": ("bookworm", "arm64"),
+    "6.12": ("trixie", "cloud-arm64"),
+}
+
+_INIT = """\
+#!/bin/busybox sh
+/bin/busybox mount -t devtmpfs none /dev
+for module in $(/bin/busybox cat /modules); do /bin/busybox insmod /$module; done
+tries=0
+until /bin/busybox mount -t ext4 /dev/vda /root 2>/dev/null; do
+    tries=$((tries + 1)); [ $tries -lt 100 ] || exec /bin/busybox sh
+    /bin/busybox sleep 0.1
+done
+exec /bin/busybox switch_root /root /sbin/init
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """What QEMU and kbuild need; ``headers`` and ``initrd`` may be None."""
+
+    name: str
+    release: str
+    image: Path
+    headers: Path | None = None
+    initrd: Path | None = None
+    #: What kbuild's own arm64 programs run on, through qemu-user.
+    sysroot: Path | None = None
+    #: BCC in the guest compiles against the headers: the kernel has no BTF.
+    needs_headers: bool = False
+
+
+def names() -> tuple[str, ...]:
+    """All kernels of the matrix, oldest first."""
+    return ("4.19", *DEBIAN)
+
+
+def kernel(name: str) -> Kernel:
+    """A kernel by name or by an image's path, made ready; ``SystemExit`` says what is missing."""
+    if "/" in name:
+        return _any_image(Path(name))
+    if name == "4.19":
+        return _shared()
+    if name in DEBIAN:
+        return _debian(name, *DEBIAN[name])
+    raise SystemExit(f"no kernel {name}: one of {', '.join(names())}, or the path of an image")
+
+
+def _any_image(image: Path) -> Kernel:
+    if not image.exists():
+        raise SystemExit(f"no kernel image {image}")
+    text = image.read_bytes()
+    text = gzip.decompress(text) if text[:2] == b"\x1f\x8b" else text
+    found = re.search(rb"Linux version (\S+)", text)
+    build = os.environ.get("KERNEL_HEADERS")
+    headers = Path(build) if build else None
+    release = found.group(1).decode() if found else "unknown"
+    return Kernel(release, release, image, headers, needs_headers=headers is not None)
+
+
+def _shared() -> Kernel:
+    if not (SHARED / "Image.gz").exists():
+        raise SystemExit(f"no kernel 4.19: looked for {SHARED}/Image.gz; set KERNELS_DIR")
+    target = CACHE / "kernels/4.19"
+    with locked():
+        if not (target / "done").exists():
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True)
+            with gzip.open(SHARED / "Image.gz") as packed, open(target / "Image", "wb") as image:
+                shutil.copyfileobj(packed, image)
+            with tarfile.open(SHARED / "headers.tar.xz") as headers:
+                headers.extractall(target / "headers")
+            (target / "done").touch()
+    build = next(path for path in (target / "headers").iterdir() if (path / "Makefile").exists())
+    return Kernel("4.19", "4.19.78-arm64-desktop", target / "Image", build, needs_headers=True)
+
+
+def _debian(name: str, suite: str, flavour: str) -> Kernel:
+    target = CACHE / "kernels" / name
+    with locked():
+        if not (target / "done").exists():
+            shutil.rmtree(target, ignore_errors=True)
+            _fetch(suite, [f"linux-image-{flavour}", f"linux-headers-{flavour}"], target)
+            release = next((target / "boot").glob("vmlinuz-*")).name.partition("-")[2]
+            makefile = target / "usr/src" / f"linux-headers-{release}" / "Makefile"
+            makefile.write_text(makefile.read_text().replace(" /usr/src/", f" {target}/usr/src/"))
+            for directory in ("lib", "usr/lib"):  # depmod wants one place
+                modules = target / directory / "modules" / release
+                if modules.exists():
+                    _initramfs(target, modules, release)
+            (target / "done").write_text(release)
+    release = (target / "done").read_text()
+    return Kernel(
+        name,
+        release,
+        target / "boot" / f"vmlinuz-{release}",
+        target / "usr/src" / f"linux-headers-{release}",
+        target / "initrd",
+        target,
+    )
+
+
+def _fetch(suite: str, packages: list[str], target: Path) -> None:
+    """Unpack these packages, what of the kernel's they depend on, busybox and a libc."""
+    apt = target / "apt"
+    for directory in ("lists/partial", "archives/partial"):
+        (apt / directory).mkdir(parents=True)
+    (apt / "status").touch()
+    (apt / "sources.list").write_text(f"deb [arch=arm64 signed-by={KEYS}] {MIRROR} {suite} main\n")
+    options = {
+        "Dir::State": apt,
+        "Dir::State::Lists": apt / "lists",
+        "Dir::State::status": apt / "status",
+        "Dir::Cache": apt,
+        "Dir::Etc::sourcelist": apt / "sources.list",
+        "Dir::Etc::sourceparts": "/dev/null",
+        "APT::Architecture": "arm64",
+        "APT::Architectures": "arm64",
+        "APT::Sandbox::User": "root",
+        "Acquire::Languages": "none",
+    }
+    command = ["apt-get", "-q", *(f"-o{key}={value}" for key, value in options.items())]
+    subprocess.run([*command, "update"], check=True, stdout=subprocess.DEVNULL)
+    words = [*command, "install", "--print-uris", "-y", "--no-install-recommends", *packages]
+    listed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    wanted = re.findall(r"/(linux-(?:image|headers|kbuild)-[^_/]+)_", listed)
+    wanted = [name.replace("%2b", "+") for name in wanted] + ["busybox-static", "libc6"]
+    subprocess.run([*command, "download", *wanted], check=True, cwd=apt, stdout=subprocess.DEVNULL)
+    for package in sorted(apt.glob("*.deb")):
+        subprocess.run(["dpkg-deb", "-x", package, target], check=True)
+    shutil.rmtree(apt)
+    if not (target / "lib/ld-linux-aarch64.so.1").exists():  # merged /usr
+        (target / "lib").mkdir(exist_ok=True)
+        (target / "lib/ld-linux-aarch64.so.1").symlink_to("../usr/lib/ld-linux-aarch64.so.1")
+
+
+def _initramfs(target: Path, modules: Path, release: str) -> None:
+    base = modules.parents[2]
+    subprocess.run(["depmod", "-b", base, release], check=True)
+    tree = target / "initramfs"
+    for directory in ("bin", "dev", "root"):
+        (tree / directory).mkdir(parents=True)
+    busybox = next(p for p in (target / "bin/busybox", target / "usr/bin/busybox") if p.exists())
+    shutil.copy(busybox, tree / "bin/busybox")
+    names: list[str] = []
+    for wanted in ("virtio_pci", "virtio_blk", "ext4"):
+        words = ["modprobe", "-d", str(base), "-S", release, "--show-depends", wanted]
+        shown = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        for path in re.findall(r"^insmod (\S+)", shown, re.MULTILINE):
+            if Path(path).name not in names:
+                names.append(Path(path).name)
+                shutil.copy(path, tree / Path(path).name)
+    unpacked = []
+    for name in names:
+        if name.endswith(".xz"):
+            subprocess.run(["xz", "-d", tree / name], check=True)
+        unpacked.append(name.removesuffix(".xz"))
+    (tree / "modules").write_text("\n".join(unpacked) + "\n")
+    (tree / "init").write_text(_INIT)
+    (tree / "init").chmod(0o755)
+    with open(target / "initrd", "wb") as file:
+        found = "\n".join(str(path.relative_to(tree)) for path in tree.rglob("*"))
+        words = ["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"]
+        subprocess.run(words, check=True, cwd=tree, input=found.encode(), stdout=file)
+    shutil.rmtree(tree)
+
+
+def build_module(kernel: Kernel, directory: Path) -> Path:
+    """Cross-build crime.ko for a kernel in this new directory."""
+    if kernel.headers is None:
+        raise SystemExit(f"no headers to build a module for {kernel.name}: set KERNEL_HEADERS")
+    shutil.copytree(Path(__file__).parent / "modules", directory)
+    environment = dict(os.environ)
+    words = [
+        "make",
+        "-s",
+        "-C",
+        str(kernel.headers),
+        f"M={directory}",
+        "ARCH=arm64",
+        "CROSS_COMPILE=aarch64-linux-gnu-",
+        "CC=aarch64-linux-gnu-gcc",
+        "CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT=",
+        "modules",
+    ]
+    if kernel.sysroot is not None:
+        environment["QEMU_LD_PREFIX"] = str(kernel.sysroot)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    if not (directory / "crime.ko").exists():
+        raise SystemExit(f"cannot build crime.ko for {kernel.name}:\n{done.stderr[-2000:]}")
+    return directory / "crime.ko"
