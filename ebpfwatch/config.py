@@ -89,6 +89,17 @@ class FindingsConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvidenceConfig:
+    """What a finding leaves behind for the time after a panic; fixed at start."""
+
+    trace: bool = _key(True)
+    dump_on_oops: bool = _key(True)
+    first_stacks: bool = _key(False)
+    kmsg: bool = _key(True)
+    pmsg: bool = _key(True)
+
+
+@dataclasses.dataclass(frozen=True)
 class ReclaimConfig:
     """When reclaim is worth a line in the log."""
 
@@ -112,6 +123,7 @@ class Config:
     kernel: KernelConfig = KernelConfig()
     canary: CanaryConfig = CanaryConfig()
     findings: FindingsConfig = FindingsConfig()
+    evidence: EvidenceConfig = EvidenceConfig()
     reclaim: ReclaimConfig = ReclaimConfig()
     metrics: MetricsConfig = MetricsConfig()
     journal: str = _key("auto", _one_of("auto", "off"))
@@ -138,7 +150,7 @@ def split_address(text: str) -> tuple[str, int] | None:
 def restart_needed(old: Config, new: Config) -> tuple[str, ...]:
     """The changed keys that only a restart can apply."""
     changed = []
-    for section in ("hooks", "kernel", "metrics"):
+    for section in ("hooks", "kernel", "evidence", "metrics"):
         before, after = getattr(old, section), getattr(new, section)
         for field in dataclasses.fields(before):
             if getattr(before, field.name) != getattr(after, field.name):

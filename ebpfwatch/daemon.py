@@ -7,6 +7,7 @@ Only the web server has a thread of its own, and it sees nothing but snapshots.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import os
 import selectors
@@ -22,15 +23,19 @@ from ebpfwatch.canary import Canary, Run
 from ebpfwatch.errors import EbpfwatchError, Exit, say
 from ebpfwatch.events import wire
 from ebpfwatch.host import memory, mounts, vmstat, zoneinfo
+from ebpfwatch.kernel import tracebuffer
 from ebpfwatch.kernel.ladder import LADDER, SHARED
 from ebpfwatch.kernel.session import TableFill, load, start_loader
 from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.kernel.testbed import PAGE_BYTES, Testbed
+from ebpfwatch.lastboot import BootRecord, ended, kernel_boot_id
 from ebpfwatch.lock import Lock
 from ebpfwatch.notify import notify
 from ebpfwatch.paths import Paths
 from ebpfwatch.sinks.journal import Journal
-from ebpfwatch.sinks.store import Store
+from ebpfwatch.sinks.kmsg import KernelLog
+from ebpfwatch.sinks.store import Store, read_all
+from ebpfwatch.sinks.text import plain
 from ebpfwatch.status import LOSSES, HookStatus, Status
 from ebpfwatch.verdicts.correlator import Knowledge, judge
 from ebpfwatch.verdicts.finding import Finding, Severity, Verdict
@@ -90,6 +95,7 @@ class Daemon:
         self._store_errors = 0
         self._decode_errors = 0
         self._sequence = 0
+        self._last_boot = ""
         self._call_sites: tuple[int, ...] = ()
         self._fill = TableFill(0, 0, 0)
         self._burst_base = 0
@@ -114,6 +120,11 @@ class Daemon:
         try:
             # While the child compiles:
             self._journal = Journal(self._paths.journal_socket, self._config.journal)
+            evidence = self._config.evidence
+            self._kernel_log = KernelLog(
+                str(self._paths.dev / "kmsg") if evidence.kmsg else "",
+                str(self._paths.dev / "pmsg0") if evidence.pmsg else "",
+            )
             self._symbols.load()
         except BaseException:
             pending.abandon()
@@ -122,8 +133,12 @@ class Daemon:
         try:
             self._begin(lock, web)
             self._follow(wakeup)
+            self._boot.clean = True
         finally:
             notify("STOPPING=1")
+            self._remember_boot()
+            if self._session.dump.changed:
+                tracebuffer.restore(self._paths.proc / "sys/kernel/ftrace_dump_on_oops")
             self._session.close()
             lock.release()
         say("stopped; the probes are unloaded")
@@ -151,6 +166,9 @@ class Daemon:
             "table_slots": self._config.kernel.table_slots,
             "note_slots": self._config.kernel.note_slots,
             "ring_bytes": self._config.kernel.ring_bytes,
+            "trace": self._config.evidence.trace,
+            "dump_on_oops": self._config.evidence.dump_on_oops,
+            "first_stacks": self._config.evidence.first_stacks,
             "mounts": [mount.path for mount in found if not mount.read_only],
             "verbose": self._verbose,
         }
@@ -201,6 +219,7 @@ class Daemon:
                 "learned": session.learned,
             }
         )
+        self._look_back()
         self._banner(url, kept)
         self._fly()
         notify(f"READY=1\nSTATUS={self._status_line()}")
@@ -230,9 +249,53 @@ class Daemon:
             say(f"hook {hook.role}: {hook.rung or 'absent'}{better}{why}")
         say(f"kernel memory: {self._session.memory() / 2**20:.1f} MiB")
         say(f"capabilities kept: {', '.join(kept) or 'none'}")
+        for missing in self._kernel_log.missing:
+            say(f"findings cannot go to {missing}", "notice")
+        if self._config.evidence.trace and self._session.dump.why_not:
+            say(f"an oops will not print the verdicts: {self._session.dump.why_not}", "notice")
         say(f"metrics: {url}/metrics" if url != "off" else "metrics: off")
         say(f"findings: {self._store.directory}")
         say(f"ready after {time.monotonic() - self._began:.1f} s; following the kernel")
+
+    # -- this boot and the last one
+
+    def _look_back(self) -> None:
+        """Report how the last boot ended, then begin this boot's own record."""
+        file = Path(self._config.state_directory) / "boot.json"
+        boot_id = self._read("boot_id", lambda: kernel_boot_id(self._paths), "")
+        before = BootRecord.read(file)
+        self._boot = BootRecord(
+            boot_id,
+            os.uname().release,
+            self._started,
+            text=self._symbols.start,
+            test_page=(self._test_page.start, self._test_page.stop),
+        )
+        if before is not None and before.boot_id != boot_id:
+            report = ended(before, self._paths, self._findings_since(before.started))
+            self._last_boot = report.how
+            for line in report.lines:
+                say(line, "notice" if report.how == "clean" else "err")
+        self._remember_boot()
+
+    def _findings_since(self, started: float) -> list[str]:
+        lines: list[str] = []
+        with contextlib.suppress(EbpfwatchError):
+            for body in read_all(Path(self._config.state_directory)):
+                if len(lines) == 5 or body.get("realtime_us", 0) < started * 1e6:
+                    break
+                with contextlib.suppress(KeyError, TypeError, ValueError):
+                    finding = Finding.from_json(body)
+                    if not finding.test:
+                        lines.append(plain(f"{finding.verdict.value}: {finding.summary}"))
+        return lines
+
+    def _remember_boot(self) -> None:
+        self._boot.modules = self._symbols.modules
+        try:
+            self._boot.write(Path(self._config.state_directory) / "boot.json")
+        except OSError as error:
+            say(f"cannot write boot.json for the next start: {error.strerror}", "warning")
 
     # -- the loop
 
@@ -302,7 +365,8 @@ class Daemon:
         counters = self._session.counters()
         self._watch_reclaim(counters, now_ns)
         # Now, so that a verdict need not wait for it, and a module that leaves has been seen.
-        self._symbols.refresh()
+        if self._symbols.refresh():
+            self._remember_boot()
         notify(f"WATCHDOG=1\nSTATUS={self._status_line()}")
 
     # -- verdicts
@@ -358,10 +422,12 @@ class Daemon:
             symbol=self._symbols.name,
             realtime_offset_ns=time.time_ns() - time.monotonic_ns(),
             test_object=self._test_page.__contains__,
+            frames=self._session.frames,
         )
 
     def _tell(self, finding: Finding) -> None:
         self._journal.write(finding)
+        self._kernel_log.write(finding)
         self._recent.appendleft(finding)
         self._status_at = -float("inf")  # the next scrape shows it
         if finding.verdict is not Verdict.CONCURRENT_UNLINK and not finding.test:
@@ -504,7 +570,11 @@ class Daemon:
             grace_log2=session.grace(),
             grace_sum_ns=grace_ns,
             findings=dict(self._findings),
-            sink_errors={"journal": self._journal.errors, "store": self._store_errors},
+            sink_errors={
+                "journal": self._journal.errors,
+                "store": self._store_errors,
+                "kmsg": self._kernel_log.errors,
+            },
             collector_errors=dict(self._collector_errors),
             zones=self._read("zoneinfo", lambda: zoneinfo.read(self._paths), ()),
             table_slots=session.table_slots,
@@ -514,6 +584,7 @@ class Daemon:
             kernel_memory_bytes=session.memory(),
             rss_bytes=self._read("memory", lambda: memory.own_rss(self._paths), 0),
             canary_success=dict(self._canary_success),
+            last_boot=self._last_boot,
             ready=True,
         )
 

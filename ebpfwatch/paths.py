@@ -25,4 +25,7 @@ class Paths:
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
     run: Path = Path("/run/ebpfwatch")
+    dev: Path = Path("/dev")
+    pstore: Path = Path("/var/lib/systemd/pstore")
+    crash: Path = Path("/var/crash")
     journal_socket: Path = Path("/run/systemd/journal/socket")

@@ -73,6 +73,7 @@ class Status:
     durations below 2**i microseconds (and at least 2**(i-1)); ``grace_sum_ns`` is their sum.
     ``findings`` counts by (verdict, confidence, is test).  Times are seconds since the epoch.
     ``horizon_seconds`` is the age of the oldest dead inode the table still remembers.
+    ``last_boot`` is how it ended: "clean", "panic", "unknown", or "" where nobody knows.
     ``kernel_memory_bytes`` is what our maps and programs have charged.
     """
 
@@ -93,4 +94,5 @@ class Status:
     kernel_memory_bytes: int = 0
     rss_bytes: int = 0
     canary_success: dict[str, float] = dataclasses.field(default_factory=dict)
+    last_boot: str = ""
     ready: bool = False

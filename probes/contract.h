@@ -8,7 +8,7 @@
 #ifndef EBPFWATCH_CONTRACT_H
 #define EBPFWATCH_CONTRACT_H
 
-#define CONTRACT_VERSION 1
+#define CONTRACT_VERSION 2
 
 /* The roles of the hook ladder, in the order of an object's life. */
 enum hook {
@@ -79,6 +79,7 @@ enum counter {
 #define NAME_LEN 64
 #define PATH_LEN 256
 #define STACK_DEPTH 32
+#define FIRST_STACK_DEPTH 24
 
 /* Lowest bit of a bucket's key: objects are aligned. */
 #define OBJECT_DEAD 1ull
@@ -114,10 +115,11 @@ struct header {
 /* Who did a step: the task that was current. ns 0 means the step was not seen. */
 struct actor {
 	__u64 ns;
+	__u64 caller; /* the code that called the hooked function; 0 = the hook cannot tell */
 	__u32 pid;
 	__u32 tgid;
 	__u32 cpu;
-	__u32 reserved;
+	__u32 stack; /* key in `stacks` plus one; 0 = no stack was taken */
 	char comm[COMM_LEN];
 };
 

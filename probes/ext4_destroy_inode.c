@@ -41,7 +41,7 @@ static __always_inline void on_destroy(void *ctx, u64 inode, u64 call_site)
 	}
 	if (!life || life->state != STATE_EVICTING)
 		return;
-	fill_actor(&life->destroyed, ns);
+	fill_taker(ctx, &life->destroyed, ns, call_site);
 	life->state = STATE_QUEUED;
 	if (life->flags & LIFE_CANARY)
 		report_step(ctx, HOOK_DESTROY, ns, why.object, life->ino, life->generation,

@@ -91,7 +91,7 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 	life->flags = flags;
 	life->nlink = nlink;
 	life->frees = 0;
-	fill_actor(&life->evicted, ns);
+	fill_taker(ctx, &life->evicted, ns, call_site);
 	__builtin_memset(&life->destroyed, 0, sizeof(life->destroyed));
 	__builtin_memset(&life->freed, 0, sizeof(life->freed));
 	life->seal = seal_of(why.object, life);

@@ -46,7 +46,7 @@ static __always_inline void on_unlink_enter(void *ctx, u64 parent, u64 dentry)
 		note->name[0] = 0;
 	note->dev = read_dev(inode);
 	note->result = 0;
-	fill_actor(&note->actor, ns);
+	fill_actor(&note->actor, ns, 0);
 	note->flags = NOTE_IN_FLIGHT;
 	if (config && config->canary_tgid && config->canary_tgid == note->actor.tgid) {
 		note->flags |= NOTE_CANARY;

@@ -121,7 +121,7 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 		return;
 	if (life->flags & LIFE_CANARY)
 		report_step(ctx, hook, ns, object, life->ino, life->generation, life->dev, 0);
-	fill_actor(&life->freed, ns);
+	fill_taker(ctx, &life->freed, ns, call_site);
 	life->frees++;
 	life->flags |= next_flags;
 	life->state = STATE_FREED;

@@ -37,7 +37,16 @@ static __always_inline void submit(void *ctx, void *record, u32 size)
 		count(COUNTER_SUBMIT_LOST, 1);
 }
 
-static __always_inline void fill_actor(struct actor *actor, u64 ns)
+#ifdef FIRST_STACKS
+struct frames {
+	u64 address[FIRST_STACK_DEPTH];
+};
+
+/* Few paths lead to an inode's death, so equal stacks share an entry. */
+BPF_TABLE("stacktrace", int, struct frames, stacks, 1024);
+#endif
+
+static __always_inline void fill_actor(struct actor *actor, u64 ns, u64 caller)
 {
 	u64 id = bpf_get_current_pid_tgid();
 
@@ -45,6 +54,19 @@ static __always_inline void fill_actor(struct actor *actor, u64 ns)
 	actor->pid = (u32)id;
 	actor->tgid = id >> 32;
 	actor->cpu = bpf_get_smp_processor_id();
-	actor->reserved = 0;
+	actor->caller = caller;
+	actor->stack = 0;
 	bpf_get_current_comm(actor->comm, sizeof(actor->comm));
+}
+
+/* The same for a step that takes an object's life: with its stack, where configured. */
+static __always_inline void fill_taker(void *ctx, struct actor *actor, u64 ns, u64 caller)
+{
+	fill_actor(actor, ns, caller);
+#ifdef FIRST_STACKS
+	int key = stacks.get_stackid(ctx, BPF_F_REUSE_STACKID);
+
+	if (key >= 0)
+		actor->stack = key + 1;
+#endif
 }

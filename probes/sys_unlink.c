@@ -48,7 +48,7 @@ static __always_inline int enter(s32 dfd, u64 path, u32 flags)
 	call->dfd = dfd;
 	call->flags = flags;
 	call->name[0] = 0;
-	fill_actor(&call->actor, call->header.ns);
+	fill_actor(&call->actor, call->header.ns, 0);
 	bytes = bpf_probe_read_user_str(call->path, sizeof(call->path), (void *)path);
 	call->path_bytes = bytes > 0 ? bytes : 0;
 	if (bytes <= 0)

@@ -56,6 +56,31 @@ static __always_inline struct note *note_of(u64 inode)
 	return notes.lookup(&index);
 }
 
+#ifdef TRACE_VERDICTS
+/*
+ * The verdict in the trace buffer before the kernel goes on: ftrace_dump_on_oops brings it to the
+ * console when it dies of the very free we stand before.  ebpfwatch/trace.py reads it back.
+ */
+static __always_inline void trace_verdict(const struct suspicion *why, const struct life *life)
+{
+	const struct actor *first;
+
+	bpf_trace_printk("ebpfwatch verdict=%u ino=%llu obj=%llx\n", why->verdict, why->ino,
+			 why->object);
+	bpf_trace_printk("ebpfwatch caller=%llx gen=%u dev=%x\n", why->call_site,
+			 why->generation, why->dev);
+	if (!life)
+		return;
+	first = life->freed.ns ? &life->freed : &life->evicted;
+	if (why->verdict == VERDICT_DOUBLE_DESTROY && life->destroyed.ns)
+		first = &life->destroyed;
+	bpf_trace_printk("ebpfwatch first pid=%u ns=%llu caller=%llx\n", first->pid, first->ns,
+			 first->caller);
+	bpf_trace_printk("ebpfwatch evicted pid=%u by %s\n", life->evicted.pid,
+			 life->evicted.comm);
+}
+#endif
+
 /* `life` may be NULL; it must still be the entry as it was before this step. */
 static __always_inline void report(void *ctx, u32 hook, u64 ns, const struct suspicion *why,
 				   const struct life *life)
@@ -65,6 +90,9 @@ static __always_inline void report(void *ctx, u32 hook, u64 ns, const struct sus
 	long bytes;
 
 	count(COUNTER_VERDICT, 1);
+#ifdef TRACE_VERDICTS
+	trace_verdict(why, life);
+#endif
 	if (!record)
 		return;
 	record->header.kind = RECORD_VERDICT;
@@ -96,7 +124,7 @@ static __always_inline void report(void *ctx, u32 hook, u64 ns, const struct sus
 	} else {
 		__builtin_memset(&record->note, 0, sizeof(record->note));
 	}
-	fill_actor(&record->actor, ns);
+	fill_actor(&record->actor, ns, why->call_site);
 	bytes = bpf_get_stack(ctx, record->stack, sizeof(record->stack), 0);
 	record->stack_bytes = bytes > 0 ? bytes : 0;
 	submit(ctx, record, sizeof(*record));
@@ -117,6 +145,6 @@ static __always_inline void report_step(void *ctx, u32 hook, u64 ns, u64 object,
 	record.dev = dev;
 	record.hook = hook;
 	record.leaving = leaving;
-	fill_actor(&record.actor, ns);
+	fill_actor(&record.actor, ns, 0);
 	submit(ctx, &record, sizeof(record));
 }

@@ -14,6 +14,7 @@ from typing import Any, Callable, Union
 
 __all__ = [
     "COUNTERS",
+    "FIRST_STACK_DEPTH",
     "GRACE_BUCKETS",
     "OBJECT_DEAD",
     "WAYS",
@@ -120,6 +121,7 @@ COUNTERS = (
 )
 
 GRACE_BUCKETS = 32
+FIRST_STACK_DEPTH = 24
 WAYS = 4
 OBJECT_DEAD = 1  #: lowest bit of a bucket's key: the object was freed
 
@@ -137,10 +139,11 @@ class ActorStruct(ctypes.Structure):
 
     _fields_ = [
         ("ns", _u64),
+        ("caller", _u64),
         ("pid", _u32),
         ("tgid", _u32),
         ("cpu", _u32),
-        ("reserved", _u32),
+        ("stack", _u32),
         ("comm", ctypes.c_char * 16),
     ]
 
@@ -256,13 +259,19 @@ class UnlinkRecord(ctypes.Structure):
 
 @dataclasses.dataclass(frozen=True)
 class Who:
-    """An actor: ``ns`` is CLOCK_MONOTONIC, 0 if the step was not seen."""
+    """An actor: ``ns`` is CLOCK_MONOTONIC, 0 if the step was not seen.
+
+    ``caller`` is the code that called the hooked function and ``stack`` the entry of the map
+    ``stacks`` plus one; 0 where they were not taken.
+    """
 
     ns: int
     pid: int
     tgid: int
     cpu: int
     comm: str
+    caller: int = 0
+    stack: int = 0
 
     def __bool__(self) -> bool:
         return self.ns != 0
@@ -377,7 +386,10 @@ def decode(data: bytes) -> Event:
 
 
 def _who(actor: ActorStruct) -> Who:
-    return Who(actor.ns, actor.pid, actor.tgid, actor.cpu, text(bytes(actor.comm)))
+    comm = text(bytes(actor.comm))
+    return Who(
+        actor.ns, actor.pid, actor.tgid, actor.cpu, comm, int(actor.caller), int(actor.stack)
+    )
 
 
 def _step(record: StepRecord) -> StepEvent:

@@ -13,10 +13,11 @@ import os
 import resource
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.kernel import handoff, offsets
+from ebpfwatch.kernel import handoff, offsets, tracebuffer
 from ebpfwatch.kernel.btf import Btf, BtfError
 from ebpfwatch.kernel.compiler import Compiler, Module
 from ebpfwatch.kernel.ladder import SHARED, SHARED_FREE, UNITS, Rung, Unit
@@ -26,6 +27,8 @@ from ebpfwatch.kernel.running import capabilities_missing, find_symbols, version
 
 __all__ = ["main"]
 
+_TRACING = Path("/sys/kernel/tracing")
+_DUMP = Path("/proc/sys/kernel/ftrace_dump_on_oops")
 _CLONE_NEWNS = 0x20000
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 
@@ -135,7 +138,17 @@ class _Loading:
         if self.unit.learns:
             flags += self._learn(compiler, teachers, flags, reply)
         rungs = [choice.rung for choice in choices if choice.rung]
-        module = compiler.compile(self.request["unit"], flags + self._sizes(rungs))
+        flags += self._sizes(rungs)
+        names = self.unit.maps
+        if self.request.get("trace"):
+            flags.append("-DTRACE_VERDICTS")
+            dump = tracebuffer.prepare(_TRACING, _DUMP, bool(self.request.get("dump_on_oops")))
+            reply["dump"] = dataclasses.asdict(dump)
+        if self.request.get("first_stacks"):
+            flags.append("-DFIRST_STACKS")
+            names = (*names, "stacks")
+        module = compiler.compile(self.request["unit"], flags)
+        reply["maps"] = names
         return reply, self._attach_all(module, rungs, reply)
 
     def _choose(self, role: str, rungs: tuple[Rung, ...]) -> Choice:
@@ -200,7 +213,7 @@ class _Loading:
         ]
 
     def _attach_all(self, module: Module, rungs: list[Rung], reply: dict[str, Any]) -> list[int]:
-        fds = [module.map(name) for name in self.unit.maps]
+        fds = [module.map(name) for name in reply["maps"]]
         programs: list[str] = []
         links: list[int] = []
         # In the ladder's order: alloc before evict, evict before the frees, so that no life is
@@ -224,7 +237,6 @@ class _Loading:
         for name in self.unit.unattached:
             programs.append(name)
             fds.append(module.load("raw_tracepoint", name))
-        reply["maps"] = self.unit.maps
         reply["programs"] = programs
         # The module must not be collected before its fds are sent.
         self.module = module

@@ -18,8 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.events.wire import COUNTERS, GRACE_BUCKETS, OBJECT_DEAD, WAYS, Bucket, Settings
-from ebpfwatch.kernel import handoff, libbpf
+from ebpfwatch.events.wire import (
+    COUNTERS,
+    FIRST_STACK_DEPTH,
+    GRACE_BUCKETS,
+    OBJECT_DEAD,
+    WAYS,
+    Bucket,
+    Settings,
+)
+from ebpfwatch.kernel import handoff, libbpf, tracebuffer
 
 __all__ = ["Ladder", "Pending", "Session", "TableFill", "load", "probe", "start_loader"]
 
@@ -126,6 +134,7 @@ class Session:
         self.offsets: dict[str, int] = reply["offsets"]
         self.features: dict[str, bool] = reply["features"]
         self.learned: dict[str, int] = reply.get("learned", {})
+        self.dump = tracebuffer.Dump(**reply.get("dump", {"changed": False, "why_not": "off"}))
         self._fds = fds
         self._cpus = libbpf.possible_cpus()
         self._buckets = (
@@ -206,6 +215,17 @@ class Session:
                 else:
                     dying += 1
         return TableFill(dying, dead, oldest)
+
+    def frames(self, key: int) -> tuple[int, ...]:
+        """A stack by ``actor.stack``; () where it has made room for another."""
+        if "stacks" not in self.maps:
+            return ()
+        layout = f"{FIRST_STACK_DEPTH}Q"
+        try:
+            raw = libbpf.map_lookup(self.maps["stacks"], key - 1, struct.calcsize(layout))
+        except OSError:
+            return ()
+        return tuple(address for address in struct.unpack(layout, raw) if address)
 
     def memory(self) -> int:
         """Bytes the kernel has charged for our maps and programs (fdinfo's memlock)."""

@@ -60,6 +60,7 @@ class _Table:
         self._text = open(os.memfd_create(f"{name}-text"), "w+b", buffering=1 << 16)
         self._written = 0
         self.size = 0
+        self.first = 0
         self.last = 0
 
     def append(self, address: int, line: bytes) -> None:
@@ -67,6 +68,7 @@ class _Table:
         self._text.write(line)
         self._written += len(line)
         self.size += 1
+        self.first = self.first or address
         self.last = address
 
     def finish(self) -> None:
@@ -148,6 +150,11 @@ class Symbols:
             table.finish()
         self.hidden = not kernel.last
         self._tables = (kernel, modules)
+
+    @property
+    def start(self) -> int:
+        """The kernel's first function: tells one boot's addresses from another's; 0 if hidden."""
+        return self._tables[0].first if self._tables else 0
 
     def name(self, address: int) -> str:
         """The name of an address; "" if it is not known."""

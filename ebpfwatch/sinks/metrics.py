@@ -82,6 +82,14 @@ def _self(status: Status) -> Iterator[Metric]:
         "When the watcher started, in seconds since the epoch.",
         status.started,
     )
+    if status.last_boot:
+        ended = GaugeMetricFamily(
+            "ebpfwatch_last_boot_ended",
+            "How the boot before this one ended: clean, panic or unknown.",
+            labels=["how"],
+        )
+        ended.add_metric([status.last_boot], 1.0)
+        yield ended
     yield _gauge("ready", "1 when the programs are loaded and attached.", float(status.ready))
     yield _gauge("resident_memory_bytes", "Resident memory of the daemon.", status.rss_bytes)
     yield _gauge(

@@ -64,6 +64,7 @@ class Knowledge:
     means not yet proven.  ``lost(role, since_ns)`` is the number of skipped runs.
     ``symbol(address)`` names a kernel address, "" if it cannot.  ``realtime_offset_ns`` turns
     CLOCK_MONOTONIC into wall clock.  ``test_object(address)`` tells the self-test's own memory.
+    ``frames(key)`` reads a stack that was taken at an earlier step; () if it is gone.
     """
 
     attached: frozenset[str]
@@ -72,6 +73,7 @@ class Knowledge:
     symbol: Callable[[int], str]
     realtime_offset_ns: int
     test_object: Callable[[int], bool]
+    frames: Callable[[int], tuple[int, ...]] = lambda key: ()
 
 
 def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Finding | None:
@@ -83,7 +85,7 @@ def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Finding |
     confidence, doubts = _doubts(event, verdict, knowledge)
     realtime_us = (event.ns + knowledge.realtime_offset_ns) // 1000
     major, minor = device(event.dev)
-    first = _first(verdict, life)
+    first = _first(verdict, life, knowledge)
     second = _actor(event.who, _context(event, knowledge), _stack(event, knowledge))
     return Finding(
         id=_identifier(realtime_us, sequence),
@@ -96,7 +98,7 @@ def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Finding |
         summary=_summary(verdict, event, major, minor, first),
         first=first,
         second=second,
-        evicted_by=_actor(life.evicted) if life else None,
+        evicted_by=_earlier(life.evicted, knowledge) if life else None,
         unlinked_by=_actor(event.unlinked),
         name=event.name,
         nlink=life.nlink if life else None,
@@ -253,13 +255,16 @@ def _stack(event: VerdictEvent, knowledge: Knowledge) -> tuple[str, ...]:
     A probe stands at a function's first instruction, before it has a frame of its own: the
     unwinder then leaves out its caller, who may be the culprit; the call site has it.
     """
-    addresses = list(event.stack)
+    return _names(event.stack, event.call_site, knowledge)
+
+
+def _names(addresses: tuple[int, ...], call_site: int, knowledge: Knowledge) -> tuple[str, ...]:
     names = [knowledge.symbol(address) or f"{address:#x}" for address in addresses]
     # The probe itself and the tracepoint that called it are not the kernel's doing.
     own = max((i for i, name in enumerate(names[:8]) if name.startswith(_PROBE_FRAMES)), default=-1)
     del names[: own + 1]
-    if event.call_site and event.call_site not in addresses:
-        caller = knowledge.symbol(event.call_site) or f"{event.call_site:#x}"
+    if call_site and call_site not in addresses:
+        caller = knowledge.symbol(call_site) or f"{call_site:#x}"
         names.insert(1 if names else 0, caller)
     return tuple(names)
 
@@ -270,13 +275,24 @@ def _actor(who: Who | None, context: str = "task", stack: tuple[str, ...] = ()) 
     return Actor(who.ns, who.cpu, who.pid, who.tgid, who.comm, context, stack)
 
 
-def _first(verdict: Verdict, life: LifeSeen | None) -> Actor | None:
+def _first(verdict: Verdict, life: LifeSeen | None, knowledge: Knowledge) -> Actor | None:
     """Who did first what is now done again; if a first free ran in a softirq is not recorded."""
     if life is None:
         return None
     if verdict is Verdict.DOUBLE_DESTROY and life.destroyed:
-        return _actor(life.destroyed)
-    return _actor(life.freed, "unknown") or _actor(life.destroyed) or _actor(life.evicted)
+        return _earlier(life.destroyed, knowledge)
+    return (
+        _earlier(life.freed, knowledge, "unknown")
+        or _earlier(life.destroyed, knowledge)
+        or _earlier(life.evicted, knowledge)
+    )
+
+
+def _earlier(who: Who, knowledge: Knowledge, context: str = "task") -> Actor | None:
+    """Who did a step that was legal when it happened: with its stack if one was taken, else only
+    with its caller."""
+    frames = knowledge.frames(who.stack) if who.stack else ()
+    return _actor(who, context, _names(frames, who.caller, knowledge))
 
 
 def _reclaim(event: VerdictEvent) -> str:

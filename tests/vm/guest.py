@@ -99,7 +99,7 @@ def _boot(
     words += ["-serial", f"file:{console}", "-monitor", "none", "-kernel", kernel.image]
     words += [
         "-append",
-        "root=/dev/vda rw console=ttyAMA0 panic=-1 systemd.show_status=0"
+        "root=/dev/vda rw console=ttyAMA0 panic=-1 oops=panic systemd.show_status=0"
         f" systemd.log_target=null {append}",
     ]
     for number, drive in enumerate(drives):

@@ -211,6 +211,7 @@ def build_module(kernel: Kernel, directory: Path) -> Path:
         "CROSS_COMPILE=aarch64-linux-gnu-",
         "CC=aarch64-linux-gnu-gcc",
         "CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT=",
+        "CONFIG_DEBUG_INFO_BTF_MODULES=",  # needs pahole, and nobody reads it
         "modules",
     ]
     if kernel.sysroot is not None:
