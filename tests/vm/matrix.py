@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ebpfwatch.lastboot import BootRecord, traced
-from tests.vm import guest, kernels
+from tests.vm import guest, kernels, payloads
 from tests.vm.root import root_image
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +35,8 @@ class Scenario:
     verdict: str
     what: str
     guilty: bool = False
+    script: str = ""
+    timeout: float = 300
 
 
 SCENARIOS = (
@@ -45,69 +47,13 @@ SCENARIOS = (
     Scenario("stranger", "double_free", "kmem_cache_free by the module itself", guilty=True),
     Scenario("again", "double_free", "a second RCU free at once"),
     Scenario("late", "double_free", "a second RCU free two seconds later"),
+    Scenario(
+        "service", "", "the unit under systemd as PID 1", script=payloads.SERVICE, timeout=500
+    ),
+    Scenario("churn", "", "storms, trees, drop_caches, kswapd", script=payloads.CHURN, timeout=500),
+    Scenario("loads", "", "20 loads and unloads in a row", script=payloads.LOADS, timeout=1500),
     Scenario("legal", "", "two tasks race to delete the same files; reclaim meanwhile"),
 )
-
-_RUN = """\
-if [ -d headers ]; then
-    mkdir -p /lib/modules/$(uname -r)
-    ln -sfn /payload/headers /lib/modules/$(uname -r)/build
-fi
-export PYTHONDONTWRITEBYTECODE=1
-sed 's#/var/lib/ebpfwatch#/results/state#' config.example.yaml >/tmp/config.yaml
-python3 -m ebpfwatch run --config /tmp/config.yaml >/results/out 2>/results/err &
-alive='hook_alive.hook=.any_free.. 1.0'
-for i in $(seq 200); do
-    curl -s localhost:9866/metrics | grep -q "$alive" && break
-    sleep 0.5
-done
-"""
-
-_CRIME = """\
-echo x >/mnt/vdb/victim
-insmod crime.ko path=/mnt/vdb/victim scenario={name} || exit 3
-sleep 6  # the daemon notes new modules every 5 s; a real culprit is loaded for days
-rm /mnt/vdb/victim
-"""
-
-_SHRINK = """\
-echo x >/mnt/vdb/victim
-sync
-insmod crime.ko path=/mnt/vdb/victim scenario=shrink || exit 3
-for i in 1 2 3; do echo 3 >/proc/sys/vm/drop_caches; done
-"""
-
-_REUSE = """\
-for cpu in 0 1; do
-    taskset -c $cpu sh -c "for i in \\$(seq 3000); do : >/mnt/vdb/new-$cpu-\\$i; done" &
-    last=$!
-done
-wait $last
-"""
-
-_LEGAL = """\
-for i in $(seq 300); do : >/mnt/vdb/race-$i; done
-for task in 1 2; do
-    (for i in $(seq 300); do rm -f /mnt/vdb/race-$i; done) &
-    last=$!
-done
-echo 2 >/proc/sys/vm/drop_caches
-wait $last
-"""
-
-_END = """\
-sleep 6
-curl -s localhost:9866/metrics >/results/metrics
-dmesg >/results/dmesg
-"""
-
-
-def script(scenario: Scenario) -> str:
-    """What the guest runs."""
-    crime = {"legal": _LEGAL, "shrink": _SHRINK}.get(
-        scenario.name, _CRIME.format(name=scenario.name)
-    )
-    return _RUN + crime + (_REUSE if scenario.name == "reused" else "") + _END
 
 
 def payload(kernel: kernels.Kernel, scenario: Scenario, directory: Path) -> Path:
@@ -121,7 +67,8 @@ def payload(kernel: kernels.Kernel, scenario: Scenario, directory: Path) -> Path
     shutil.copy(kernels.build_module(kernel, directory / "module"), content)
     if kernel.needs_headers and kernel.headers is not None:
         shutil.copytree(kernel.headers, content / "headers", symlinks=True)
-    (content / "run.sh").write_text(script(scenario))
+    shutil.copy(ROOT / "deploy/ebpfwatch.service", content)
+    (content / "run.sh").write_text(scenario.script or payloads.crime(scenario.name))
     return content
 
 
@@ -186,6 +133,11 @@ def _objection(scenario: Scenario, findings: list[dict[str, Any]], outcome: gues
     """What is not as it must be; "" if all is."""
     if "ready after" not in outcome.text("err"):
         return "the daemon was not ready"
+    if scenario.script:
+        if outcome.exit_code == 0:
+            return ""
+        said = "; ".join(outcome.text("why").split("\n")).strip("; ")
+        return said or f"the payload ended with {outcome.exit_code}"
     if not scenario.verdict:
         return ", ".join(f["verdict"] for f in findings)
     confessed = re.search(r"crime: \w+ object=\S+ ino=(\d+) generation=(\d+)", outcome.console)
@@ -229,7 +181,7 @@ def run_one(kernel: kernels.Kernel, scenario: Scenario, results: Path) -> Row:
     """One boot; its outcome is kept as row.json beside the console."""
     with tempfile.TemporaryDirectory(prefix="ebpfwatch-payload-", dir="/var/tmp") as name:
         content = payload(kernel, scenario, Path(name))
-        outcome = guest.run(kernel, content, results, timeout=300)
+        outcome = guest.run(kernel, content, results, timeout=scenario.timeout)
     row = judge(kernel, scenario, outcome)
     (results / "row.json").write_text(json.dumps(dataclasses.asdict(row)))
     verdicts = ", ".join(row.detected) or "nothing"
@@ -256,7 +208,7 @@ def table(rows: list[Row]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        detected = "; ".join(row.detected[:3]) or (row.why if row.verdict else "nothing, rightly")
+        detected = "; ".join(row.detected[:3]) or row.why or "nothing, rightly"
         lead = "" if row.lead_ms is None else f"{row.lead_ms:.0f} ms"
         named = "yes" if row.named else ""
         lines.append(
