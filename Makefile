@@ -16,12 +16,12 @@ TEST_PACKAGES := $(RUN_PACKAGES) gcc libc6-dev e2fsprogs mount util-linux bpftoo
 VM_PACKAGES   := qemu-system-arm qemu-user-static binfmt-support mmdebstrap arch-test make \
                  gcc-aarch64-linux-gnu libc6-dev-arm64-cross xz-utils kmod cpio e2fsprogs
 
-.PHONY: test-vm install-vm run test unit live lint golden bench install-run install-test clean
+.PHONY: guests test-vm install-vm run test unit live lint golden bench install-run install-test clean
 
 run: install-run  ## install what the daemon needs and follow the kernel in the foreground
 	$(RUN) -m ebpfwatch run --config $(CONFIG)
 
-test: install-test lint unit live  ## everything that CI runs
+test: install-test lint unit live guests  ## everything that CI runs
 
 lint:  ## style and types
 	$(VENV)/bin/ruff format --check ebpfwatch tests
@@ -37,6 +37,10 @@ live:  ## as root, on the running kernel
 test-vm: install-vm  ## crimes in arm64 guests: KERNELS=4.19 or KERNEL=/an/image, SCENARIOS=benign,destroy
 	$(RUN) -m tests.vm.matrix --kernels "$(or $(KERNEL),$(KERNELS))" --scenarios "$(SCENARIOS)" \
 	    $(if $(SCENARIOS)$(KERNEL),,--table docs/detection.md)
+
+# One boot each: the unit under systemd as PID 1, a real double free, refusals.
+guests: install-vm  ## the oldest and the newest kernel, as arm64 guests
+	$(RUN) -m tests.vm.matrix --ci --kernels "4.19 6.12" --scenarios service
 
 golden:  ## rewrite tests/golden from the present output
 	EBPFWATCH_GOLDEN=1 $(RUN) -m pytest -q tests/unit/test_metrics.py

@@ -10,7 +10,10 @@ from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 
-__all__ = ["Lock", "running_daemon"]
+__all__ = ["SELFTEST", "Lock", "running_daemon"]
+
+#: In the run directory: the inode number and generation of the self-test's made-up record.
+SELFTEST = "selftest"
 
 
 class Lock:

@@ -2,6 +2,9 @@
 
 Opens the daemon's own programs by their ids and runs them with BPF_PROG_TEST_RUN, then looks at
 each sink as a user would.  The finding is marked as a test and counted apart.
+
+Programs on kprobes cannot be run by hand, nor any before Linux 5.10: there the daemon itself feeds a
+made-up record to its sinks, and the canary is what proves the kernel side.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import signal
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -18,7 +22,7 @@ from typing import Any, Callable
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.libbpf import object_fd_by_id
 from ebpfwatch.kernel.testbed import Testbed
-from ebpfwatch.lock import running_daemon
+from ebpfwatch.lock import SELFTEST, running_daemon
 from ebpfwatch.sinks import journal, store
 
 _METRIC = 'ebpfwatch_findings_total{confidence="%s",test="true",verdict="double_free"}'
@@ -47,15 +51,22 @@ def run(arguments: argparse.Namespace) -> int:
     daemon = running_daemon(arguments.run_directory)
     if "programs" not in daemon:
         raise EbpfwatchError("the daemon is still loading", "try again in a second", Exit.TEMPFAIL)
-    bed = open_testbed(daemon)
-    bed.inode.ino = secrets.randbits(32)
-    bed.inode.generation = secrets.randbits(32)
+    wanted = secrets.randbits(32), secrets.randbits(32)
     before = _metric(daemon["url"]) if daemon["url"] != "off" else None
-    began_ns = double_free(bed)
-    outcomes = [_expect_file(daemon, bed, began_ns, arguments.timeout)]
+    try:
+        bed = open_testbed(daemon)
+        bed.inode.ino, bed.inode.generation = wanted
+        began_ns = double_free(bed)
+    except EbpfwatchError as error:
+        if error.exit_code is not Exit.UNAVAILABLE:
+            raise
+        print(f"NOTE the probes cannot be played here: {error.message}")
+        print("     so the sinks get a made-up record, and the canary vouches for the hooks")
+        began_ns = _made_up(daemon, arguments.run_directory, wanted)
+    outcomes = [_expect_file(daemon, wanted, began_ns, arguments.timeout)]
     if daemon["journal"]:
         outcomes.append(
-            _wait("journal", lambda: _find(journal.read_all(), bed), began_ns, arguments.timeout)
+            _wait("journal", lambda: _find(journal.read_all(), wanted), began_ns, arguments.timeout)
         )
     if before is not None:
         outcomes.append(
@@ -91,12 +102,27 @@ def double_free(bed: Testbed) -> int:
     return began_ns
 
 
-def _expect_file(daemon: dict[str, Any], bed: Testbed, began_ns: int, timeout: float) -> bool:
+def _made_up(daemon: dict[str, Any], run: Path, wanted: tuple[int, int]) -> int:
+    """Ask the daemon to judge a record of its own making; CLOCK_MONOTONIC ns of the request."""
+    try:
+        (run / SELFTEST).write_text(f"{wanted[0]} {wanted[1]}")
+        began_ns = time.monotonic_ns()
+        os.kill(int(daemon["pid"]), signal.SIGUSR1)
+    except OSError as error:
+        raise EbpfwatchError(
+            f"cannot ask the daemon: {error.strerror}", "run it as root", Exit.NOPERM
+        ) from None
+    return began_ns
+
+
+def _expect_file(
+    daemon: dict[str, Any], wanted: tuple[int, int], began_ns: int, timeout: float
+) -> bool:
     directory = Path(daemon["state_directory"])
     found: list[dict[str, Any]] = []
 
     def look() -> bool:
-        body = _find(store.read_all(directory), bed)
+        body = _find(store.read_all(directory), wanted)
         found.extend([body] if body else [])
         return body is not None
 
@@ -108,13 +134,10 @@ def _expect_file(daemon: dict[str, Any], bed: Testbed, began_ns: int, timeout: f
     return bool(body["verdict"] == "double_free" and body["test"])
 
 
-def _find(bodies: Iterator[dict[str, Any]], bed: Testbed) -> dict[str, Any] | None:
+def _find(bodies: Iterator[dict[str, Any]], wanted: tuple[int, int]) -> dict[str, Any] | None:
     for _, body in zip(range(50), bodies):
         identity = body.get("identity", {})
-        if (identity.get("ino"), identity.get("generation")) == (
-            bed.inode.ino,
-            bed.inode.generation,
-        ):
+        if (identity.get("ino"), identity.get("generation")) == wanted:
             return body
     return None
 

@@ -31,6 +31,7 @@ __all__ = [
     "VerdictEvent",
     "decode",
     "device",
+    "made_up",
 ]
 
 
@@ -383,6 +384,24 @@ def decode(data: bytes) -> Event:
         return build(layout.from_buffer_copy(data))
     except ValueError as error:
         raise DecodeError(f"a record of kind {kind}: {error}") from None
+
+
+def made_up(object_: int, ino: int, generation: int, ns: int) -> bytes:
+    """The record of a double free that never was, for the self-test of the sinks."""
+    record = VerdictRecord(
+        header=Header(2, ctypes.sizeof(VerdictRecord), 0, ns),
+        verdict=KernelVerdict.DOUBLE_FREE,
+        hook=Hook.ANY_FREE,
+        flags=Flag.WITNESS_READ | Flag.WITNESS_CLEAR | Flag.WITNESS_IDENTITY | Flag.LIFE_VALID,
+        object=object_,
+        ino_now=ino,
+        generation_now=generation,
+    )
+    who = ActorStruct(ns=ns - 1000, pid=1, tgid=1, comm=b"ebpfwatch")
+    record.life = Life(ino=ino, generation=generation, state=State.FREED, frees=1)
+    record.life.evicted = record.life.freed = who
+    record.actor = ActorStruct(ns=ns, pid=1, tgid=1, comm=b"ebpfwatch")
+    return bytes(record)
 
 
 def _who(actor: ActorStruct) -> Who:

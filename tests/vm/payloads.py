@@ -3,6 +3,8 @@
 A payload that judges itself exits 0 or says in ``/results/why`` what was wrong.
 """
 
+# ruff: noqa: E501 - shell
+
 from __future__ import annotations
 
 __all__ = ["CHURN", "LOADS", "SERVICE", "crime"]
@@ -153,7 +155,7 @@ for round in $(seq 20); do
     grep -q 'ready after' /results/err-$round || wrong "round $round was not ready"
     kill $daemon
     wait $daemon || wrong "round $round ended with $?"
-    [ -z "$(bpftool prog show 2>/dev/null | grep ext4_evict)" ] || wrong "round $round left programs"
+    bpftool prog show 2>/dev/null | grep -q ext4_evict && wrong "round $round left programs"
 done
 cp /results/err-20 /results/err
 dmesg | grep -v 'trace_printk\\|^\\[ *[0-9.]*\\] \\*\\*\\|random:' >/results/said
@@ -230,7 +232,7 @@ if found:
 P
 python3 /tmp/books.py >/results/books
 grep WRONG /results/books >>/results/why
-grep -q 'pgscan_kswapd [1-9]\\|pgscan_kswapd_[a-z]* [1-9]' /results/vmstat || wrong "kswapd did not work"
+grep -q 'pgscan_kswapd[_a-z]* [1-9]' /results/vmstat || wrong "kswapd did not work"
 dmesg | grep -i 'oops\\|bug:\\|warning:' && wrong "the kernel complained"
 [ ! -s /results/why ]
 """
