@@ -3,8 +3,8 @@
 Opens the daemon's own programs by their ids and runs them with BPF_PROG_TEST_RUN, then looks at
 each sink as a user would.  The finding is marked as a test and counted apart.
 
-Programs on kprobes cannot be run by hand, nor any before Linux 5.10: there the daemon itself feeds a
-made-up record to its sinks, and the canary is what proves the kernel side.
+Programs on kprobes cannot be run by hand, nor any before Linux 5.10: there the daemon itself
+feeds a made-up record to its sinks, and the canary is what proves the kernel side.
 """
 
 from __future__ import annotations
