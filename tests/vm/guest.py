@@ -40,8 +40,12 @@ def run(
     memory_mb: int = 1024,
     timeout: float = 300,
     suite: str = "bookworm",
+    reset: bool = False,
 ) -> Outcome:
-    """Boot, run ``payload/run.sh`` as root under systemd, power off; never raises for a panic."""
+    """Boot, run ``payload/run.sh`` as root under systemd, power off; never raises for a panic.
+
+    With ``reset`` a panic boots the same machine again, its memory kept, as ramoops needs it.
+    """
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir(parents=True)
     console = results / "console"
@@ -53,7 +57,7 @@ def run(
             "scratch": _disk(directory / "scratch.img", "1G"),
         }
         began = time.monotonic()
-        _boot(kernel, root_image(suite), disks, append, memory_mb, timeout, console)
+        _boot(kernel, root_image(suite), disks, append, memory_mb, timeout, console, reset)
         seconds = time.monotonic() - began
         subprocess.run(["e2fsck", "-fy", disks["results"]], capture_output=True)
         subprocess.run(
@@ -86,6 +90,7 @@ def _boot(
     memory_mb: int,
     timeout: float,
     console: Path,
+    reset: bool,
 ) -> None:
     drives = [f"file={root},if=none,id=d0,format=raw,snapshot=on"]
     drives += [
@@ -93,7 +98,8 @@ def _boot(
         for number, disk in enumerate(disks.values(), 1)
     ]
     words: list[object] = ["qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72", "-smp", "2"]
-    words += ["-m", memory_mb, "-nic", "none", "-display", "none", "-no-reboot"]
+    words += ["-m", memory_mb, "-nic", "none", "-display", "none"]
+    words += [] if reset else ["-no-reboot"]
     if kernel.initrd is not None:
         words += ["-initrd", kernel.initrd]
     words += ["-serial", f"file:{console}", "-monitor", "none", "-kernel", kernel.image]

@@ -29,7 +29,10 @@ ROOT = Path(__file__).parents[2]
 class Scenario:
     """A crime, the verdict it must get, and what is special about it.
 
-    ``guilty``: the module's own code is on the stack, so it must be named.
+    ``guilty``: the module's own code is on the stack, so it must be named.  ``script`` replaces
+    the crime and judges itself.  ``append`` goes to the kernel's command line and makes the guest
+    one that is reset, not ended, by a panic; ``kernels`` are those that can do it (ramoops built
+    in), () for all.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Scenario:
     guilty: bool = False
     script: str = ""
     timeout: float = 300
+    append: str = ""
+    kernels: tuple[str, ...] = ()
 
 
 SCENARIOS = (
@@ -53,6 +58,15 @@ SCENARIOS = (
     ),
     Scenario("churn", "", "storms, trees, drop_caches, kswapd", script=payloads.CHURN, timeout=500),
     Scenario("loads", "", "20 loads and unloads in a row", script=payloads.LOADS, timeout=1500),
+    Scenario(
+        "reboot",
+        "",
+        "a second RCU free; the next boot reads it back from pstore",
+        script=payloads.REBOOT,
+        timeout=400,
+        append=payloads.RAMOOPS,
+        kernels=("4.19",),
+    ),
     Scenario("legal", "", "two tasks race to delete the same files; reclaim meanwhile"),
 )
 
@@ -182,7 +196,14 @@ def run_one(kernel: kernels.Kernel, scenario: Scenario, results: Path) -> Row:
     """One boot; its outcome is kept as row.json beside the console."""
     with tempfile.TemporaryDirectory(prefix="ebpfwatch-payload-", dir="/var/tmp") as name:
         content = payload(kernel, scenario, Path(name))
-        outcome = guest.run(kernel, content, results, timeout=scenario.timeout)
+        outcome = guest.run(
+            kernel,
+            content,
+            results,
+            timeout=scenario.timeout,
+            append=scenario.append,
+            reset=bool(scenario.append),
+        )
     row = judge(kernel, scenario, outcome)
     (results / "row.json").write_text(json.dumps(dataclasses.asdict(row)))
     verdicts = ", ".join(row.detected) or "nothing"
@@ -259,6 +280,8 @@ def main() -> int:
     for name in names:
         kernel = kernels.kernel(name)
         for scenario in SCENARIOS:
+            if scenario.kernels and kernel.name not in scenario.kernels:
+                continue
             if not wanted or scenario.name in wanted:
                 todo.append((kernel, scenario, arguments.results / kernel.name / scenario.name))
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:

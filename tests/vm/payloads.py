@@ -7,7 +7,7 @@ A payload that judges itself exits 0 or says in ``/results/why`` what was wrong.
 
 from __future__ import annotations
 
-__all__ = ["CHURN", "LOADS", "SERVICE", "crime"]
+__all__ = ["CHURN", "LOADS", "RAMOOPS", "REBOOT", "SERVICE", "crime"]
 
 _HEADERS = """\
 if [ -d headers ]; then
@@ -164,6 +164,39 @@ grep -i 'warn\\|bug\\|oops\\|leak\\|error' /results/said && wrong "the kernel co
 """
 )
 
+#: 1 MB behind the kernel's memory that survives a reset (guests have 1024 MB from 0x40000000).
+RAMOOPS = (
+    "mem=960M panic=1 ramoops.mem_address=0x7c000000 ramoops.mem_size=0x100000"
+    " ramoops.record_size=0x20000 ramoops.console_size=0x20000 ramoops.pmsg_size=0x20000"
+)
+
+#: Dies of the second free in RCU's softirq, boots again, and must be told what happened.
+REBOOT = (
+    _HEADERS
+    + """mount -t pstore none /sys/fs/pstore 2>/dev/null
+if [ ! -e /results/first ]; then
+    touch /results/first
+    python3 -m ebpfwatch run --config /tmp/config.yaml >/results/out 2>/results/err-first &
+    wait_alive
+"""
+    + _CRIME.format(name="again")
+    + """    sleep 20
+    wrong "it did not die"
+    exit 1
+fi
+ls -l /sys/fs/pstore /var/lib/systemd/pstore >/results/pstore 2>&1
+cp -r /sys/fs/pstore /results/pstore-files
+python3 -m ebpfwatch run --config /tmp/config.yaml >/results/out 2>/results/err &
+wait_alive
+for said in 'ended in a kernel panic' 'verdict in the trace buffer: double_free: inode 12' \\
+    'called from .crime.' 'evicted by rm' 'kernel BUG at'; do
+    grep -q "$said" /results/err || wrong "the log does not say: $said"
+done
+curl -s localhost:9866/metrics | grep -q 'last_boot_ended{how="panic"} 1.0' || wrong "no metric"
+[ ! -s /results/why ]
+"""
+)
+
 #: Deaths by the ten thousand: files, trees, drop_caches, and memory pressure until kswapd works.
 CHURN = (
     _RUN
@@ -233,7 +266,7 @@ P
 python3 /tmp/books.py >/results/books
 grep WRONG /results/books >>/results/why
 grep -q 'pgscan_kswapd[_a-z]* [1-9]' /results/vmstat || wrong "kswapd did not work"
-dmesg | grep -i 'oops\\|bug:\\|warning:' && wrong "the kernel complained"
+dmesg | grep -v 'command line' | grep -i 'oops\\|bug:\\|warning:' && wrong "the kernel complained"
 [ ! -s /results/why ]
 """
 )
