@@ -136,9 +136,9 @@ class Daemon:
             self._begin(lock, web)
             self._follow(wakeup)
             self._boot.clean = True
+            self._remember_boot()
         finally:
             notify("STOPPING=1")
-            self._remember_boot()
             if self._session.dump.changed:
                 tracebuffer.restore(self._paths.proc / "sys/kernel/ftrace_dump_on_oops")
             self._session.close()

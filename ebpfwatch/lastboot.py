@@ -9,6 +9,7 @@ read back from there, and their addresses named by module from ``boot.json``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -204,19 +205,23 @@ def ended(before: BootRecord, paths: Paths, findings: Iterable[str]) -> LastBoot
 
 
 def _survivors(paths: Paths, since: float) -> list[Path]:
-    found: list[Path] = []
-    for directory in (paths.sys / "fs/pstore", paths.pstore):
-        try:
-            found += [p for p in directory.rglob("*") if p.is_file()]
-        except OSError:
-            continue
-    # What systemd-pstore keeps of earlier boots is not the last one's.
-    return sorted(p for p in found if p.stat().st_mtime >= since)[:64]
+    found = [p for where in (paths.sys / "fs/pstore", paths.pstore) for p in _since(where, since)]
+    return sorted(p for p in found if p.is_file())[:64]
 
 
 def _dumps(paths: Paths, since: float) -> list[Path]:
-    try:
-        found = [p for p in paths.crash.iterdir() if p.stat().st_mtime >= since]
-    except OSError:
-        return []
-    return sorted(found, key=lambda p: p.stat().st_mtime)[-1:]
+    """The newest directory of a kernel dump, if there is one."""
+    return _since(paths.crash, since, "*")[-1:]
+
+
+def _since(directory: Path, since: float, pattern: str = "**/*") -> list[Path]:
+    """What is below, oldest first, without what is of earlier boots.
+
+    systemd-pstore moves files while we look: one that is gone is none.
+    """
+    found: list[tuple[float, Path]] = []
+    with contextlib.suppress(OSError):
+        for path in directory.glob(pattern):
+            with contextlib.suppress(OSError):
+                found.append((path.stat().st_mtime, path))
+    return [path for changed, path in sorted(found) if changed >= since]

@@ -59,7 +59,7 @@ static __always_inline struct note *note_of(u64 inode)
 #ifdef TRACE_VERDICTS
 /*
  * The verdict in the trace buffer before the kernel goes on: ftrace_dump_on_oops brings it to the
- * console when it dies of the very free we stand before.  ebpfwatch/trace.py reads it back.
+ * console when it dies of the very free we stand before.  ebpfwatch/lastboot.py reads it back.
  */
 static __always_inline void trace_verdict(const struct suspicion *why, const struct life *life)
 {

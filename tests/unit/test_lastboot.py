@@ -87,6 +87,16 @@ def test_without_survivors_the_record_itself_tells(tmp_path: Path) -> None:
     assert ended(dataclasses.replace(BOOT, clean=True), paths, ()).how == "clean"
 
 
+def test_what_vanishes_while_we_look_hides_nothing_else(tmp_path: Path) -> None:
+    """systemd-pstore moves files at that very moment; a dangling link is as gone as they are."""
+    paths = _paths(tmp_path)
+    (tmp_path / "crash/20260101").mkdir()
+    (tmp_path / "crash/gone").symlink_to("nowhere")
+    (tmp_path / "pstore/gone").symlink_to("nowhere")
+    report = ended(BOOT, paths, ())
+    assert report.how == "panic" and f"dump: {tmp_path}/crash/20260101" in report.lines
+
+
 def test_the_record_is_read_as_written_and_rubbish_is_none(tmp_path: Path) -> None:
     """A file cut short by the panic is no record, and no traceback."""
     file = tmp_path / "boot.json"

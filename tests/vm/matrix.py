@@ -257,7 +257,7 @@ def _possible(name: str) -> bool:
 def main() -> int:
     """Run the matrix; 1 if anything is not as it must be."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kernels", default=" ".join(kernels.names()), help="names or an image")
+    parser.add_argument("--kernels", default="", help="names or an image; default all")
     parser.add_argument("--scenarios", default="", help="default all")
     parser.add_argument("--results", type=Path, default=Path("/var/tmp/ebpfwatch-vm"))
     parser.add_argument("--jobs", type=int, default=2, help="guests at once")
@@ -270,7 +270,7 @@ def main() -> int:
     unknown = set(wanted) - {scenario.name for scenario in SCENARIOS}
     if unknown:
         parser.error(f"no scenario {', '.join(sorted(unknown))}")
-    names = arguments.kernels.replace(",", " ").split()
+    names = arguments.kernels.replace(",", " ").split() or list(kernels.names())
     if arguments.ci:
         names = [name for name in names if _possible(name)]
     if not names:
