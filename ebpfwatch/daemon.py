@@ -140,7 +140,7 @@ class Daemon:
         finally:
             notify("STOPPING=1")
             if self._session.dump.changed:
-                tracebuffer.restore(self._paths.proc / "sys/kernel/ftrace_dump_on_oops")
+                tracebuffer.restore(self._paths.proc / tracebuffer.SYSCTL)
             self._session.close()
             lock.release()
         say("stopped; the probes are unloaded")

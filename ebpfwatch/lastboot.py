@@ -12,12 +12,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ebpfwatch import durable
 from ebpfwatch.events.wire import KernelVerdict, device
 from ebpfwatch.kernel.symbols import Module
 from ebpfwatch.paths import Paths
@@ -46,12 +46,7 @@ class BootRecord:
 
     def write(self, file: Path) -> None:
         """Replace the file at once, so that there is never half of one; raises ``OSError``."""
-        partial = file.with_suffix(".partial")
-        with open(partial, "w", encoding="utf-8") as out:
-            json.dump(dataclasses.asdict(self), out)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(file)
+        durable.write(file, json.dumps(dataclasses.asdict(self)).encode())
 
     @classmethod
     def read(cls, file: Path) -> BootRecord | None:

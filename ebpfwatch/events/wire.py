@@ -52,6 +52,14 @@ class Hook(enum.IntEnum):
     UNLINK_PATH = 7
 
 
+class RecordKind(enum.IntEnum):
+    """enum record_kind."""
+
+    STEP = 1
+    VERDICT = 2
+    UNLINK = 3
+
+
 class State(enum.IntEnum):
     """enum state: absent means alive."""
 
@@ -389,7 +397,7 @@ def decode(data: bytes) -> Event:
 def made_up(object_: int, ino: int, generation: int, ns: int) -> bytes:
     """The record of a double free that never was, for the self-test of the sinks."""
     record = VerdictRecord(
-        header=Header(2, ctypes.sizeof(VerdictRecord), 0, ns),
+        header=Header(RecordKind.VERDICT, ctypes.sizeof(VerdictRecord), 0, ns),
         verdict=KernelVerdict.DOUBLE_FREE,
         hook=Hook.ANY_FREE,
         flags=Flag.WITNESS_READ | Flag.WITNESS_CLEAR | Flag.WITNESS_IDENTITY | Flag.LIFE_VALID,
@@ -479,7 +487,7 @@ def _unlink(record: UnlinkRecord) -> UnlinkEvent:
 
 
 _DECODERS: dict[int, tuple[type[ctypes.Structure], Callable[[Any], Event]]] = {
-    1: (StepRecord, _step),
-    2: (VerdictRecord, _verdict),
-    3: (UnlinkRecord, _unlink),
+    RecordKind.STEP: (StepRecord, _step),
+    RecordKind.VERDICT: (VerdictRecord, _verdict),
+    RecordKind.UNLINK: (UnlinkRecord, _unlink),
 }

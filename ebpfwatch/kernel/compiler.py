@@ -11,7 +11,6 @@ from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel import source
-from ebpfwatch.kernel.ladder import Attachment
 from ebpfwatch.kernel.prober import PROGRAM_TYPES
 from ebpfwatch.paths import PROBES
 
@@ -29,10 +28,6 @@ class Module:
     def load(self, kind: str, function: str) -> int:
         """Load one function; the program's fd."""
         return int(self._bpf.load_func(function.encode(), PROGRAM_TYPES[kind]).fd)
-
-    def load_for(self, kind: str, attachment: Attachment) -> int:
-        """Load what an attachment wants."""
-        return self.load(kind, attachment.function)
 
     def map(self, name: str) -> int:
         """The fd of a map."""

@@ -11,7 +11,7 @@ from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.compiler import Compiler
 from ebpfwatch.kernel.ladder import Rung
 from ebpfwatch.kernel.libbpf import map_lookup
-from ebpfwatch.kernel.prober import Prober, attach
+from ebpfwatch.kernel.prober import Prober, attach_or_fail
 
 __all__ = ["learn"]
 
@@ -36,14 +36,8 @@ def learn(
         for rung in rungs:
             attachment = rung.attachments[0]
             symbol = prober.symbol(rung.kind, attachment)
-            link = attach(rung.kind, module.load_for(rung.kind, attachment), attachment, symbol)
-            if link < 0:
-                raise EbpfwatchError(
-                    f"attaching to {symbol}: {os.strerror(-link)}",
-                    "see `ebpfwatch check`",
-                    Exit.OSERR,
-                )
-            links.append(link)
+            program = module.load(rung.kind, attachment.function)
+            links.append(attach_or_fail(rung.kind, program, attachment, symbol))
         return _wait(module.map("learned"), mounts)
     finally:
         for link in links:

@@ -13,7 +13,6 @@ import os
 import resource
 import socket
 import sys
-from pathlib import Path
 from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
@@ -22,13 +21,12 @@ from ebpfwatch.kernel.btf import Btf, BtfError
 from ebpfwatch.kernel.compiler import Compiler, Module
 from ebpfwatch.kernel.ladder import SHARED, SHARED_FREE, UNITS, Rung, Unit
 from ebpfwatch.kernel.learn import learn
-from ebpfwatch.kernel.prober import Prober, attach
+from ebpfwatch.kernel.prober import Prober, attach_or_fail
 from ebpfwatch.kernel.running import capabilities_missing, find_symbols, version_code
+from ebpfwatch.paths import Paths
 
 __all__ = ["main"]
 
-_TRACING = Path("/sys/kernel/tracing")
-_DUMP = Path("/proc/sys/kernel/ftrace_dump_on_oops")
 _CLONE_NEWNS = 0x20000
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 
@@ -142,7 +140,9 @@ class _Loading:
         names = self.unit.maps
         if self.request.get("trace"):
             flags.append("-DTRACE_VERDICTS")
-            dump = tracebuffer.prepare(_TRACING, _DUMP, bool(self.request.get("dump_on_oops")))
+            paths, wanted = Paths(), bool(self.request.get("dump_on_oops"))
+            sysctl = paths.proc / tracebuffer.SYSCTL
+            dump = tracebuffer.prepare(paths.sys / "kernel/tracing", sysctl, wanted)
             reply["dump"] = dataclasses.asdict(dump)
         if self.request.get("first_stacks"):
             flags.append("-DFIRST_STACKS")
@@ -220,17 +220,14 @@ class _Loading:
         # seen to end that was not seen to begin.
         for rung in rungs:
             for attachment in rung.attachments:
-                program = module.load_for(rung.kind, attachment)
+                program = module.load(rung.kind, attachment.function)
                 symbol = self.prober.symbol(rung.kind, attachment)
-                link = attach(rung.kind, program, attachment, symbol)
-                if link < 0 and attachment.optional:
+                try:
+                    link = attach_or_fail(rung.kind, program, attachment, symbol)
+                except EbpfwatchError:
+                    if not attachment.optional:
+                        raise
                     continue
-                if link < 0:
-                    raise EbpfwatchError(
-                        f"attaching {attachment.function} to {symbol}: {os.strerror(-link)}",
-                        "see `ebpfwatch check`",
-                        Exit.OSERR,
-                    )
                 programs.append(attachment.function)
                 fds.append(program)
                 links.append(link)

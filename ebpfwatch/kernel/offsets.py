@@ -17,7 +17,7 @@ from ebpfwatch.kernel.btf import Btf, BtfError
 from ebpfwatch.kernel.compiler import Compiler
 from ebpfwatch.kernel.ladder import Attachment
 from ebpfwatch.kernel.libbpf import map_lookup
-from ebpfwatch.kernel.prober import attach
+from ebpfwatch.kernel.prober import attach_or_fail
 
 __all__ = ["from_btf", "from_headers"]
 
@@ -67,11 +67,8 @@ def from_headers(compiler: Compiler, why_no_btf: str) -> dict[str, int]:
         )
     module = compiler.compile_with_headers("offsets.c", headers)
     program = module.load("raw_tracepoint", "find_offsets")
-    link = attach("raw_tracepoint", program, Attachment("sys_enter", "find_offsets"), "sys_enter")
-    if link < 0:
-        raise EbpfwatchError(
-            f"attaching to sys_enter: {os.strerror(-link)}", "see `ebpfwatch check`", Exit.OSERR
-        )
+    place = Attachment("sys_enter", "find_offsets")
+    link = attach_or_fail("raw_tracepoint", program, place, place.target)
     try:
         deadline = time.monotonic() + _SECONDS
         while time.monotonic() < deadline:

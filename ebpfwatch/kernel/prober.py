@@ -9,10 +9,11 @@ import ctypes
 import os
 import struct
 
+from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.ladder import Attachment, Rung
 from ebpfwatch.kernel.libbpf import library
 
-__all__ = ["PROGRAM_TYPES", "Prober", "attach"]
+__all__ = ["PROGRAM_TYPES", "Prober", "attach", "attach_or_fail"]
 
 PROGRAM_TYPES = {"kprobe": 2, "tracepoint": 5, "raw_tracepoint": 17}
 
@@ -80,6 +81,18 @@ def attach(kind: str, program_fd: int, attachment: Attachment, symbol: str) -> i
             0,
         )
     return int(fd) if fd >= 0 else -(ctypes.get_errno() or 1)
+
+
+def attach_or_fail(kind: str, program_fd: int, attachment: Attachment, symbol: str) -> int:
+    """The link's fd; raises ``EbpfwatchError`` (exit 71) naming program and place."""
+    link = attach(kind, program_fd, attachment, symbol)
+    if link < 0:
+        raise EbpfwatchError(
+            f"attaching {attachment.function} to {symbol}: {os.strerror(-link)}",
+            "see `ebpfwatch check`",
+            Exit.OSERR,
+        )
+    return link
 
 
 class Prober:

@@ -11,12 +11,14 @@ console that could take minutes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
-__all__ = ["KB", "Dump", "prepare", "restore"]
+__all__ = ["KB", "SYSCTL", "Dump", "prepare", "restore"]
 
 KB = 32  #: a CPU
+SYSCTL = "sys/kernel/ftrace_dump_on_oops"  #: below /proc
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,5 @@ def prepare(tracing: Path, sysctl: Path, dump: bool) -> Dump:
 
 def restore(sysctl: Path) -> None:
     """Take back what ``prepare`` changed; never raises."""
-    try:
+    with contextlib.suppress(OSError):
         sysctl.write_text("0")
-    except OSError:
-        pass

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ebpfwatch import durable
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.verdicts.finding import Finding
 
 __all__ = ["Store", "read_all"]
-
-_PREFIX = ".writing-"
 
 
 class Store:
@@ -31,10 +30,10 @@ class Store:
         try:
             self.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
             for name in os.listdir(self.directory):
-                if name.startswith(_PREFIX):  # a kill -9 between write and rename
+                if name.startswith(durable.PREFIX):  # a kill -9 between write and rename
                     os.unlink(self.directory / name)
-            probe = self.directory / f"{_PREFIX}probe"
-            os.close(self._create(probe))
+            probe = self.directory / f"{durable.PREFIX}probe"
+            os.close(durable.create(probe))
             os.unlink(probe)
         except OSError as error:
             raise EbpfwatchError(
@@ -43,27 +42,12 @@ class Store:
                 Exit.CANTCREAT,
             ) from None
 
-    @staticmethod
-    def _create(path: Path) -> int:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-
     def write(self, finding: Finding) -> None:
         """Write one finding durably; raises ``OSError`` (full disk ...) and then leaves nothing
         behind.
         """
-        path = self.directory / f"{finding.id}.json"
-        temporary = self.directory / f"{_PREFIX}{finding.id}"
         data = json.dumps(finding.to_json(), ensure_ascii=True).encode() + b"\n"
-        try:
-            with os.fdopen(self._create(temporary), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        durable.write(self.directory / f"{finding.id}.json", data)
         self._prune()
 
     def _prune(self) -> None:

@@ -259,13 +259,15 @@ def _stack(event: VerdictEvent, knowledge: Knowledge) -> tuple[str, ...]:
 
 
 def _names(addresses: tuple[int, ...], call_site: int, knowledge: Knowledge) -> tuple[str, ...]:
-    names = [knowledge.symbol(address) or f"{address:#x}" for address in addresses]
+    def name(address: int) -> str:
+        return knowledge.symbol(address) or f"{address:#x}"
+
+    names = [name(address) for address in addresses]
     # The probe itself and the tracepoint that called it are not the kernel's doing.
     own = max((i for i, name in enumerate(names[:8]) if name.startswith(_PROBE_FRAMES)), default=-1)
     del names[: own + 1]
     if call_site and call_site not in addresses:
-        caller = knowledge.symbol(call_site) or f"{call_site:#x}"
-        names.insert(1 if names else 0, caller)
+        names.insert(1 if names else 0, name(call_site))
     return tuple(names)
 
 

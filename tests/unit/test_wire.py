@@ -63,6 +63,7 @@ def test_every_number_has_the_same_name() -> None:
     assert enumerators("HOOK") == [*(hook.name for hook in wire.Hook), "COUNT"]
     assert enumerators("STATE") == [state.name for state in wire.State]
     assert enumerators("VERDICT") == [verdict.name for verdict in wire.KernelVerdict]
+    assert enumerators("RECORD") == [kind.name for kind in wire.RecordKind]
     assert len(enumerators("COUNTER")) == len(wire.COUNTERS) + 1
     assert {*wire.COUNTERS} - {"grace_ns", "verdict"} <= {*COUNTERS, *LOSSES}
 

@@ -12,15 +12,14 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from ebpfwatch.lastboot import BootRecord, traced
+from ebpfwatch.lastboot import BootRecord, TracedVerdict, traced
 from tests.vm import guest, kernels, payloads
-from tests.vm.root import root_image
+from tests.vm.root import mount_binfmt, root_image
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,10 +115,10 @@ def judge(kernel: kernels.Kernel, scenario: Scenario, outcome: guest.Outcome) ->
     files = sorted((outcome.results / "state/findings").glob("*.json"))
     findings = [json.loads(file.read_text()) for file in files]
     findings = [f for f in findings if f["verdict"] != "concurrent_unlink"]
-    why = _objection(scenario, findings, outcome)
+    dumped = [v for v in traced(outcome.console.splitlines()) if v.verdict == scenario.verdict]
+    why = _objection(scenario, findings, dumped, outcome)
     boot = BootRecord.read(outcome.results / "state/boot.json")
     frames = [frame for f in findings for frame in f["second"]["stack"]]
-    dumped = [v for v in traced(outcome.console.splitlines()) if v.verdict == scenario.verdict]
     names = [f"{f['verdict']} {f['confidence']}" for f in findings]
     places = ["finding on disk"] if findings else []
     if dumped:
@@ -144,7 +143,12 @@ def judge(kernel: kernels.Kernel, scenario: Scenario, outcome: guest.Outcome) ->
     )
 
 
-def _objection(scenario: Scenario, findings: list[dict[str, Any]], outcome: guest.Outcome) -> str:
+def _objection(
+    scenario: Scenario,
+    findings: list[dict[str, Any]],
+    dumped: list[TracedVerdict],
+    outcome: guest.Outcome,
+) -> str:
     """What is not as it must be; "" if all is."""
     if "ready after" not in outcome.text("err"):
         return "the daemon was not ready"
@@ -159,17 +163,13 @@ def _objection(scenario: Scenario, findings: list[dict[str, Any]], outcome: gues
     if not confessed:
         return "the crime was not committed"
     found = next((f for f in findings if f["verdict"] == scenario.verdict), None)
-    if found is None:
-        # The kernel died before user space could run: what the probe itself printed must be there.
-        dumped = [v for v in traced(outcome.console.splitlines()) if v.verdict == scenario.verdict]
-        if not dumped:
-            return "not detected"
-        if scenario.name != "reused" and dumped[0].ino != int(confessed.group(1)):
-            return "the wrong inode"
-        return ""
-    if scenario.name != "reused" and found["identity"]["ino"] != int(confessed.group(1)):
+    if found is None and not dumped:
+        return "not detected"
+    # No finding: the kernel died before user space could run, and the probe's own print is there.
+    ino = found["identity"]["ino"] if found else dumped[0].ino
+    if scenario.name != "reused" and ino != int(confessed.group(1)):
         return "the wrong inode"
-    if scenario.guilty and not any("[crime]" in frame for frame in found["second"]["stack"]):
+    if scenario.guilty and found and not any("[crime]" in f for f in found["second"]["stack"]):
         return "the guilty module is not named"
     return ""
 
@@ -243,10 +243,8 @@ def table(rows: list[Row]) -> str:
 def _possible(name: str) -> bool:
     """Whether this machine can run a guest with this kernel; prints what is missing."""
     why = ""
-    if not Path("/proc/sys/fs/binfmt_misc/register").exists():
-        words = ["mount", "-t", "binfmt_misc", "none", "/proc/sys/fs/binfmt_misc"]
-        if subprocess.run(words, capture_output=True).returncode:
-            why = "binfmt_misc cannot be mounted, so no arm64 root image can be made"
+    if not mount_binfmt():
+        why = "binfmt_misc cannot be mounted, so no arm64 root image can be made"
     if name == "4.19" and not kernels.SHARED.joinpath("Image.gz").exists():
         why = f"no kernel image in {kernels.SHARED} (set KERNELS_DIR)"
     if why:

@@ -16,6 +16,10 @@ if [ -d headers ]; then
 fi
 export PYTHONDONTWRITEBYTECODE=1
 sed 's#/var/lib/ebpfwatch#/results/state#' config.example.yaml >/tmp/config.yaml
+start() {
+    python3 -m ebpfwatch run --config /tmp/config.yaml >/results/out 2>/results/$1 &
+    daemon=$!
+}
 wrong() { echo "$*" >>/results/why; }
 alive='hook_alive.hook=.any_free.. 1.0'
 wait_alive() {
@@ -32,8 +36,7 @@ metric() { curl -s localhost:9866/metrics | sed -n "s/^$1 //p"; }
 _RUN = (
     _HEADERS
     + """\
-python3 -m ebpfwatch run --config /tmp/config.yaml >/results/out 2>/results/err &
-daemon=$!
+start err
 wait_alive
 """
 )
@@ -146,8 +149,7 @@ LOADS = (
     + """\
 dmesg -C
 for round in $(seq 20); do
-    python3 -m ebpfwatch run --config /tmp/config.yaml >/results/out 2>/results/err-$round &
-    daemon=$!
+    start err-$round
     for i in $(seq 400); do
         grep -q 'ready after' /results/err-$round && break
         sleep 0.5
@@ -176,7 +178,7 @@ REBOOT = (
     + """mount -t pstore none /sys/fs/pstore 2>/dev/null
 if [ ! -e /results/first ]; then
     touch /results/first
-    python3 -m ebpfwatch run --config /tmp/config.yaml >/results/out 2>/results/err-first &
+    start err-first
     wait_alive
 """
     + _CRIME.format(name="again")
@@ -186,7 +188,7 @@ if [ ! -e /results/first ]; then
 fi
 ls -l /sys/fs/pstore /var/lib/systemd/pstore >/results/pstore 2>&1
 cp -r /sys/fs/pstore /results/pstore-files
-python3 -m ebpfwatch run --config /tmp/config.yaml >/results/out 2>/results/err &
+start err
 wait_alive
 for said in 'ended in a kernel panic' 'verdict in the trace buffer: double_free: inode 12' \\
     'called from .crime.' 'evicted by rm' 'kernel BUG at'; do
@@ -204,7 +206,6 @@ CHURN = (
 stop=$(($(date +%s) + 150))
 python3 - $stop <<'P' &
 import os, sys, time
-n = 0
 while time.time() < int(sys.argv[1]):
     for i in range(200):
         open(f"/mnt/vdb/a{i}", "w").close()
@@ -247,7 +248,6 @@ def get(kind, name):
     return int(float(re.search(rf'{kind}{{\\w+="{name}"}} (\\S+)', text).group(1)))
 event = lambda name: get("ebpfwatch_lifecycle_events_total", name)
 lost = lambda name: get("ebpfwatch_lost_events_total", name)
-table = lambda name: get("ebpfwatch_table_objects", name)
 print("evicted", event("evict"), "in reclaim", event("evict_in_reclaim"), "freed", event("free"),
       "missed", lost("free_missed"), "forgotten", lost("forgotten_dying"), "torn", lost("torn"))
 for kind in ("submit", "decode", "queue", "reclaim_context"):

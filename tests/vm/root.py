@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.vm.store import CACHE, locked
 
-__all__ = ["root_image"]
+__all__ = ["mount_binfmt", "root_image"]
 
 PACKAGES = (
     "systemd systemd-sysv dbus udev kmod procps e2fsprogs curl bpftool linux-libc-dev libbpfcc"
@@ -97,10 +97,16 @@ def _bootstrap(suite: str, tree: Path) -> None:
     (tree / "etc/fstab").write_text("")
 
 
+def mount_binfmt() -> bool:
+    """Whether binfmt_misc is there, or could be mounted: qemu-user needs it."""
+    if Path("/proc/sys/fs/binfmt_misc/register").exists():
+        return True
+    words = ["mount", "-t", "binfmt_misc", "none", "/proc/sys/fs/binfmt_misc"]
+    return subprocess.run(words).returncode == 0
+
+
 def _allow_arm64() -> None:
     """Debian's maintainer scripts of arm64 run through qemu-user."""
-    if not Path("/proc/sys/fs/binfmt_misc/register").exists():
-        subprocess.run(
-            ["mount", "-t", "binfmt_misc", "none", "/proc/sys/fs/binfmt_misc"], check=True
-        )
+    if not mount_binfmt():
+        raise SystemExit("binfmt_misc cannot be mounted, so no arm64 root image can be made")
     subprocess.run(["update-binfmts", "--enable", "qemu-aarch64"], check=True)
