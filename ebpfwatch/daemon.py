@@ -6,9 +6,6 @@ Only the web server has a thread of its own, and it sees nothing but snapshots.
 
 from __future__ import annotations
 
-import collections
-import contextlib
-import dataclasses
 import os
 import selectors
 import signal
@@ -16,56 +13,33 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Callable, TypeVar
 
 from ebpfwatch import __version__, config, privileges
-from ebpfwatch.canary import Canary, Run
+from ebpfwatch.bootwatch import BootWatch
 from ebpfwatch.errors import EbpfwatchError, Exit, say
 from ebpfwatch.events import wire
 from ebpfwatch.host import memory, mounts, vmstat, zoneinfo
+from ebpfwatch.host.sources import Sources
+from ebpfwatch.judging import Judging
 from ebpfwatch.kernel import tracebuffer
-from ebpfwatch.kernel.ladder import LADDER, SHARED
 from ebpfwatch.kernel.session import TableFill, load, start_loader
 from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.kernel.testbed import PAGE_BYTES, Testbed
-from ebpfwatch.lastboot import BootRecord, ended, kernel_boot_id
+from ebpfwatch.liveness import Liveness
 from ebpfwatch.lock import SELFTEST, Lock
 from ebpfwatch.notify import notify
+from ebpfwatch.outlet import Outlet
 from ebpfwatch.paths import Paths
-from ebpfwatch.sinks.journal import Journal
-from ebpfwatch.sinks.kmsg import KernelLog
-from ebpfwatch.sinks.store import Store, read_all
-from ebpfwatch.sinks.text import plain
 from ebpfwatch.status import LOSSES, HookStatus, Status
-from ebpfwatch.verdicts.correlator import Knowledge, judge
-from ebpfwatch.verdicts.finding import Finding, Severity, Verdict
-from ebpfwatch.verdicts.folding import Folder
-from ebpfwatch.verdicts.losses import LossHistory
+from ebpfwatch.verdicts.bursts import ReclaimBursts
 from ebpfwatch.verdicts.recorder import Recorder
 
 __all__ = ["Daemon"]
 
-_T = TypeVar("_T")
-
 _TICK_SECONDS = 5.0
 _SCAN_SECONDS = 60.0
 _STATUS_SECONDS = 1.0
-_SYMBOLS_SECONDS = 30.0
-_SILENT_AGAIN_SECONDS = 15.0
 _NS = 1_000_000_000
-_MADE_UP = 0xEBBF  #: no kernel object's address: the made-up record's
-
-#: Functions that may free an ext4 inode. On some kernels the callback tail-calls kmem_cache_free,
-#: so the call site is in RCU itself.
-_OWN_CALLERS = {
-    "ext4_free_in_core_inode",
-    "ext4_i_callback",
-    "i_callback",
-    "rcu_do_batch",
-    "rcu_process_callbacks",
-    "destroy_inode",
-    "alloc_inode",
-}
 
 
 class Daemon:
@@ -85,29 +59,13 @@ class Daemon:
         self._selftest = False
         self._symbols = Symbols(paths.proc / "kallsyms")
         self._recorder = Recorder()
-        self._losses = LossHistory()
-        self._folder = Folder(settings.findings.fold_seconds, settings.findings.per_minute)
-        self._recent: collections.deque[Finding] = collections.deque(maxlen=10)
-        self._findings: dict[tuple[str, str, bool], int] = {}
-        self._alive: dict[str, bool | None] = {}
-        self._silent: set[str] = set()
-        self._canary_success: dict[str, float] = {}
-        self._canary_problems: dict[str, str] = {}
-        self._collector_errors: dict[str, int] = {}
-        self._store_errors = 0
+        self._sources = Sources()
+        self._bursts = ReclaimBursts()
         self._decode_errors = 0
-        self._sequence = 0
-        self._last_boot = ""
-        self._call_sites: tuple[int, ...] = ()
         self._fill = TableFill(0, 0, 0)
-        self._burst_base = 0
-        self._burst_noticed = -float("inf")
-        self._reclaim_seen: tuple[int, int] = (0, 0)
         self._status_lock = threading.Lock()
         self._status: Status | None = None
         self._status_at = -float("inf")
-        self._test_page = range(0)
-        self._symbols_at = -float("inf")
 
     # -- start and stop
 
@@ -116,17 +74,12 @@ class Daemon:
         lock = Lock(self._paths.run)
         wakeup = self._take_signals()
         # Everything that can fail is tried before BPF is loaded: a start that fails costs nothing.
-        self._store = Store(Path(self._config.state_directory), self._config.findings.keep)
+        self._outlet = Outlet(self._config, self._paths)
         web = self._bind()
         pending = start_loader(self._request())
         try:
             # While the child compiles:
-            self._journal = Journal(self._paths.journal_socket, self._config.journal)
-            evidence = self._config.evidence
-            self._kernel_log = KernelLog(
-                str(self._paths.dev / "kmsg") if evidence.kmsg else "",
-                str(self._paths.dev / "pmsg0") if evidence.pmsg else "",
-            )
+            self._outlet.connect()
             self._symbols.load()
         except BaseException:
             pending.abandon()
@@ -135,8 +88,7 @@ class Daemon:
         try:
             self._begin(lock, web)
             self._follow(wakeup)
-            self._boot.clean = True
-            self._remember_boot()
+            self._boot.remember(clean=True)
         finally:
             notify("STOPPING=1")
             if self._session.dump.changed:
@@ -196,14 +148,25 @@ class Daemon:
 
     def _begin(self, lock: Lock, web: object | None) -> None:
         session = self._session
-        if session.learned.get("call_site"):
-            # Learned from the free of a file of our own: whoever freed that is ext4.
-            self._call_sites = (session.learned["call_site"],)
-        session.configure(os.getpid(), self._call_sites)
-        self._find_test_page()
-        rungs = {hook.role: hook.rung for hook in session.hooks if hook.rung}
-        self._canary = Canary(frozenset(rungs), rungs.get("rcu_free", "").endswith(SHARED))
-        self._alive = {hook.role: None for hook in session.hooks if hook.rung}
+        test_page = self._test_page()
+        self._liveness = Liveness(session.hooks, self._paths, self._sources, self._recorder)
+        self._judging = Judging(
+            self._config,
+            session,
+            self._symbols,
+            self._liveness,
+            self._outlet,
+            self._recorder,
+            test_page,
+        )
+        self._boot = BootWatch(
+            Path(self._config.state_directory),
+            self._paths,
+            self._symbols,
+            self._started,
+            test_page,
+        )
+        self._judging.configure()
         kept = privileges.drop(self._touch_everything)
         url = "off"
         if web is not None:
@@ -211,42 +174,41 @@ class Daemon:
             from ebpfwatch.sinks.web import Web
 
             assert isinstance(web, Web)
-            web.start(metrics.registry(self.status), self.status, self._recent_findings)
+            web.start(metrics.registry(self.status), self.status, self._outlet.recent)
             url = web.url
         lock.publish(
             {
                 "version": __version__,
                 "url": url,
                 "state_directory": self._config.state_directory,
-                "journal": self._journal.connected,
+                "journal": self._outlet.journal.connected,
                 "programs": {name: int(_id("prog", fd)) for name, fd in session.programs.items()},
                 "maps": {name: int(_id("map", fd)) for name, fd in session.maps.items()},
                 "offsets": session.offsets,
                 "learned": session.learned,
             }
         )
-        self._look_back()
+        self._boot.look_back(self._sources)
         self._banner(url, kept)
-        self._fly()
+        self._liveness.fly()
         notify(f"READY=1\nSTATUS={self._status_line()}")
 
-    def _find_test_page(self) -> None:
-        try:
-            address = self._testbed().object
-        except EbpfwatchError:
-            return  # no BPF_PROG_TEST_RUN on this kernel, so no test object either
-        self._test_page = range(address, address + PAGE_BYTES)
-
-    def _testbed(self) -> Testbed:
+    def _test_page(self) -> range:
         session = self._session
-        return Testbed(session.programs, session.maps, session.offsets, session.learned)
+        try:
+            address = Testbed(
+                session.programs, session.maps, session.offsets, session.learned
+            ).object
+        except EbpfwatchError:
+            return range(0)  # no BPF_PROG_TEST_RUN on this kernel, so no test object either
+        return range(address, address + PAGE_BYTES)
 
     def _touch_everything(self) -> None:
         """Whatever later needs the kernel's permission."""
         self._session.counters()
         self._session.misses()
         self._session.scan()
-        self._session.configure(os.getpid(), self._call_sites)
+        self._judging.configure()
 
     def _banner(self, url: str, kept: tuple[str, ...]) -> None:
         for hook in self._session.hooks:
@@ -255,53 +217,13 @@ class Daemon:
             say(f"hook {hook.role}: {hook.rung or 'absent'}{better}{why}")
         say(f"kernel memory: {self._session.memory() / 2**20:.1f} MiB")
         say(f"capabilities kept: {', '.join(kept) or 'none'}")
-        for missing in self._kernel_log.missing:
+        for missing in self._outlet.kernel_log.missing:
             say(f"findings cannot go to {missing}", "notice")
         if self._config.evidence.trace and self._session.dump.why_not:
             say(f"an oops will not print the verdicts: {self._session.dump.why_not}", "notice")
         say(f"metrics: {url}/metrics" if url != "off" else "metrics: off")
-        say(f"findings: {self._store.directory}")
+        say(f"findings: {self._outlet.store.directory}")
         say(f"ready after {time.monotonic() - self._began:.1f} s; following the kernel")
-
-    # -- this boot and the last one
-
-    def _look_back(self) -> None:
-        """Report how the last boot ended, then begin this boot's own record."""
-        file = Path(self._config.state_directory) / "boot.json"
-        boot_id = self._read("boot_id", lambda: kernel_boot_id(self._paths), "")
-        before = BootRecord.read(file)
-        self._boot = BootRecord(
-            boot_id,
-            os.uname().release,
-            self._started,
-            text=self._symbols.start,
-            test_page=(self._test_page.start, self._test_page.stop),
-        )
-        if before is not None and before.boot_id != boot_id:
-            report = ended(before, self._paths, self._findings_since(before.started))
-            self._last_boot = report.how
-            for line in report.lines:
-                say(line, "notice" if report.how == "clean" else "err")
-        self._remember_boot()
-
-    def _findings_since(self, started: float) -> list[str]:
-        lines: list[str] = []
-        with contextlib.suppress(EbpfwatchError):
-            for body in read_all(Path(self._config.state_directory)):
-                if len(lines) == 5 or body.get("realtime_us", 0) < started * 1e6:
-                    break
-                with contextlib.suppress(KeyError, TypeError, ValueError):
-                    finding = Finding.from_json(body)
-                    if not finding.test:
-                        lines.append(plain(f"{finding.verdict.value}: {finding.summary}"))
-        return lines
-
-    def _remember_boot(self) -> None:
-        self._boot.modules = self._symbols.modules
-        try:
-            self._boot.write(Path(self._config.state_directory) / "boot.json")
-        except OSError as error:
-            say(f"cannot write boot.json for the next start: {error.strerror}", "warning")
 
     # -- the loop
 
@@ -314,7 +236,7 @@ class Daemon:
         next_canary = self._after_canary(next_tick)
         while not self._stop:
             now = time.monotonic()
-            pending = self._canary.flying
+            pending = self._liveness.flying
             timeout = min(next_tick, now + 0.5 if pending else next_tick) - now
             for key, _ in selector.select(max(0.0, timeout)):
                 if key.fd == wakeup:
@@ -323,10 +245,10 @@ class Daemon:
                 self._selftest = False
                 self._feed_made_up()
             self._drain()
-            silent = len(self._silent)
-            self._judge_canaries()
+            silent = self._liveness.silent
+            self._liveness.judge(self._config.canary.timeout_seconds)
             now = time.monotonic()
-            if len(self._silent) > silent:
+            if self._liveness.silent > silent:
                 next_canary = min(next_canary, self._after_canary(now))
             if self._reload:
                 self._reload = False
@@ -337,19 +259,14 @@ class Daemon:
                 self._tick()
             if now >= next_scan:
                 next_scan = now + _SCAN_SECONDS
-                self._fill = self._read("table", self._session.scan, self._fill)
+                self._fill = self._sources.read("table", self._session.scan, self._fill)
             if now >= next_canary:
+                self._liveness.fly()
                 next_canary = self._after_canary(now)
-                self._fly()
         selector.close()
 
     def _after_canary(self, now: float) -> float:
-        """When the next canary is due: soon while a hook is silent, for it may be the machine's
-        load and not the hook that kept the last one."""
-        interval = self._config.canary.interval_seconds
-        if not interval:
-            return float("inf")
-        return now + (min(interval, _SILENT_AGAIN_SECONDS) if self._silent else interval)
+        return now + self._liveness.again(self._config.canary.interval_seconds)
 
     def _drain(self) -> None:
         """Read and handle what is in the ring; a flood is handled in portions."""
@@ -364,9 +281,9 @@ class Daemon:
                     say(f"cannot decode an event: {error}; later ones are only counted", "warning")
                 continue
             if isinstance(event, wire.StepEvent):
-                self._canary.feed(event)
-            elif isinstance(event, wire.VerdictEvent):
-                self._on_verdict(event)
+                self._liveness.feed(event)
+            elif isinstance(event, wire.VerdictEvent) and self._judging.handle(event):
+                self._status_at = -float("inf")  # the next scrape shows it
 
     def _feed_made_up(self) -> None:
         """`ebpfwatch selftest` where programs cannot be run by hand: a record through our sinks."""
@@ -374,164 +291,27 @@ class Daemon:
             ino, generation = map(int, (self._paths.run / SELFTEST).read_text().split())
         except (OSError, ValueError):
             return
-        record = wire.made_up(
-            _MADE_UP, ino & 2**64 - 1, generation & 2**32 - 1, time.monotonic_ns()
-        )
-        self._session.records.append(record)
-
-    def _is_test(self, address: int) -> bool:
-        return address == _MADE_UP or address in self._test_page
+        self._session.records.append(self._judging.made_up(ino, generation))
 
     def _tick(self) -> None:
-        now_ns = time.monotonic_ns()
-        self._losses.record(now_ns, self._misses_by_role())
-        counters = self._session.counters()
-        self._watch_reclaim(counters, now_ns)
+        self._judging.record_losses()
+        self._watch_reclaim(self._session.counters())
         # Now, so that a verdict need not wait for it, and a module that leaves has been seen.
         if self._symbols.refresh():
-            self._remember_boot()
+            self._boot.remember()
         notify(f"WATCHDOG=1\nSTATUS={self._status_line()}")
 
-    # -- verdicts
-
-    def _on_verdict(self, event: wire.VerdictEvent) -> None:
-        if self._is_own_caller(event):
-            return
-        self._losses.record(time.monotonic_ns(), self._misses_by_role())
-        self._refresh_symbols(event)
-        self._sequence += 1
-        finding = judge(event, self._knowledge(), self._sequence)
-        if finding is None:
-            return
-        key = (finding.verdict.value, finding.confidence.value, finding.test)
-        self._findings[key] = self._findings.get(key, 0) + 1
-        write, folded = self._folder.admit(finding, time.monotonic())
-        if write:
-            context = self._recorder.before(event.ns)
-            self._tell(dataclasses.replace(finding, folded=folded, context=context))
-        self._recorder.note(event.ns, f"{finding.verdict.value}: {finding.summary}")
-
-    def _is_own_caller(self, event: wire.VerdictEvent) -> bool:
-        """A call site not known yet, but ext4's or RCU's own: learn it instead of crying wolf."""
-        if event.verdict is not wire.KernelVerdict.FOREIGN_FREE or not event.call_site:
-            return False
-        if event.object in self._test_page:
-            return False
-        if self._symbols.function(event.call_site) not in _OWN_CALLERS:
-            return False
-        if event.call_site not in self._call_sites and len(self._call_sites) < 4:
-            self._call_sites = (*self._call_sites, event.call_site)
-            self._session.configure(os.getpid(), self._call_sites)
-            say(f"ext4 inodes are also freed from {self._symbols.name(event.call_site)}")
-        return True
-
-    def _refresh_symbols(self, event: wire.VerdictEvent) -> None:
-        """A module may have been loaded since; a frame without a name may be of a BPF program."""
-        if self._symbols.refresh():
-            return
-        now = time.monotonic()
-        if self._symbols.hidden or now - self._symbols_at < _SYMBOLS_SECONDS:
-            return
-        if all(self._symbols.name(a) for a in (*event.stack, event.call_site) if a):
-            return
-        self._symbols_at = now
-        self._symbols.load()
-
-    def _knowledge(self) -> Knowledge:
-        return Knowledge(
-            attached=frozenset(self._alive),
-            alive=self._alive,
-            lost=self._losses.lost,
-            symbol=self._symbols.name,
-            realtime_offset_ns=time.time_ns() - time.monotonic_ns(),
-            test_object=self._is_test,
-            frames=self._session.frames,
-        )
-
-    def _tell(self, finding: Finding) -> None:
-        self._journal.write(finding)
-        self._kernel_log.write(finding)
-        self._recent.appendleft(finding)
-        self._status_at = -float("inf")  # the next scrape shows it
-        if finding.verdict is not Verdict.CONCURRENT_UNLINK and not finding.test:
-            level = "err" if finding.severity <= Severity.ERR else "warning"
-            say(f"{finding.verdict.value} ({finding.confidence.value}): id {finding.id}", level)
-        try:
-            self._store.write(finding)
-        except OSError as error:
-            self._store_errors += 1
-            if self._store_errors == 1:
-                say(
-                    f"cannot write findings to {self._store.directory}: {error.strerror};"
-                    " the journal has them; further failures are only counted",
-                    "err",
-                )
-
-    def _recent_findings(self) -> tuple[Finding, ...]:
-        return tuple(self._recent)
-
-    # -- proving the hooks alive
-
-    def _fly(self) -> None:
-        none: tuple[mounts.Mount, ...] = ()
-        for mount in self._read("mounts", lambda: mounts.ext4_mounts(self._paths), none):
-            run = self._canary.fly(mount.path, time.monotonic_ns())
-            before = self._canary_problems.get(mount.path)
-            if run.problem and run.problem != before:
-                say(f"no canary on {run.problem}; its hooks are proven on other mounts", "notice")
-            self._canary_problems[mount.path] = run.problem
-
-    def _judge_canaries(self) -> None:
-        timeout_ns = int(self._config.canary.timeout_seconds * _NS)
-        for run in self._canary.finished(time.monotonic_ns(), timeout_ns):
-            self._judge_canary(run)
-
-    def _judge_canary(self, run: Run) -> None:
-        missing = run.missing(frozenset(self._alive))
-        if not missing and run.in_order:
-            self._canary_success[run.mount] = time.time()
-        elif not missing:
-            say(
-                f"the canary on {run.mount} saw the hooks in the wrong order: " + run.order,
-                "warning",
-            )
-        for role in self._alive:
-            if role in ("reclaim", "unlink_path"):
-                continue
-            self._alive[role] = role not in missing
-            if role in missing and role not in self._silent:
-                self._silent.add(role)
-                say(
-                    f"the hook {role} is SILENT: the canary on {run.mount} was not seen by it;"
-                    " verdicts that depend on it are weakened",
-                    "err",
-                )
-                self._recorder.note(time.monotonic_ns(), f"the hook {role} is silent")
-            elif role not in missing and role in self._silent:
-                self._silent.discard(role)
-                say(f"the hook {role} is alive again", "notice")
-
-    def _watch_reclaim(self, counters: dict[str, int], now_ns: int) -> None:
-        """Bursts for the log; and the kernel's count of scanned slabs as witness of our hook."""
+    def _watch_reclaim(self, counters: dict[str, int]) -> None:
         nothing: dict[str, int] = {}
-        vm = self._read("vmstat", lambda: vmstat.read(self._paths), nothing)
-        scanned = vm.get("slabs_scanned", 0)
-        starts = counters["shrink_start"]
-        before_scanned, before_starts = self._reclaim_seen
-        if "reclaim" in self._alive:
-            if starts > before_starts:
-                self._alive["reclaim"] = True
-            elif before_scanned and scanned > before_scanned:
-                self._alive["reclaim"] = False
-        self._reclaim_seen = scanned, starts
-        evicted = counters["evict_in_reclaim"] - self._burst_base
-        if evicted >= self._config.reclaim.burst_inodes:
-            line = f"reclaim evicted {evicted} ext4 inodes"
+        vm = self._sources.read("vmstat", lambda: vmstat.read(self._paths), nothing)
+        self._liveness.witness_reclaim(counters["shrink_start"], vm.get("slabs_scanned", 0))
+        now_ns = time.monotonic_ns()
+        settings = self._config.reclaim
+        line = self._bursts.feed(counters["evict_in_reclaim"], now_ns / _NS, settings.burst_inodes)
+        if line:
             self._recorder.note(now_ns, line)
-            if now_ns / _NS - self._burst_noticed >= self._config.reclaim.notice_seconds:
-                self._burst_noticed = now_ns / _NS
+            if self._bursts.notice_due(now_ns / _NS, settings.notice_seconds):
                 say(line, "notice")
-        self._burst_base = counters["evict_in_reclaim"]
 
     # -- configuration
 
@@ -545,9 +325,9 @@ class Daemon:
             for key in config.restart_needed(self._config, new):
                 say(f"{key} has changed and takes effect at the next restart", "warning")
             self._config = new
-            self._folder.fold_seconds = new.findings.fold_seconds
-            self._folder.per_minute = new.findings.per_minute
-            self._store.keep = new.findings.keep
+            self._judging.folder.fold_seconds = new.findings.fold_seconds
+            self._judging.folder.per_minute = new.findings.per_minute
+            self._outlet.store.keep = new.findings.keep
             say(f"read {self._config_path} again")
         notify("READY=1")
 
@@ -567,13 +347,13 @@ class Daemon:
         counters = session.counters()
         grace_ns = counters.pop("grace_ns")
         counters.pop("verdict")
-        misses = self._misses_by_role()
+        misses = self._judging.misses()
         losses = {name: counters.pop(name) for name in LOSSES if name in counters}
         losses.update(
             recursion=sum(session.misses().values()),
             decode=self._decode_errors,
             queue=session.dropped,
-            rate=self._folder.limited,
+            rate=self._judging.folder.limited,
         )
         oldest = self._fill.oldest_ns
         return Status(
@@ -583,7 +363,7 @@ class Daemon:
                     hook.role,
                     hook.rung,
                     hook.reason,
-                    self._alive.get(hook.role),
+                    self._liveness.alive.get(hook.role),
                     misses.get(hook.role, 0),
                 )
                 for hook in session.hooks
@@ -592,52 +372,25 @@ class Daemon:
             losses=losses,
             grace_log2=session.grace(),
             grace_sum_ns=grace_ns,
-            findings=dict(self._findings),
-            sink_errors={
-                "journal": self._journal.errors,
-                "store": self._store_errors,
-                "kmsg": self._kernel_log.errors,
-            },
-            collector_errors=dict(self._collector_errors),
-            zones=self._read("zoneinfo", lambda: zoneinfo.read(self._paths), ()),
+            findings=dict(self._judging.counts),
+            sink_errors=self._outlet.errors,
+            collector_errors=dict(self._sources.errors),
+            zones=self._sources.read("zoneinfo", lambda: zoneinfo.read(self._paths), ()),
             table_slots=session.table_slots,
             table_dying=self._fill.dying,
             table_dead=self._fill.dead,
             horizon_seconds=(time.monotonic_ns() - oldest) / _NS if oldest else 0.0,
             kernel_memory_bytes=session.memory(),
-            rss_bytes=self._read("memory", lambda: memory.own_rss(self._paths), 0),
-            canary_success=dict(self._canary_success),
-            last_boot=self._last_boot,
+            rss_bytes=self._sources.read("memory", lambda: memory.own_rss(self._paths), 0),
+            canary_success=dict(self._liveness.success),
+            last_boot=self._boot.last,
             ready=True,
         )
 
-    def _misses_by_role(self) -> dict[str, int]:
-        """Skipped runs by role; a program shared by two roles counts for both."""
-        misses = self._session.misses()
-        totals: dict[str, int] = {}
-        for hook in self._session.hooks:
-            for rung in LADDER[hook.role]:
-                if hook.rung == rung.name:
-                    totals[hook.role] = sum(misses.get(a.function, 0) for a in rung.attachments)
-        if "rcu_free" not in totals and "any_free" in totals:
-            totals["rcu_free"] = totals["any_free"]
-        return totals
-
     def _status_line(self) -> str:
-        alive = sum(1 for state in self._alive.values() if state)
-        real = sum(n for (_, _, test), n in self._findings.items() if not test)
-        return f"{alive} of {len(self._alive)} hooks proven alive; {real} findings"
-
-    def _read(self, source: str, read: Callable[[], _T], fallback: _T) -> _T:
-        """One source of host state: a failure is a counter and a line, never a gap elsewhere."""
-        try:
-            return read()
-        except (OSError, ValueError) as error:
-            count = self._collector_errors.get(source, 0)
-            self._collector_errors[source] = count + 1
-            if not count:
-                say(f"cannot read {source}: {error}; further failures are only counted", "warning")
-            return fallback
+        alive = self._liveness.alive
+        proven = sum(1 for state in alive.values() if state)
+        return f"{proven} of {len(alive)} hooks proven alive; {self._judging.real()} findings"
 
 
 def _id(kind: str, fd: int) -> int:

@@ -49,7 +49,8 @@ def prepare(tracing: Path, sysctl: Path, dump: bool) -> Dump:
             return Dump(False, "")
         sysctl.write_text("1")
     except OSError as error:
-        return Dump(False, f"{error.filename}: {error.strerror}")
+        # A refused write(2) has no filename; a refused open(2) has.
+        return Dump(False, f"{sysctl}: {error.strerror}")
     return Dump(True, "")
 
 

@@ -74,7 +74,6 @@ class DaemonProcess:
     log: Path
     out: Path
     url: str
-    ready_seconds: float
 
     def metrics(self) -> dict[str, float]:
         """One scrape, by series."""
@@ -141,7 +140,6 @@ def start_daemon(directory: Path, **changes: str) -> DaemonProcess:
     config = write_config(directory, **changes)
     run_directory = directory / "run"
     log, out = directory / "log", directory / "out"
-    began = time.monotonic()
     with open(log, "wb") as stderr, open(out, "wb") as stdout:
         process = subprocess.Popen(
             [sys.executable, "-m", "ebpfwatch", "run", "--config", config],
@@ -150,13 +148,12 @@ def start_daemon(directory: Path, **changes: str) -> DaemonProcess:
             stdout=stdout,
             stderr=stderr,
         )
-    daemon = DaemonProcess(process, run_directory, directory / "state", config, log, out, "", 0.0)
-    deadline = began + 30
+    daemon = DaemonProcess(process, run_directory, directory / "state", config, log, out, "")
+    deadline = time.monotonic() + 30
     while "ready after" not in log.read_text():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.01)
-    daemon.ready_seconds = time.monotonic() - began
     found = re.search(r"metrics: (\S+)/metrics", log.read_text())
     daemon.url = found.group(1) if found else ""
     return daemon

@@ -1,0 +1,120 @@
+"""Which hooks are proven alive: canaries on every mount, and a witness for reclaim.
+
+"Attached" is not "firing": a role is alive once a canary's life was seen by it, silent once one
+was not, and unproven before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from ebpfwatch.canary import Canary, Run
+from ebpfwatch.errors import say
+from ebpfwatch.events.wire import StepEvent
+from ebpfwatch.host import mounts
+from ebpfwatch.host.sources import Sources
+from ebpfwatch.kernel.ladder import SHARED
+from ebpfwatch.kernel.session import Ladder
+from ebpfwatch.paths import Paths
+from ebpfwatch.verdicts.recorder import Recorder
+
+__all__ = ["Liveness"]
+
+_SILENT_AGAIN_SECONDS = 15.0
+_NS = 1_000_000_000
+_NOT_BY_CANARY = ("reclaim", "unlink_path")
+
+
+class Liveness:
+    """``alive`` by role: True, False (silent), or None (not proven yet).
+
+    ``success`` is when a canary's whole life was last seen, by mount, in seconds since the epoch.
+    """
+
+    def __init__(
+        self, hooks: Sequence[Ladder], paths: Paths, sources: Sources, recorder: Recorder
+    ) -> None:
+        rungs = {hook.role: hook.rung for hook in hooks if hook.rung}
+        self.alive: dict[str, bool | None] = dict.fromkeys(rungs)
+        self.success: dict[str, float] = {}
+        self._canary = Canary(frozenset(rungs), rungs.get("rcu_free", "").endswith(SHARED))
+        self._silent: set[str] = set()
+        self._problems: dict[str, str] = {}
+        self._shrunk: tuple[int, int] = (0, 0)
+        self._paths = paths
+        self._sources = sources
+        self._recorder = recorder
+
+    @property
+    def flying(self) -> bool:
+        """Whether a proof is under way."""
+        return self._canary.flying
+
+    @property
+    def silent(self) -> int:
+        """How many roles are silent."""
+        return len(self._silent)
+
+    def again(self, interval_seconds: float) -> float:
+        """Seconds to the next canary: few while a hook is silent, for it may be the machine's load
+        and not the hook that kept the last one; 0 = only at start, so never.
+        """
+        if not interval_seconds:
+            return float("inf")
+        return min(interval_seconds, _SILENT_AGAIN_SECONDS) if self._silent else interval_seconds
+
+    def fly(self) -> None:
+        """Start a canary on every ext4 mount."""
+        none: tuple[mounts.Mount, ...] = ()
+        for mount in self._sources.read("mounts", lambda: mounts.ext4_mounts(self._paths), none):
+            run = self._canary.fly(mount.path, time.monotonic_ns())
+            if run.problem and run.problem != self._problems.get(mount.path):
+                say(f"no canary on {run.problem}; its hooks are proven on other mounts", "notice")
+            self._problems[mount.path] = run.problem
+
+    def feed(self, event: StepEvent) -> None:
+        """One step of a file of ours, as the kernel saw it."""
+        self._canary.feed(event)
+
+    def judge(self, timeout_seconds: float) -> None:
+        """Look at the canaries that are complete or whose time is up."""
+        for run in self._canary.finished(time.monotonic_ns(), int(timeout_seconds * _NS)):
+            self._judge(run)
+
+    def _judge(self, run: Run) -> None:
+        missing = run.missing(frozenset(self.alive))
+        if not missing and run.in_order:
+            self.success[run.mount] = time.time()
+        elif not missing:
+            say(
+                f"the canary on {run.mount} saw the hooks in the wrong order: " + run.order,
+                "warning",
+            )
+        for role in self.alive:
+            if role not in _NOT_BY_CANARY:
+                self._set(role, role not in missing, run.mount)
+
+    def _set(self, role: str, alive: bool, mount: str) -> None:
+        self.alive[role] = alive
+        if not alive and role not in self._silent:
+            self._silent.add(role)
+            say(
+                f"the hook {role} is SILENT: the canary on {mount} was not seen by it;"
+                " verdicts that depend on it are weakened",
+                "err",
+            )
+            self._recorder.note(time.monotonic_ns(), f"the hook {role} is silent")
+        elif alive and role in self._silent:
+            self._silent.discard(role)
+            say(f"the hook {role} is alive again", "notice")
+
+    def witness_reclaim(self, shrink_starts: int, slabs_scanned: int) -> None:
+        """The kernel's own count of scanned slabs as witness of the reclaim hook: totals."""
+        before_starts, before_scanned = self._shrunk
+        if "reclaim" in self.alive:
+            if shrink_starts > before_starts:
+                self.alive["reclaim"] = True
+            elif before_scanned and slabs_scanned > before_scanned:
+                self.alive["reclaim"] = False
+        self._shrunk = shrink_starts, slabs_scanned

@@ -1,0 +1,71 @@
+"""One finding to every sink, in the order in which the machine may die (docs/evidence.md)."""
+
+from __future__ import annotations
+
+import collections
+from pathlib import Path
+
+from ebpfwatch.config import Config
+from ebpfwatch.errors import say
+from ebpfwatch.paths import Paths
+from ebpfwatch.sinks.journal import Journal
+from ebpfwatch.sinks.kmsg import KernelLog
+from ebpfwatch.sinks.store import Store
+from ebpfwatch.verdicts.finding import Finding, Severity, Verdict
+
+__all__ = ["Outlet"]
+
+_RECENT = 10
+
+
+class Outlet:
+    """Owns the sinks; what one cannot take is counted, and the others still get it."""
+
+    def __init__(self, settings: Config, paths: Paths) -> None:
+        """Open the state directory; raises ``EbpfwatchError``."""
+        self.store = Store(Path(settings.state_directory), settings.findings.keep)
+        self._settings = settings
+        self._paths = paths
+        self._recent: collections.deque[Finding] = collections.deque(maxlen=_RECENT)
+        self._store_errors = 0
+
+    def connect(self) -> None:
+        """Open journal and kernel log, while we may; raises ``EbpfwatchError``."""
+        self.journal = Journal(self._paths.journal_socket, self._settings.journal)
+        evidence = self._settings.evidence
+        self.kernel_log = KernelLog(
+            str(self._paths.dev / "kmsg") if evidence.kmsg else "",
+            str(self._paths.dev / "pmsg0") if evidence.pmsg else "",
+        )
+
+    def tell(self, finding: Finding) -> None:
+        """Deliver one finding; never raises."""
+        self.journal.write(finding)
+        self.kernel_log.write(finding)
+        self._recent.appendleft(finding)
+        if finding.verdict is not Verdict.CONCURRENT_UNLINK and not finding.test:
+            level = "err" if finding.severity <= Severity.ERR else "warning"
+            say(f"{finding.verdict.value} ({finding.confidence.value}): id {finding.id}", level)
+        try:
+            self.store.write(finding)
+        except OSError as error:
+            self._store_errors += 1
+            if self._store_errors == 1:
+                say(
+                    f"cannot write findings to {self.store.directory}: {error.strerror};"
+                    " the journal has them; further failures are only counted",
+                    "err",
+                )
+
+    def recent(self) -> tuple[Finding, ...]:
+        """The last findings, newest first; safe from any thread."""
+        return tuple(self._recent)
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Findings not taken, by sink."""
+        return {
+            "journal": self.journal.errors,
+            "store": self._store_errors,
+            "kmsg": self.kernel_log.errors,
+        }
