@@ -43,7 +43,7 @@ guests: install-vm  ## the oldest and the newest kernel, as arm64 guests
 	$(RUN) -m tests.vm.matrix --ci --kernels "4.19 6.12" --scenarios service
 
 golden:  ## rewrite tests/golden from the present output
-	EBPFWATCH_GOLDEN=1 $(RUN) -m pytest -q tests/unit/test_metrics.py
+	EBPFWATCH_GOLDEN=1 $(RUN) -m pytest -q tests/unit/test_sinks.py -k golden
 
 bench:  ## cost of detection, side by side
 	$(RUN) -m tests.bench.storm
@@ -60,7 +60,7 @@ $(VENV)/.run: Makefile
 $(VENV)/.test: $(VENV)/.run pyproject.toml
 	sh deploy/install-packages.sh $(TEST_PACKAGES)
 	$(RUN) -m pip install --quiet --disable-pip-version-check \
-	    'hypothesis>=6.100,<7' 'mypy>=1.11,<3' 'pytest>=8,<10' 'ruff>=0.6,<1' types-PyYAML
+	    'hypothesis>=6.100,<7' 'mypy>=1.11,<3' 'pytest>=8,<10' 'ruff>=0.6,<1' types-PyYAML 'jsonschema>=4,<5'
 	touch $@
 
 install-vm: $(VENV)/.test

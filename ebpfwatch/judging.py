@@ -24,6 +24,10 @@ __all__ = ["Judging"]
 _SYMBOLS_SECONDS = 30.0
 _MADE_UP = 0xEBBF  #: no kernel object's address: the made-up record's
 
+_HIDDEN = (
+    "the kernel hides its addresses (kernel.kptr_restrict, or lockdown), so frames have no names"
+)
+
 #: Functions that may free an ext4 inode. On some kernels the callback tail-calls kmem_cache_free,
 #: so the call site is in RCU itself.
 _OWN_CALLERS = {
@@ -84,9 +88,9 @@ class Judging:
         self.counts[key] = self.counts.get(key, 0) + 1
         write, folded = self.folder.admit(finding, time.monotonic())
         if write:
-            context = self._recorder.before(event.ns)
-            self._outlet.tell(dataclasses.replace(finding, folded=folded, context=context))
-        self._recorder.note(event.ns, f"{finding.verdict.value}: {finding.summary}")
+            machine = self._recorder.before(event.ns)
+            self._outlet.tell(dataclasses.replace(finding, folded=folded, machine=machine))
+        self._recorder.found(finding)
         return write
 
     def made_up(self, ino: int, generation: int) -> bytes:
@@ -151,4 +155,8 @@ class Judging:
             realtime_offset_ns=time.time_ns() - time.monotonic_ns(),
             test_object=self._is_test,
             frames=self._session.frames,
+            taints=self._symbols.taints,
+            earlier=self._recorder.earlier,
+            out_of_tree=self._symbols.out_of_tree,
+            lacks=(_HIDDEN,) if self._symbols.hidden else (),
         )

@@ -86,6 +86,7 @@ class TracedVerdict:
     first_caller: int = 0
     evicted_by: str = ""
     evicted_pid: int = 0
+    softirq: bool = False
 
     def text(self, boot: BootRecord | None) -> str:
         """One line for people."""
@@ -93,14 +94,19 @@ class TracedVerdict:
         major, minor = device(self.dev)
         line = (
             f"{self.verdict}: inode {self.ino} generation {self.generation} on {major}:{minor},"
-            f" object {self.object:#x}; now by {self.now} (cpu {self.cpu}), called from"
-            f" {name(self.caller)}"
+            f" object {self.object:#x}; now {self._by()}, called from {name(self.caller)}"
         )
         if self.first_pid or self.first_caller:
             line += f"; first by pid {self.first_pid}, called from {name(self.first_caller)}"
         if self.evicted_by:
             line += f"; evicted by {self.evicted_by} (pid {self.evicted_pid})"
         return line
+
+    def _by(self) -> str:
+        """A task is named only for what it did itself, not for the softirq that interrupted it."""
+        if self.softirq:
+            return f"in a softirq on cpu {self.cpu}"
+        return f"by {self.now} (cpu {self.cpu})"
 
 
 def kernel_boot_id(paths: Paths) -> str:
@@ -109,9 +115,12 @@ def kernel_boot_id(paths: Paths) -> str:
 
 
 # "  kworker/1:1-39  [001] d..3  48.645135: bpf_trace_printk: ebpfwatch verdict=3 ..."; in a dump
-# before Linux 5.9 the event's name is an address ("0x00000000: ").
+# before Linux 5.9 the event's name is an address ("0x00000000: "), and the flags follow the CPU at
+# once ("0d.s3"). Of the flags (Documentation/trace/ftrace.rst) the third says "s" in a softirq, "h"
+# and "H" in an interrupt.
 _TRACE = re.compile(
-    r"(?P<who>\S+?-\d+|<\.\.\.>-\d+)\s+\[?(?P<cpu>\d+)[\]dD.][^\n]*?ebpfwatch (?P<body>[^\n]*)"
+    r"(?P<who>\S+?-\d+|<\.\.\.>-\d+)\s+(?:\[(?P<cpu>\d+)\]\s+|(?P<tight>\d+))"
+    r"(?P<flags>[a-zA-Z.][^\s]{2,4})\s[^\n]*?ebpfwatch (?P<body>[^\n]*)"
 )
 _PAIR = re.compile(r"(\w+)=(\w+)")
 
@@ -123,7 +132,7 @@ def traced(lines: Iterable[str]) -> Iterator[TracedVerdict]:
         found = _TRACE.search(text)
         if not found:
             continue
-        body, cpu = found["body"], found["cpu"]
+        body, cpu = found["body"], found["cpu"] or found["tight"]
         try:
             pairs = dict(_PAIR.findall(body))
             if body.startswith("verdict="):
@@ -133,6 +142,7 @@ def traced(lines: Iterable[str]) -> Iterator[TracedVerdict]:
                 now = TracedVerdict(
                     verdict, int(pairs["ino"]), int(pairs["obj"], 16), found["who"], int(cpu)
                 )
+                now.softirq = found["flags"][2] in "shHzZ"
                 current[cpu] = now
                 continue
             verdict_now = current.get(cpu)

@@ -174,6 +174,17 @@ class Symbols:
         """The module whose memory this address is in; hidden addresses are in none."""
         return next((m for m in self.modules if m.start <= address < m.end), None)
 
+    def taints(self, module: str) -> str:
+        """The taints of a module by its name, also of one that is gone; "" for none."""
+        known = (*self.modules, *self._gone)
+        name = module.partition(",")[0]
+        return next((m.taints for m in known if m.name == name), "")
+
+    @property
+    def out_of_tree(self) -> tuple[str, ...]:
+        """The loaded modules that are not the kernel's own."""
+        return tuple(m.name for m in self.modules if "O" in m.taints)
+
     def _of_gone(self, address: int) -> str:
         for module in reversed(self._gone):
             if module.start <= address < module.end:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit, say
-from ebpfwatch.sinks.text import plain, report
+from ebpfwatch.sinks.text import body, plain
 from ebpfwatch.verdicts.finding import Finding, Verdict
 
 __all__ = ["MESSAGE_IDS", "Journal", "fields", "read_all"]
@@ -30,11 +30,14 @@ MESSAGE_IDS = {
 
 
 def fields(finding: Finding) -> dict[str, str]:
-    """The journal fields of a finding (systemd.journal-fields(7))."""
+    """The journal fields of a finding (systemd.journal-fields(7)).
+
+    MESSAGE is the whole report, as systemd-coredump puts its stacks there: its first line is the
+    headline, and `journalctl` needs nothing else.
+    """
     identity = finding.identity
     return {
-        "MESSAGE": f"{'TEST: ' if finding.test else ''}{finding.verdict.value}"
-        f" ({finding.confidence.value}): {plain(finding.summary)}",
+        "MESSAGE": body(finding),
         "MESSAGE_ID": MESSAGE_IDS[finding.verdict],
         "PRIORITY": str(5 if finding.test else int(finding.severity)),
         "SYSLOG_IDENTIFIER": "ebpfwatch",
@@ -46,8 +49,10 @@ def fields(finding: Finding) -> dict[str, str]:
         "EBPFWATCH_GENERATION": str(identity.generation),
         "EBPFWATCH_OBJECT": f"{identity.object_address:#x}",
         "EBPFWATCH_NAME": plain(finding.name),
+        "EBPFWATCH_PATH": plain(finding.path),
+        "EBPFWATCH_RESPONSIBLE": plain(finding.responsible.who),
+        "EBPFWATCH_RESPONSIBLE_STRENGTH": finding.responsible.strength.value,
         "EBPFWATCH_TEST": "1" if finding.test else "0",
-        "EBPFWATCH_REPORT": report(finding),
         "EBPFWATCH_JSON": json.dumps(finding.to_json(), ensure_ascii=True),
     }
 

@@ -24,8 +24,8 @@ def line(finding: Finding) -> str:
         f"ebpfwatch: {finding.verdict.value} ({finding.confidence.value})",
         f"ino {identity.ino} gen {identity.generation} dev {identity.dev_major}:"
         f"{identity.dev_minor} object {identity.object_address:x}",
-        _who("first", finding.first),
         _who("now", finding.second),
+        _who("first", finding.first),
         f"id {finding.id}",
     ]
     return plain("; ".join(filter(None, parts))).encode()[:_LONGEST].decode(errors="ignore")
@@ -34,11 +34,10 @@ def line(finding: Finding) -> str:
 def _who(role: str, actor: Actor | None) -> str:
     if actor is None:
         return ""
-    frames = " < ".join(actor.stack[:3])
-    where = " in softirq" if actor.context == "softirq" else ""
-    return f"{role} {actor.comm}[{actor.pid}] cpu {actor.cpu}{where}" + (
-        f" at {frames}" if frames else ""
-    )
+    frames = " < ".join(str(frame) for frame in actor.stack[:3])
+    who = f"{actor.comm}[{actor.pid}]"
+    who = f"in softirq ({who} is a bystander)" if actor.context == "softirq" else who
+    return f"{role} {who} cpu {actor.cpu}" + (f" at {frames}" if frames else "")
 
 
 class KernelLog:

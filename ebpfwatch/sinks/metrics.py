@@ -26,7 +26,7 @@ from ebpfwatch.verdicts.finding import Confidence, Verdict
 __all__ = ["COLLECTORS", "SINKS", "WatchCollector", "registry"]
 
 #: Sinks and host collectors that can fail, by label value.
-SINKS = ("journal", "store")
+SINKS = ("journal", "store", "kmsg")
 COLLECTORS = ("zoneinfo", "vmstat", "mounts", "table", "memory")
 
 

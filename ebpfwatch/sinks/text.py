@@ -9,9 +9,11 @@ from __future__ import annotations
 import datetime
 import unicodedata
 
-from ebpfwatch.verdicts.finding import Actor, Finding
+from ebpfwatch.verdicts.advice import advice
+from ebpfwatch.verdicts.confidence import ago
+from ebpfwatch.verdicts.finding import Actor, Finding, Moment, Process, Responsible, Strength
 
-__all__ = ["plain", "report"]
+__all__ = ["body", "plain", "report"]
 
 _UNSAFE = {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}
 
@@ -29,47 +31,112 @@ def _escape(character: str) -> str:
 
 
 def report(finding: Finding) -> str:
-    """Many lines: what, which inode, who first, who second, how sure and why."""
-    identity = finding.identity
+    """The report as KASAN prints its own: many lines between two rules."""
+    return f"{_RULE}\n{body(finding)}\n{_RULE}"
+
+
+def body(finding: Finding) -> str:
+    """What, which inode, who is to blame, how sure, who now, who first, and what to do; the first
+    line is the headline.
+    """
     when = datetime.datetime.fromtimestamp(finding.realtime_us / 1e6, datetime.timezone.utc)
     lines = [
-        "=" * 66,
-        f"{'TEST: ' if finding.test else ''}{finding.verdict.value}: {plain(finding.summary)}",
-        f"{when:%Y-%m-%d %H:%M:%S.%f} UTC  id {finding.id}",
+        plain(finding.headline),
+        f"{when:%Y-%m-%d %H:%M:%S.%f} UTC, id {finding.id}",
+        "",
+        *_object(finding),
+        "",
+        *_accused(finding.responsible),
         "",
         f"Confidence: {finding.confidence.value}",
         *(f"  - {plain(reason)}" for reason in finding.reasons),
-        "",
-        f"Inode {identity.ino} generation {identity.generation} on device"
-        f" {identity.dev_major}:{identity.dev_minor}, object {identity.object_address:#x}",
+        *(line for role, actor in _roles(finding) for line in _actor(role, actor, finding.ns)),
+        *_timeline("The object's steps", finding.timeline, finding.ns),
+        *_timeline("The machine before it", finding.machine, finding.ns),
     ]
-    if finding.name:
-        lines.append(f"Name: {plain(finding.name)}")
-    if finding.nlink is not None:
-        lines.append(f"Links at eviction: {finding.nlink}")
-    if finding.reclaim:
-        lines.append(f"Reclaim: {plain(finding.reclaim)}")
-    if finding.witness:
-        lines.append(f"The object says: {finding.witness}")
-    lines += _actor("Unlinked by", finding.unlinked_by)
-    lines += _actor("Evicted by", finding.evicted_by)
-    lines += _actor("First", finding.first)
-    lines += _actor("Now", finding.second)
-    if finding.context:
-        lines += ["", "Before it:", *(f"  {plain(line)}" for line in finding.context)]
     if finding.folded:
         lines += ["", f"{finding.folded} more like the last one were not written"]
-    lines.append("=" * 66)
+    for title, says in (
+        ("Not known", finding.lacks),
+        ("What to do", advice(finding)),
+    ):
+        lines += ["", f"{title}:", *(f"  - {plain(line)}" for line in says)] if says else []
     return "\n".join(lines)
 
 
-def _actor(role: str, actor: Actor | None) -> list[str]:
-    if actor is None:
-        return []
-    bystander = ", a bystander: this ran in RCU's softirq" if actor.context == "softirq" else ""
-    return [
-        "",
-        f"{role}: {plain(actor.comm)} (pid {actor.pid}, tgid {actor.tgid}) on CPU {actor.cpu}"
-        f" at {actor.ns / 1e9:.6f}{bystander}",
-        *(f"  {plain(frame)}" for frame in actor.stack),
+_RULE = "=" * 66
+_STRENGTH = {
+    Strength.SHOWN: "Most likely responsible",
+    Strength.SUSPECTED: "Possibly responsible",
+    Strength.UNKNOWN: "Most likely responsible: not known",
+}
+
+
+def _object(finding: Finding) -> list[str]:
+    identity = finding.identity
+    device = f"{identity.dev_major}:{identity.dev_minor}"
+    device += f" ({plain(finding.device)})" if finding.device else ""
+    device += f", mounted on {plain(finding.mount)}" if finding.mount else ""
+    size = f" of {finding.object_bytes} bytes in ext4_inode_cache" if finding.object_bytes else ""
+    facts = {
+        "Inode": f"{identity.ino} generation {identity.generation} on {device}",
+        "Object": f"{identity.object_address:#x}{size}"
+        + (f"; it says of itself: {finding.witness}" if finding.witness else ""),
+        "Path": finding.path or finding.name,
+        "Links at eviction": "" if finding.nlink is None else str(finding.nlink),
+        "Reclaim": finding.reclaim,
+    }
+    return [f"{name}: {plain(text)}" for name, text in facts.items() if text]
+
+
+def _accused(accused: Responsible) -> list[str]:
+    who = f": {accused.who}" if accused.who else ""
+    reasons = [f"  - {plain(reason)}" for reason in accused.because]
+    return [plain(_STRENGTH[accused.strength] + who), *reasons]
+
+
+def _roles(finding: Finding) -> list[tuple[str, Actor]]:
+    """Each step once, the wrong one first, as KASAN does; with who it was."""
+    roles = [
+        ("Now", finding.second),
+        ("First", finding.first),
+        ("Queued for RCU", finding.destroyed_by),
+        ("Evicted", finding.evicted_by),
+        ("Unlinked", finding.unlinked_by),
     ]
+    seen: set[int] = set()
+    shown = []
+    for role, actor in roles:
+        if actor is not None and actor.ns not in seen:
+            seen.add(actor.ns)
+            shown.append((role, actor))
+    return shown
+
+
+def _actor(role: str, actor: Actor, now_ns: int) -> list[str]:
+    task = f"{actor.comm} (pid {actor.pid}, tgid {actor.tgid})"
+    who = {
+        "task": f"by {task} on CPU {actor.cpu}",
+        "softirq": f"in a softirq on CPU {actor.cpu}; {task} was running there, a bystander",
+    }.get(actor.context, f"on CPU {actor.cpu} while {task} was running there")
+    lines = ["", plain(f"{role} {who}, {_when(actor.ns, now_ns)}:")]
+    if actor.process is not None and actor.context == "task":
+        lines += [f"  {plain(fact)}" for fact in _process(actor.process)]
+    return lines + [f"  {plain(str(f))}" for f in actor.stack]
+
+
+def _process(process: Process) -> list[str]:
+    parent = f"{process.parent} (pid {process.ppid})" if process.ppid else ""
+    facts = {"exe": process.exe, "parent": parent, "unit": process.unit or process.cgroup}
+    return [f"{name} {text}" for name, text in facts.items() if text]
+
+
+def _when(ns: int, now_ns: int) -> str:
+    return f"at {ns / 1e9:.6f}" + (f", {ago(now_ns - ns)} before" if ns < now_ns else "")
+
+
+def _timeline(title: str, moments: tuple[Moment, ...], now_ns: int) -> list[str]:
+    if not moments:
+        return []
+    shown = [f"  {(m.ns - now_ns) / 1e9:+12.6f} s  {plain(m.text)}" for m in moments]
+    return ["", f"{title}:", *shown]

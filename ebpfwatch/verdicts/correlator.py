@@ -1,16 +1,12 @@
-"""From what the kernel flagged to a finding: verdict, confidence, and every reason for doubt.
+"""From what the kernel flagged to a finding: who did what, in which order, and who is to blame.
 
 Pure and bounded: it keeps nothing between events.  The kernel side decided *what* happened,
-exactly; here it is weighed against what could have forged it: a hook that was silent, a run that
-was skipped, an entry torn between two CPUs, an object that says otherwise.
+exactly; ``confidence`` weighs what could have forged it, ``responsible`` who is behind it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
-from collections.abc import Mapping
-from typing import Callable
 
 from ebpfwatch.events.wire import (
     Flag,
@@ -22,58 +18,29 @@ from ebpfwatch.events.wire import (
     Who,
     device,
 )
-from ebpfwatch.verdicts.finding import Actor, Confidence, Finding, Identity, Severity, Verdict
+from ebpfwatch.verdicts.confidence import CRITICAL, FORGED_BY, doubts, evidence
+from ebpfwatch.verdicts.finding import (
+    Actor,
+    Confidence,
+    Finding,
+    Frame,
+    Identity,
+    Moment,
+    Responsible,
+    Severity,
+    Verdict,
+)
+from ebpfwatch.verdicts.knowledge import Knowledge
+from ebpfwatch.verdicts.responsible import Clues, responsible
+from ebpfwatch.verdicts.stacks import frame, in_softirq, resolve
 
 __all__ = ["FORGED_BY", "Knowledge", "judge"]
-
-#: What a verdict would need to be wrong: all roles of one of these sets missed a step.
-#: Not listed: what the object itself testifies.
-FORGED_BY: dict[Verdict, tuple[tuple[str, ...], ...]] = {
-    Verdict.DOUBLE_DESTROY: (("alloc", "evict"),),
-    Verdict.DOUBLE_EVICT: (("alloc",),),
-    Verdict.DOUBLE_FREE: (("alloc", "evict"),),
-    Verdict.FREE_WHILE_ALIVE: (),
-    Verdict.FOREIGN_FREE: (),
-    Verdict.IDENTITY_CHANGED: (("alloc", "evict"),),
-    Verdict.FREED_IN_RECLAIM: (("unlink",), ("reclaim",)),
-    Verdict.CONCURRENT_UNLINK: (("unlink",),),
-}
-
-_CRITICAL = {
-    Verdict.DOUBLE_DESTROY,
-    Verdict.DOUBLE_EVICT,
-    Verdict.DOUBLE_FREE,
-    Verdict.FREE_WHILE_ALIVE,
-    Verdict.FOREIGN_FREE,
-}
 
 _SEVERITY = {
     Confidence.CONFIRMED: Severity.CRIT,
     Confidence.PROBABLE: Severity.ERR,
     Confidence.UNDECIDABLE: Severity.WARNING,
 }
-
-_ORDER = (Confidence.CONFIRMED, Confidence.PROBABLE, Confidence.UNDECIDABLE)
-
-
-@dataclasses.dataclass(frozen=True)
-class Knowledge:
-    """What is known of the watcher itself at the moment of a verdict.
-
-    ``attached`` and ``alive`` are by role; a role is alive when the canary proved it, and None
-    means not yet proven.  ``lost(role, since_ns)`` is the number of skipped runs.
-    ``symbol(address)`` names a kernel address, "" if it cannot.  ``realtime_offset_ns`` turns
-    CLOCK_MONOTONIC into wall clock.  ``test_object(address)`` tells the self-test's own memory.
-    ``frames(key)`` reads a stack that was taken at an earlier step; () if it is gone.
-    """
-
-    attached: frozenset[str]
-    alive: Mapping[str, bool | None]
-    lost: Callable[[str, int], int]
-    symbol: Callable[[int], str]
-    realtime_offset_ns: int
-    test_object: Callable[[int], bool]
-    frames: Callable[[int], tuple[int, ...]] = lambda key: ()
 
 
 def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Finding | None:
@@ -82,23 +49,28 @@ def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Finding |
         return None
     verdict = Verdict[event.verdict.name]
     life = event.life
-    confidence, doubts = _doubts(event, verdict, knowledge)
+    confidence, why_not_more = doubts(event, verdict, knowledge)
     realtime_us = (event.ns + knowledge.realtime_offset_ns) // 1000
     major, minor = device(event.dev)
+    second = _second(event, knowledge)
     first = _first(verdict, life, knowledge)
-    second = _actor(event.who, _context(event, knowledge), _stack(event, knowledge))
+    evicted_by = _earlier(life.evicted, "task", knowledge) if life else None
+    destroyed_by = _earlier(life.destroyed, "task", knowledge) if life else None
     return Finding(
         id=_identifier(realtime_us, sequence),
         verdict=verdict,
         confidence=confidence,
         severity=_severity(verdict, confidence),
-        reasons=(*_evidence(event), *doubts),
+        reasons=(*evidence(event), *why_not_more),
         identity=Identity(event.object, major, minor, event.ino, event.generation),
+        ns=event.ns,
         realtime_us=realtime_us,
-        summary=_summary(verdict, event, major, minor, first),
+        summary=_summary(verdict, event, major, minor, first, second),
+        responsible=_accuse(event, verdict, confidence, first, second, knowledge),
         first=first,
         second=second,
-        evicted_by=_earlier(life.evicted, knowledge) if life else None,
+        evicted_by=evicted_by,
+        destroyed_by=destroyed_by,
         unlinked_by=_actor(event.unlinked),
         name=event.name,
         nlink=life.nlink if life else None,
@@ -106,6 +78,8 @@ def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Finding |
         call_site=event.call_site,
         witness=_witness(event.flags),
         test=knowledge.test_object(event.object),
+        timeline=_timeline(event),
+        lacks=_lacks(event, first, second, knowledge),
     )
 
 
@@ -115,110 +89,28 @@ def _identifier(realtime_us: int, sequence: int) -> str:
 
 
 def _severity(verdict: Verdict, confidence: Confidence) -> Severity:
-    if verdict in _CRITICAL:
+    if verdict in CRITICAL:
         return _SEVERITY[confidence]
     return Severity.NOTICE if verdict is Verdict.CONCURRENT_UNLINK else Severity.WARNING
 
 
-def _doubts(
-    event: VerdictEvent, verdict: Verdict, knowledge: Knowledge
-) -> tuple[Confidence, list[str]]:
-    """How sure at most, and why not more."""
-    caps = [Confidence.CONFIRMED]
-    doubts: list[str] = []
-
-    def doubt(cap: Confidence, reason: str) -> None:
-        caps.append(cap)
-        doubts.append(reason)
-
-    if event.flags & Flag.SEAL_BROKEN:
-        doubt(Confidence.UNDECIDABLE, "two CPUs wrote the table entry at once")
-    for roles in FORGED_BY[verdict]:
-        weak = [_weakness(role, event, knowledge) for role in roles]
-        if all(weak):
-            silent = all(knowledge.alive.get(role) is False for role in roles)
-            doubt(Confidence.UNDECIDABLE if silent else Confidence.PROBABLE, "; ".join(weak))
-    if verdict in _CRITICAL and not event.flags & Flag.WITNESS_READ:
-        doubt(Confidence.PROBABLE, "the object's own memory could not be read")
-    if verdict is Verdict.DOUBLE_EVICT and not event.flags & Flag.WITNESS_CLEAR:
-        doubt(
-            Confidence.PROBABLE,
-            "the object does not say that it was evicted before (no I_FREEING | I_CLEAR)",
-        )
-    if verdict is Verdict.DOUBLE_FREE and not event.flags & Flag.WITNESS_CLEAR:
-        doubt(
-            Confidence.PROBABLE, "the object does not say that it is dead (no I_FREEING | I_CLEAR)"
-        )
-    if verdict is not Verdict.IDENTITY_CHANGED and _identity_differs(event):
-        life = event.life
-        assert life is not None
-        doubt(
-            Confidence.PROBABLE,
-            f"the object is inode {event.ino} generation {event.generation} now, and was inode"
-            f" {life.ino} generation {life.generation}",
-        )
-    if verdict is Verdict.FREED_IN_RECLAIM:
-        doubt(Confidence.PROBABLE, "a candidate: reclaim may do this legally, but rarely")
-    if verdict is Verdict.FOREIGN_FREE and event.hook is Hook.ANY_FREE and not event.call_site:
-        doubt(Confidence.PROBABLE, "the caller is not known")
-    return max(caps, key=_ORDER.index), doubts
-
-
-def _weakness(role: str, event: VerdictEvent, knowledge: Knowledge) -> str:
-    """Why this role may have missed a step since the object's last known one; "" if it has not."""
-    if role not in knowledge.attached:
-        return f"the hook {role} is not attached"
-    alive = knowledge.alive.get(role)
-    if alive is False:
-        return f"the hook {role} was silent when the canary tried it"
-    # alloc, unlink and evict run in task context only, where the kernel never skips a program:
-    # what is skipped there are softirqs' own allocations.
-    lost = 0 if role == "alloc" else knowledge.lost(role, _since(event))
-    if lost:
-        return f"{lost} runs of the hook {role} were skipped in that time"
-    if alive is None and role != "reclaim":
-        return f"the hook {role} has not been proven alive yet"
-    return ""
-
-
-def _since(event: VerdictEvent) -> int:
+def _accuse(
+    event: VerdictEvent,
+    verdict: Verdict,
+    confidence: Confidence,
+    first: Actor | None,
+    second: Actor | None,
+    knowledge: Knowledge,
+) -> Responsible:
     life = event.life
-    if life is None:
-        return event.ns
-    return life.freed.ns or life.evicted.ns or event.ns
-
-
-def _identity_differs(event: VerdictEvent) -> bool:
-    life = event.life
-    if life is None or not event.flags & Flag.WITNESS_IDENTITY:
-        return False
-    return (life.ino, life.generation) != (event.ino, event.generation)
-
-
-def _evidence(event: VerdictEvent) -> list[str]:
-    """What speaks for the verdict, in words."""
-    says = []
-    life = event.life
-    if life is not None:
-        if life.freed:
-            says.append(f"freed {_ago(event.ns - life.freed.ns)} before, and not allocated since")
-        elif life.destroyed:
-            says.append(f"queued for RCU {_ago(event.ns - life.destroyed.ns)} before")
-        elif life.evicted:
-            says.append(f"evicted {_ago(event.ns - life.evicted.ns)} before")
-        if life.flags & LifeFlag.NO_EVICT:
-            says.append("its eviction was not seen")
-    if event.flags & Flag.WITNESS_PUBLISHED:
-        says.append("the object is on its superblock's list of living inodes")
-    elif event.flags & Flag.WITNESS_CLEAR:
-        says.append("the object itself says that it was evicted (I_FREEING | I_CLEAR)")
-    return says
-
-
-def _ago(ns: int) -> str:
-    if ns < 10_000_000:
-        return f"{ns / 1000:.0f} us"
-    return f"{ns / 1e6:.0f} ms" if ns < 10_000_000_000 else f"{ns / 1e9:.0f} s"
+    steps = (life.destroyed, life.evicted) if life else ()
+    before = [_earlier(who, "task", knowledge) for who in steps]
+    clues = Clues(
+        destroy_watched=knowledge.alive.get("destroy") is True,
+        earlier=knowledge.earlier(event.object, event.ns),
+        out_of_tree=knowledge.out_of_tree,
+    )
+    return responsible(verdict, confidence, first, second, before, clues)
 
 
 def _witness(flags: Flag) -> str:
@@ -229,72 +121,77 @@ def _witness(flags: Flag) -> str:
     return "dead" if flags & Flag.WITNESS_CLEAR else "unborn"
 
 
-_SOFTIRQ = {
-    "__do_softirq",
-    "handle_softirqs",
-    "do_softirq",
-    "rcu_do_batch",
-    "rcu_process_callbacks",
-}
+# -- who
 
 
-_PROBE_FRAMES = ("bpf_prog_", "bpf_trace_run", "__bpf_trace_", "__traceiter_", "bpf_trampoline_")
+def _frames(addresses: tuple[int, ...], call_site: int, knowledge: Knowledge) -> tuple[Frame, ...]:
+    def name(address: int) -> Frame:
+        return frame(address, knowledge.symbol(address), knowledge.taints)
+
+    return resolve(addresses, call_site, name)
 
 
-def _context(event: VerdictEvent, knowledge: Knowledge) -> str:
-    """In a softirq, and in RCU's own kthreads, the current task is a bystander."""
-    if event.hook is Hook.RCU_FREE:
-        return "softirq"
-    functions = {knowledge.symbol(address).partition("+")[0] for address in event.stack}
-    return "softirq" if functions & _SOFTIRQ else "task"
-
-
-def _stack(event: VerdictEvent, knowledge: Knowledge) -> tuple[str, ...]:
-    """The frames by name.
-
-    A probe stands at a function's first instruction, before it has a frame of its own: the
-    unwinder then leaves out its caller, who may be the culprit; the call site has it.
-    """
-    return _names(event.stack, event.call_site, knowledge)
-
-
-def _names(addresses: tuple[int, ...], call_site: int, knowledge: Knowledge) -> tuple[str, ...]:
-    def name(address: int) -> str:
-        return knowledge.symbol(address) or f"{address:#x}"
-
-    names = [name(address) for address in addresses]
-    # The probe itself and the tracepoint that called it are not the kernel's doing.
-    own = max((i for i, name in enumerate(names[:8]) if name.startswith(_PROBE_FRAMES)), default=-1)
-    del names[: own + 1]
-    if call_site and call_site not in addresses:
-        names.insert(1 if names else 0, name(call_site))
-    return tuple(names)
-
-
-def _actor(who: Who | None, context: str = "task", stack: tuple[str, ...] = ()) -> Actor | None:
+def _actor(who: Who | None, context: str = "task", stack: tuple[Frame, ...] = ()) -> Actor | None:
     if not who:
         return None
     return Actor(who.ns, who.cpu, who.pid, who.tgid, who.comm, context, stack)
 
 
+def _second(event: VerdictEvent, knowledge: Knowledge) -> Actor | None:
+    """Who did the step that should not have happened."""
+    stack = _frames(event.stack, event.call_site, knowledge)
+    softirq = event.hook is Hook.RCU_FREE or in_softirq(stack)
+    return _actor(event.who, "softirq" if softirq else "task", stack)
+
+
 def _first(verdict: Verdict, life: LifeSeen | None, knowledge: Knowledge) -> Actor | None:
-    """Who did first what is now done again; if a first free ran in a softirq is not recorded."""
+    """Who did first what is now done again."""
     if life is None:
         return None
     if verdict is Verdict.DOUBLE_DESTROY and life.destroyed:
-        return _earlier(life.destroyed, knowledge)
+        return _earlier(life.destroyed, "task", knowledge)
     return (
-        _earlier(life.freed, knowledge, "unknown")
-        or _earlier(life.destroyed, knowledge)
-        or _earlier(life.evicted, knowledge)
+        _earlier(life.freed, "unknown", knowledge)
+        or _earlier(life.destroyed, "task", knowledge)
+        or _earlier(life.evicted, "task", knowledge)
     )
 
 
-def _earlier(who: Who, knowledge: Knowledge, context: str = "task") -> Actor | None:
+#: Only RCU calls these.
+_CALLBACKS = {"ext4_free_in_core_inode", "ext4_i_callback", "i_callback"}
+
+
+def _earlier(who: Who, context: str, knowledge: Knowledge) -> Actor | None:
     """Who did a step that was legal when it happened: with its stack if one was taken, else only
-    with its caller."""
+    with its caller.
+    """
     frames = knowledge.frames(who.stack) if who.stack else ()
-    return _actor(who, context, _names(frames, who.caller, knowledge))
+    stack = _frames(frames, who.caller, knowledge)
+    if in_softirq(stack) or _CALLBACKS & {f.symbol for f in stack}:
+        context = "softirq"
+    return _actor(who, context, stack)
+
+
+# -- in words
+
+
+def _timeline(event: VerdictEvent) -> tuple[Moment, ...]:
+    """The steps of this object that are still known, oldest first, this one last."""
+    life = event.life
+    steps = [(event.unlinked, "ext4_unlink of this inode")]
+    if life is not None:
+        where = ", inside shrink_slab" if life.flags & LifeFlag.RECLAIM else ""
+        steps += [
+            (life.evicted, f"evicted with {life.nlink} links{where}"),
+            (life.destroyed, "queued for RCU"),
+            (life.freed, "freed" if life.frees < 2 else f"freed, for the {life.frees}th time"),
+        ]
+    steps.append((event.who, _SAYS[Verdict[event.verdict.name]]))
+    return tuple(
+        Moment(who.ns, f"{text} on CPU {who.cpu}")
+        for who, text in sorted(steps, key=lambda step: step[0].ns)
+        if who
+    )
 
 
 def _reclaim(event: VerdictEvent) -> str:
@@ -318,9 +215,41 @@ _SAYS = {
 
 
 def _summary(
-    verdict: Verdict, event: VerdictEvent, major: int, minor: int, first: Actor | None
+    verdict: Verdict,
+    event: VerdictEvent,
+    major: int,
+    minor: int,
+    first: Actor | None,
+    second: Actor | None,
 ) -> str:
     text = f"ext4 inode {event.ino} on {major}:{minor} {_SAYS[verdict]}"
     if first is not None:
-        text += f", first by {first.comm} (pid {first.pid}, cpu {first.cpu})"
-    return text + f", now by {event.who.comm} (pid {event.who.pid}, cpu {event.cpu})"
+        text += f", first {_by(first)}"
+    return text + (f", now {_by(second)}" if second is not None else "")
+
+
+def _by(actor: Actor) -> str:
+    """A task is named only for what it did itself."""
+    if actor.context == "task":
+        return f"by {actor.comm} (pid {actor.pid}, cpu {actor.cpu})"
+    where = "in a softirq on" if actor.context == "softirq" else "on"
+    return f"{where} cpu {actor.cpu}"
+
+
+def _lacks(
+    event: VerdictEvent, first: Actor | None, second: Actor | None, knowledge: Knowledge
+) -> tuple[str, ...]:
+    says = list(knowledge.lacks)
+    if second is None or not second.stack:
+        says.append("the stack of this step could not be taken")
+    if first is not None and len(first.stack) < 2:
+        says.append(
+            "of the steps before, at most the caller is known: evidence.first_stacks is false"
+            if not event.life or not any((event.life.freed.stack, event.life.evicted.stack))
+            else "the stack of the first step has made room for another"
+        )
+    if not event.name:
+        says.append("no unlink of this inode is remembered, so it has no name")
+    if "destroy" not in knowledge.attached:
+        says.append("the hook destroy is absent, so who queued the object for RCU is not known")
+    return tuple(says)

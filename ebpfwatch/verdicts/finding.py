@@ -1,4 +1,8 @@
-"""What leaves the program: a finding, its verdict, how sure we are and why."""
+"""What leaves the program: a finding, its verdict, how sure we are and why.
+
+docs/finding.md and docs/finding.schema.json document the JSON form; a test holds real findings
+to them.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,23 @@ import dataclasses
 import enum
 from typing import Any
 
-__all__ = ["SCHEMA", "Actor", "Confidence", "Finding", "Identity", "Severity", "Verdict"]
+__all__ = [
+    "SCHEMA",
+    "Actor",
+    "Confidence",
+    "Finding",
+    "Frame",
+    "Identity",
+    "Moment",
+    "Process",
+    "Responsible",
+    "Severity",
+    "Strength",
+    "Verdict",
+]
 
 #: Version of the JSON form of a finding (``Finding.to_json``); raised when a field changes meaning.
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Verdict(enum.Enum):
@@ -42,13 +59,58 @@ class Severity(enum.IntEnum):
     NOTICE = 5
 
 
+class Strength(enum.Enum):
+    """How much speaks against whom we name as responsible.
+
+    SHOWN: its own code made the wrong call, seen on the stack.  SUSPECTED: its code is near, and
+    nothing shows that it is to blame.  UNKNOWN: nobody is named.
+    """
+
+    SHOWN = "shown"
+    SUSPECTED = "suspected"
+    UNKNOWN = "unknown"
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """One frame of a stack; ``symbol`` is "" where the address has no name.
+
+    ``taints`` are the module's, as the kernel prints them: O out-of-tree, E unsigned, P proprietary
+    ...
+    """
+
+    address: int
+    symbol: str = ""
+    offset: int = 0
+    module: str = ""
+    taints: str = ""
+
+    def __str__(self) -> str:
+        name = f"{self.symbol}+{self.offset:#x}" if self.symbol else f"{self.address:#x}"
+        module = f" [{self.module}]" if self.module else ""
+        return name + module + (f" ({self.taints})" if self.taints else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """What /proc said of a task that still lived when the verdict fell; "" where it says nothing.
+
+    ``unit`` is the systemd unit in ``cgroup``.
+    """
+
+    exe: str
+    ppid: int
+    parent: str
+    cgroup: str
+    unit: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Actor:
     """Who did a step: the task that was current on the CPU, and when (CLOCK_MONOTONIC ns).
 
-    ``context`` is "task", "softirq" (the current task is a bystander) or "unknown".
-    ``stack`` holds the frames, innermost first, as "symbol+0x10 [module]" or bare addresses; it
-    may be empty.
+    ``context`` is "task", "softirq" (a softirq, an interrupt, or RCU's thread: the current task is
+    a bystander) or "unknown".  ``stack`` holds the frames, innermost first; it may be empty.
     """
 
     ns: int
@@ -57,7 +119,8 @@ class Actor:
     tgid: int
     comm: str
     context: str = "task"
-    stack: tuple[str, ...] = ()
+    stack: tuple[Frame, ...] = ()
+    process: Process | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +135,36 @@ class Identity:
 
 
 @dataclasses.dataclass(frozen=True)
+class Moment:
+    """One line of a timeline (CLOCK_MONOTONIC ns)."""
+
+    ns: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Responsible:
+    """Who is most likely to blame: a module or a piece of the kernel, never a bystander.
+
+    ``who`` is "" with Strength.UNKNOWN.  ``because`` is the reasoning, never empty.
+    """
+
+    who: str
+    strength: Strength
+    because: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Finding:
     """One finding: verdict, confidence with its reasons, identity, and who did what.
 
-    ``id`` is unique per machine and sorts by time.  ``realtime_us`` is the wall clock of the
-    kernel event in microseconds since the epoch.  ``first`` is who freed (or evicted,
-    destroyed) the object first, ``second`` who did it again; ``name`` is the last component of the
-    deleted file's path, empty where no unlink was seen.  ``test`` marks the self-test's own.
-    ``folded`` counts repetitions of the same finding left out by the rate limit.
+    ``id`` is unique per machine and sorts by time.  ``ns`` is the kernel's CLOCK_MONOTONIC and
+    ``realtime_us`` the wall clock of the event, in microseconds since the epoch.  ``first`` is who
+    freed (or evicted, destroyed) the object first, ``second`` who did it again.  ``name`` is the
+    last component of the deleted file's path, empty where no unlink was seen, and ``path`` as much
+    of the path as is known.  ``test`` marks the self-test's own.  ``folded`` counts repetitions of
+    the same finding left out by the rate limit.  ``timeline`` are the steps of this object,
+    ``machine`` the machine's last seconds.  ``lacks`` says what the report cannot tell, and why.
     """
 
     id: str
@@ -88,28 +173,51 @@ class Finding:
     severity: Severity
     reasons: tuple[str, ...]
     identity: Identity
+    ns: int
     realtime_us: int
     summary: str
+    responsible: Responsible
     first: Actor | None = None
     second: Actor | None = None
     evicted_by: Actor | None = None
+    destroyed_by: Actor | None = None
     unlinked_by: Actor | None = None
     name: str = ""
+    path: str = ""
+    device: str = ""
+    mount: str = ""
     nlink: int | None = None
+    object_bytes: int = 0
     reclaim: str = ""
     call_site: int = 0
     witness: str = ""
     test: bool = False
     folded: int = 0
-    context: tuple[str, ...] = ()
+    timeline: tuple[Moment, ...] = ()
+    machine: tuple[Moment, ...] = ()
+    lacks: tuple[str, ...] = ()
     host: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def headline(self) -> str:
+        """Verdict, confidence and summary on one line."""
+        test = "TEST: " if self.test else ""
+        return f"{test}{self.verdict.value} ({self.confidence.value}): {self.summary}"
+
     def to_json(self) -> dict[str, Any]:
-        """The documented JSON form (docs/finding.md); only plain types, stable keys."""
+        """The documented JSON form (docs/finding.md); only plain types, stable keys.
+
+        Addresses are text in hexadecimal: a JSON number keeps only 53 bits.
+        """
         body = dataclasses.asdict(self)
-        body["verdict"] = self.verdict.value
-        body["confidence"] = self.confidence.value
-        body["severity"] = int(self.severity)
+        for name, kind in _ENUMS.items():
+            body[name] = kind(body[name]).value
+        body["responsible"]["strength"] = self.responsible.strength.value
+        body["call_site"] = f"{self.call_site:#x}"
+        body["identity"]["object_address"] = f"{self.identity.object_address:#x}"
+        for actor in filter(None, (body[name] for name in _ACTORS)):
+            for frame in actor["stack"]:
+                frame["address"] = f"{frame['address']:#x}"
         return {"schema": SCHEMA, **body}
 
     @classmethod
@@ -118,14 +226,36 @@ class Finding:
         values = dict(body)
         if values.pop("schema") != SCHEMA:
             raise ValueError(f"schema {body['schema']}, not {SCHEMA}")
-        values["verdict"] = Verdict(values["verdict"])
-        values["confidence"] = Confidence(values["confidence"])
-        values["severity"] = Severity(values["severity"])
-        values["identity"] = Identity(**values["identity"])
-        for name in ("first", "second", "evicted_by", "unlinked_by"):
-            actor = values[name]
-            if actor is not None:
-                values[name] = Actor(**{**actor, "stack": tuple(actor["stack"])})
-        for name in ("reasons", "context"):
+        for name, kind in _ENUMS.items():
+            values[name] = kind(values[name])
+        accused = values["responsible"]
+        values["responsible"] = Responsible(
+            accused["who"], Strength(accused["strength"]), tuple(accused["because"])
+        )
+        values["call_site"] = int(values["call_site"], 16)
+        identity = values["identity"]
+        address = int(identity["object_address"], 16)
+        values["identity"] = Identity(**{**identity, "object_address": address})
+        for name in _ACTORS:
+            values[name] = _actor_from_json(values[name])
+        for name in ("timeline", "machine"):
+            values[name] = tuple(Moment(**moment) for moment in values[name])
+        for name in ("reasons", "lacks"):
             values[name] = tuple(values[name])
         return cls(**values)
+
+
+_ENUMS: dict[str, type[enum.Enum]] = {
+    "verdict": Verdict,
+    "confidence": Confidence,
+    "severity": Severity,
+}
+_ACTORS = ("first", "second", "evicted_by", "destroyed_by", "unlinked_by")
+
+
+def _actor_from_json(body: dict[str, Any] | None) -> Actor | None:
+    if body is None:
+        return None
+    stack = tuple(Frame(**{**f, "address": int(f["address"], 16)}) for f in body["stack"])
+    process = None if body["process"] is None else Process(**body["process"])
+    return Actor(**{**body, "stack": stack, "process": process})

@@ -19,6 +19,7 @@ from ebpfwatch.lock import running_daemon
 from ebpfwatch.privileges import CAPABILITIES
 from ebpfwatch.sinks import store
 from tests.live.conftest import DaemonProcess, command, loaded_programs, start_daemon
+from tests.unit.test_finding import check
 
 
 def test_it_says_what_it_took(daemon: DaemonProcess) -> None:
@@ -86,6 +87,13 @@ def test_a_proven_double_free_is_confirmed(daemon: DaemonProcess) -> None:
     assert any("not allocated since" in reason for reason in body["reasons"])
     assert body["name"] == "ebpfwatch-selftest"
     assert body["first"]["pid"] == body["second"]["pid"]
+    check(body)  # docs/finding.schema.json
+    assert [moment["text"].split(" ")[0] for moment in body["timeline"]] == [
+        "ext4_unlink",
+        "evicted",
+        "freed",
+        "freed",
+    ]
 
 
 def test_each_of_21_events_reaches_the_disk_by_itself(daemon: DaemonProcess) -> None:

@@ -54,6 +54,15 @@ def test_a_dumped_verdict_is_read_back(console: str) -> None:
     (verdict,) = traced(console.splitlines())
     assert (verdict.verdict, verdict.ino, verdict.dev) == ("double_free", 12, 0xFE00030)
     assert verdict.caller and verdict.first_caller and verdict.evicted_by == "rm"
+    assert verdict.softirq and "now in a softirq on cpu" in verdict.text(None)
+
+
+def test_a_task_is_named_for_what_it_did_itself() -> None:
+    """Flags with and without a space before them, and no softirq in them."""
+    told = "7.5: bpf_trace_printk: ebpfwatch verdict=1 ino=12 obj=ff"
+    for place in ("[001] d..3 ", "1d..31 ", "1d..3 "):
+        (verdict,) = traced([f"  kworker/1:1-39  {place} {told}"])
+        assert "now by kworker/1:1-39 (cpu 1)" in verdict.text(None)
 
 
 def test_the_guilty_module_is_named_from_the_last_boots_memory_map(tmp_path: Path) -> None:

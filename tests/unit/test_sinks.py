@@ -24,7 +24,7 @@ from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.zoneinfo import Zone
 from ebpfwatch.sinks import journal, metrics, store, text, web
 from ebpfwatch.status import HookStatus, Status
-from ebpfwatch.verdicts.finding import Finding, Verdict
+from ebpfwatch.verdicts.finding import Finding, Moment, Process, Verdict
 from tests.unit.test_verdicts import judged
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +76,12 @@ def test_promtool_finds_nothing() -> None:
         ["promtool", "check", "metrics"], input=exposition(), capture_output=True, text=True
     )
     assert (linted.returncode, linted.stdout + linted.stderr) == (0, "")
+
+
+def test_every_sink_that_counts_errors_is_a_series() -> None:
+    """What the outlet counts is what the metric enumerates."""
+    source = (ROOT / "ebpfwatch/outlet.py").read_text()
+    assert set(metrics.SINKS) == set(re.findall(r'^ {12}"(\w+)": ', source, re.MULTILINE))
 
 
 def test_every_series_exists_from_the_start() -> None:
@@ -154,6 +160,8 @@ def test_journal_fields_are_structured() -> None:
     assert record["EBPFWATCH_VERDICT"] == "double_free"
     assert (record["EBPFWATCH_INODE"], record["PRIORITY"]) == ("42", "2")
     assert json.loads(record["EBPFWATCH_JSON"])["identity"]["ino"] == 42
+    assert record["MESSAGE"].splitlines()[0] == judged().headline
+    assert "What to do:" in record["MESSAGE"]
     test = journal.fields(dataclasses.replace(judged(), test=True))
     assert (test["PRIORITY"], test["EBPFWATCH_TEST"]) == ("5", "1")
 
@@ -174,18 +182,39 @@ def test_without_journald_findings_go_to_stdout(
 
 def test_the_report_names_everything() -> None:
     """Verdict, confidence, reasons, inode, name, both actors, frames."""
-    shown = text.report(dataclasses.replace(judged(), context=("1.0 s before: x",), folded=3))
+    moment = Moment(judged().ns - 1_000_000_000, "reclaim evicted 9")
+    process = Process("/usr/bin/browser", 7, "sh", "/user.slice/x.scope", "x.scope")
+    second = judged().second
+    assert second is not None
+    shown = text.report(
+        dataclasses.replace(
+            judged(),
+            second=dataclasses.replace(second, process=process),
+            machine=(moment,),
+            folded=3,
+            path="/mnt/a/victim",
+            device="vdb",
+            mount="/mnt",
+        )
+    )
     for part in (
         "double_free",
         "confirmed",
         "not allocated since",
-        "Inode 42 generation 7 on device 8:0",
-        "Name: victim",
-        "First: ksoftirqd/1",
-        "Now: browser (pid 13",
-        "evil_free+0x10 [evil]",
-        "1.0 s before: x",
+        "Inode: 42 generation 7 on 8:0",
+        "on 8:0 (vdb), mounted on /mnt",
+        "Path: /mnt/a/victim",
+        "Most likely responsible: module evil (out-of-tree, unsigned)",
+        "First on CPU 1 while ksoftirqd/1",
+        "Now by browser (pid 13",
+        "exe /usr/bin/browser",
+        "parent sh (pid 7)",
+        "unit x.scope",
+        "evil_free+0x10 [evil] (OE)",
+        "-1.000000 s  reclaim evicted 9",
         "3 more",
+        "What to do:",
+        "do not load module evil",
     ):
         assert part in shown, part
 

@@ -20,7 +20,7 @@ from ebpfwatch.events.wire import (
     Who,
 )
 from ebpfwatch.verdicts.correlator import FORGED_BY, Knowledge, judge
-from ebpfwatch.verdicts.finding import Confidence, Finding, Severity, Verdict
+from ebpfwatch.verdicts.finding import Confidence, Finding, Severity, Strength, Verdict
 from ebpfwatch.verdicts.folding import Folder
 from ebpfwatch.verdicts.lifecycle import TESTIFIED, TRANSITIONS, Step, Witness, step
 from ebpfwatch.verdicts.losses import LossHistory
@@ -61,6 +61,7 @@ HEALTHY = Knowledge(
     symbol=lambda address: "evil_free+0x10 [evil]" if address == 0xC0DE else "",
     realtime_offset_ns=1_700_000_000_000_000_000,
     test_object=lambda address: False,
+    taints={"evil": "OE"}.get,  # type: ignore[arg-type]
 )
 
 
@@ -98,7 +99,7 @@ def test_a_clean_double_free_is_confirmed_and_critical() -> None:
     assert (finding.confidence, finding.severity) == (Confidence.CONFIRMED, Severity.CRIT)
     assert finding.first is not None and finding.first.comm == "ksoftirqd/1"
     assert finding.second is not None and finding.second.comm == "browser"
-    assert finding.second.stack == ("evil_free+0x10 [evil]",)
+    assert [str(frame) for frame in finding.second.stack] == ["evil_free+0x10 [evil] (OE)"]
     assert finding.evicted_by is not None and finding.evicted_by.comm == "rm"
     assert (finding.identity.ino, finding.identity.dev_major) == (42, 8)
     assert finding.name == "victim"
@@ -216,13 +217,55 @@ def test_losses_are_asked_by_window() -> None:
     assert history.lost("other", 0) == 0
 
 
-def test_the_recorder_keeps_the_last_lines_with_their_distance() -> None:
+def test_the_recorder_keeps_the_last_lines() -> None:
     """Oldest first, nothing from outside the window, nothing from the future."""
     recorder = Recorder(capacity=2)
     for ns, line in ((1, "gone"), (10_000_000_000, "old"), (39_000_000_000, "near")):
         recorder.note(ns, line)
-    assert recorder.before(40_000_000_000) == ("30.000 s before: old", "1.000 s before: near")
-    assert recorder.before(20_000_000_000) == ("10.000 s before: old",)
+    assert [m.text for m in recorder.before(40_000_000_000)] == ["old", "near"]
+    assert [m.text for m in recorder.before(20_000_000_000)] == ["old"]
+
+
+def test_the_recorder_knows_an_objects_last_finding() -> None:
+    """By address and only for minutes; bounded."""
+    recorder = Recorder(capacity=2)
+    finding = judged()
+    recorder.found(finding)
+    address, ns = finding.identity.object_address, finding.ns
+    assert recorder.earlier(address, ns + 1) == (finding.id, finding.responsible)
+    assert recorder.earlier(address, ns) is None  # not itself
+    assert recorder.earlier(address, ns + 301_000_000_000) is None
+    for other in (1, 2):
+        recorder.found(judged(dataclasses.replace(EVENT, object=other)))
+    assert recorder.earlier(address, ns + 1) is None
+
+
+def test_a_victim_of_a_softirq_is_named_nowhere_but_as_a_bystander() -> None:
+    """Neither in the summary nor as responsible, also where a module of its own was interrupted."""
+    names = {1: "kmem_cache_free+0x0", 2: "rcu_do_batch+0x10", 3: "innocent+0x4 [evil]"}
+    knowledge = dataclasses.replace(HEALTHY, symbol=lambda address: names.get(address, ""))
+    finding = judged(dataclasses.replace(EVENT, call_site=2, stack=(1, 3)), knowledge)
+    assert finding.second is not None and finding.second.context == "softirq"
+    assert "browser" not in finding.summary and "in a softirq on cpu 1" in finding.summary
+    assert finding.responsible.strength is Strength.UNKNOWN
+    assert not any("browser" in reason for reason in finding.responsible.because)
+
+
+def test_what_the_report_lacks_is_said() -> None:
+    """No name, no whole stack, no destroy hook, hidden addresses: each is a line."""
+    blind = dataclasses.replace(
+        HEALTHY, attached=frozenset(ALL) - {"destroy"}, lacks=("addresses are hidden",)
+    )
+    finding = judged(dataclasses.replace(EVENT, name="", stack=(), call_site=0), blind)
+    for part in ("no name", "first_stacks", "hook destroy", "hidden", "stack of this step"):
+        assert any(part in lack for lack in finding.lacks), part
+
+
+def test_the_timeline_is_in_the_order_of_time() -> None:
+    """Unlinked, evicted, freed, freed again."""
+    texts = [moment.text for moment in judged().timeline]
+    assert ["ext4_unlink" in texts[0], "evicted" in texts[1]] == [True, True]
+    assert texts[-1].startswith("freed a second time")
 
 
 def canary_step(hook: Hook, ns: int = 5, ino: int = 9, leaving: bool = False) -> StepEvent:

@@ -118,13 +118,13 @@ def judge(kernel: kernels.Kernel, scenario: Scenario, outcome: guest.Outcome) ->
     dumped = [v for v in traced(outcome.console.splitlines()) if v.verdict == scenario.verdict]
     why = _objection(scenario, findings, dumped, outcome)
     boot = BootRecord.read(outcome.results / "state/boot.json")
-    frames = [frame for f in findings for frame in f["second"]["stack"]]
+    named = any("module crime" in f["responsible"]["who"] for f in findings)
     names = [f"{f['verdict']} {f['confidence']}" for f in findings]
     places = ["finding on disk"] if findings else []
     if dumped:
         places.append("trace buffer on the console")
         names = names or [f"{dumped[0].verdict} (by the probe)"]
-        frames += [boot.name(verdict.caller) for verdict in dumped if boot]
+        named |= any("[crime]" in boot.name(verdict.caller) for verdict in dumped if boot)
     if re.search(r"\] ebpfwatch: " + (scenario.verdict or "nothing"), outcome.console):
         places.append("kernel log")
     return Row(
@@ -135,7 +135,7 @@ def judge(kernel: kernels.Kernel, scenario: Scenario, outcome: guest.Outcome) ->
         scenario.verdict,
         names,
         places,
-        any("[crime]" in frame for frame in frames),
+        named,
         lead_ms(outcome),
         _ending(outcome),
         not why,
@@ -169,7 +169,10 @@ def _objection(
     ino = found["identity"]["ino"] if found else dumped[0].ino
     if scenario.name != "reused" and ino != int(confessed.group(1)):
         return "the wrong inode"
-    if scenario.guilty and found and not any("[crime]" in f for f in found["second"]["stack"]):
+    accused = [f["responsible"]["who"] for f in findings if f["responsible"]["who"]]
+    if any("module crime" not in who for who in accused):
+        return f"an innocent is accused: {accused}"
+    if scenario.guilty and found and not accused:
         return "the guilty module is not named"
     return ""
 

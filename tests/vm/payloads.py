@@ -112,7 +112,7 @@ sleep 8
 rm /mnt/vdb/victim
 sleep 8
 journalctl --no-pager -o verbose EBPFWATCH_VERDICT=double_free EBPFWATCH_TEST=0 >/results/journal
-for field in PRIORITY=2 EBPFWATCH_INODE=12 EBPFWATCH_CONFIDENCE=confirmed EBPFWATCH_REPORT=; do
+for field in PRIORITY=2 EBPFWATCH_INODE=12 EBPFWATCH_CONFIDENCE=confirmed 'EBPFWATCH_RESPONSIBLE=module crime'; do
     grep -q "$field" /results/journal || wrong "the journal has no $field"
 done
 counted='ebpfwatch_findings_total{confidence="confirmed",test="false",verdict="double_free"}'

@@ -1,0 +1,135 @@
+"""How sure a verdict is, and why not more: what could have forged it. Pure."""
+
+from __future__ import annotations
+
+from ebpfwatch.events.wire import Flag, Hook, LifeFlag, VerdictEvent
+from ebpfwatch.verdicts.finding import Confidence, Verdict
+from ebpfwatch.verdicts.knowledge import Knowledge
+
+__all__ = ["CRITICAL", "FORGED_BY", "ago", "doubts", "evidence"]
+
+#: What a verdict would need to be wrong: all roles of one of these sets missed a step.
+#: Not listed: what the object itself testifies.
+FORGED_BY: dict[Verdict, tuple[tuple[str, ...], ...]] = {
+    Verdict.DOUBLE_DESTROY: (("alloc", "evict"),),
+    Verdict.DOUBLE_EVICT: (("alloc",),),
+    Verdict.DOUBLE_FREE: (("alloc", "evict"),),
+    Verdict.FREE_WHILE_ALIVE: (),
+    Verdict.FOREIGN_FREE: (),
+    Verdict.IDENTITY_CHANGED: (("alloc", "evict"),),
+    Verdict.FREED_IN_RECLAIM: (("unlink",), ("reclaim",)),
+    Verdict.CONCURRENT_UNLINK: (("unlink",),),
+}
+
+#: These damage memory; the others are candidates and context.
+CRITICAL = {
+    Verdict.DOUBLE_DESTROY,
+    Verdict.DOUBLE_EVICT,
+    Verdict.DOUBLE_FREE,
+    Verdict.FREE_WHILE_ALIVE,
+    Verdict.FOREIGN_FREE,
+}
+
+_ORDER = (Confidence.CONFIRMED, Confidence.PROBABLE, Confidence.UNDECIDABLE)
+
+
+def doubts(
+    event: VerdictEvent, verdict: Verdict, knowledge: Knowledge
+) -> tuple[Confidence, list[str]]:
+    """How sure at most, and why not more."""
+    caps = [Confidence.CONFIRMED]
+    says: list[str] = []
+
+    def doubt(cap: Confidence, reason: str) -> None:
+        caps.append(cap)
+        says.append(reason)
+
+    if event.flags & Flag.SEAL_BROKEN:
+        doubt(Confidence.UNDECIDABLE, "two CPUs wrote the table entry at once")
+    for roles in FORGED_BY[verdict]:
+        weak = [_weakness(role, event, knowledge) for role in roles]
+        if all(weak):
+            silent = all(knowledge.alive.get(role) is False for role in roles)
+            doubt(Confidence.UNDECIDABLE if silent else Confidence.PROBABLE, "; ".join(weak))
+    if verdict in CRITICAL and not event.flags & Flag.WITNESS_READ:
+        doubt(Confidence.PROBABLE, "the object's own memory could not be read")
+    if verdict is Verdict.DOUBLE_EVICT and not event.flags & Flag.WITNESS_CLEAR:
+        doubt(
+            Confidence.PROBABLE,
+            "the object does not say that it was evicted before (no I_FREEING | I_CLEAR)",
+        )
+    if verdict is Verdict.DOUBLE_FREE and not event.flags & Flag.WITNESS_CLEAR:
+        doubt(
+            Confidence.PROBABLE, "the object does not say that it is dead (no I_FREEING | I_CLEAR)"
+        )
+    if verdict is not Verdict.IDENTITY_CHANGED and _identity_differs(event):
+        life = event.life
+        assert life is not None
+        doubt(
+            Confidence.PROBABLE,
+            f"the object is inode {event.ino} generation {event.generation} now, and was inode"
+            f" {life.ino} generation {life.generation}",
+        )
+    if verdict is Verdict.FREED_IN_RECLAIM:
+        doubt(Confidence.PROBABLE, "a candidate: reclaim may do this legally, but rarely")
+    if verdict is Verdict.FOREIGN_FREE and event.hook is Hook.ANY_FREE and not event.call_site:
+        doubt(Confidence.PROBABLE, "the caller is not known")
+    return max(caps, key=_ORDER.index), says
+
+
+def _weakness(role: str, event: VerdictEvent, knowledge: Knowledge) -> str:
+    """Why this role may have missed a step since the object's last known one; "" if it has not."""
+    if role not in knowledge.attached:
+        return f"the hook {role} is not attached"
+    alive = knowledge.alive.get(role)
+    if alive is False:
+        return f"the hook {role} was silent when the canary tried it"
+    # alloc, unlink and evict run in task context only, where the kernel never skips a program:
+    # what is skipped there are softirqs' own allocations.
+    lost = 0 if role == "alloc" else knowledge.lost(role, _since(event))
+    if lost:
+        return f"{lost} runs of the hook {role} were skipped in that time"
+    if alive is None and role != "reclaim":
+        return f"the hook {role} has not been proven alive yet"
+    return ""
+
+
+def _since(event: VerdictEvent) -> int:
+    life = event.life
+    if life is None:
+        return event.ns
+    return life.freed.ns or life.evicted.ns or event.ns
+
+
+def _identity_differs(event: VerdictEvent) -> bool:
+    life = event.life
+    if life is None or not event.flags & Flag.WITNESS_IDENTITY:
+        return False
+    return (life.ino, life.generation) != (event.ino, event.generation)
+
+
+def evidence(event: VerdictEvent) -> list[str]:
+    """What speaks for the verdict, in words."""
+    says = []
+    life = event.life
+    if life is not None:
+        if life.freed:
+            says.append(f"freed {ago(event.ns - life.freed.ns)} before, and not allocated since")
+        elif life.destroyed:
+            says.append(f"queued for RCU {ago(event.ns - life.destroyed.ns)} before")
+        elif life.evicted:
+            says.append(f"evicted {ago(event.ns - life.evicted.ns)} before")
+        if life.flags & LifeFlag.NO_EVICT:
+            says.append("its eviction was not seen")
+    if event.flags & Flag.WITNESS_PUBLISHED:
+        says.append("the object is on its superblock's list of living inodes")
+    elif event.flags & Flag.WITNESS_CLEAR:
+        says.append("the object itself says that it was evicted (I_FREEING | I_CLEAR)")
+    return says
+
+
+def ago(ns: int) -> str:
+    """A duration for people."""
+    if ns < 10_000_000:
+        return f"{ns / 1000:.0f} us"
+    return f"{ns / 1e6:.0f} ms" if ns < 10_000_000_000 else f"{ns / 1e9:.0f} s"

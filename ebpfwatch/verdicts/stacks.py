@@ -1,0 +1,66 @@
+"""From addresses to frames, and which of them have to do with the matter. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Callable
+
+from ebpfwatch.verdicts.finding import Frame
+
+__all__ = ["frame", "in_softirq", "own_frames", "resolve"]
+
+#: From here outwards it is the kernel's entry into a softirq or an interrupt, and then whatever
+#: was interrupted.  RCU's own threads have rcu_do_batch outermost, so the cut costs nothing there.
+_ENTRIES = re.compile(
+    r"__do_softirq|do_softirq|handle_softirqs|__softirqentry_text_start|rcu_do_batch"
+    r"|rcu_process_callbacks|rcu_core(_si)?|__irq_exit_rcu|irq_exit(_rcu)?|run_ksoftirqd"
+    r"|el1h?(_64)?_irq\w*|gic_handle_irq|(__)?handle_domain_irq|generic_handle_\w+"
+    r"|asm_(sysvec|common_interrupt)\w*|common_interrupt|sysvec_\w+|do_IRQ"
+)
+
+#: The probe itself and the tracepoint that called it are not the kernel's doing.
+_PROBES = ("bpf_prog_", "bpf_trace_run", "__bpf_trace_", "__traceiter_", "bpf_trampoline_")
+
+_NAME = re.compile(r"(?P<symbol>[^+]+)\+(?P<offset>0x[0-9a-f]+)(?: \[(?P<module>[^]]+)\])?")
+
+
+def frame(address: int, name: str, taints: Callable[[str], str]) -> Frame:
+    """The frame of an address whose name is "symbol+0x10 [module]" or "" (``kernel/symbols.py``);
+    ``taints`` tells a module's.
+    """
+    found = _NAME.fullmatch(name)
+    if not found:
+        return Frame(address)
+    module = found["module"] or ""
+    marks = taints(module) if module else ""
+    return Frame(address, found["symbol"], int(found["offset"], 16), module, marks)
+
+
+def resolve(
+    addresses: Sequence[int], call_site: int, name: Callable[[int], Frame]
+) -> tuple[Frame, ...]:
+    """The frames, innermost first, without the probe's own.
+
+    A probe stands at a function's first instruction, before it has a frame of its own: the
+    unwinder then leaves out its caller, who may be the culprit; the call site has it.
+    """
+    frames = [name(address) for address in addresses]
+    own = max((i for i, f in enumerate(frames[:8]) if f.symbol.startswith(_PROBES)), default=-1)
+    del frames[: own + 1]
+    if call_site and call_site not in addresses:
+        frames.insert(1 if frames else 0, name(call_site))
+    return tuple(frames)
+
+
+def in_softirq(frames: Sequence[Frame]) -> bool:
+    """Whether these ran in a softirq, an interrupt or RCU's thread: the task is a bystander."""
+    return any(_ENTRIES.fullmatch(f.symbol) for f in frames)
+
+
+def own_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
+    """Only what was called by the step itself: an interrupted task's frames are not its doing."""
+    for index, f in enumerate(frames):
+        if _ENTRIES.fullmatch(f.symbol):
+            return tuple(frames[:index])
+    return tuple(frames)

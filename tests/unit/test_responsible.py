@@ -1,0 +1,201 @@
+"""Who is named, and who never is: a table of cases, each as the kernels really showed it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ebpfwatch.verdicts.finding import Actor, Confidence, Frame, Responsible, Strength, Verdict
+from ebpfwatch.verdicts.responsible import Clues, describe_taints, responsible
+from ebpfwatch.verdicts.stacks import frame, in_softirq, own_frames, resolve
+
+TAINTS = {"crime": "OE", "vfs_monitor": "OE", "cifs": "O", "overlay": "", "ext4": ""}
+
+
+def actor(text: str, context: str = "task") -> Actor:
+    """An actor with the frames "symbol [module]" between "<", innermost first."""
+    frames = []
+    for word in text.split(" < "):
+        symbol, _, module = word.partition(" [")
+        module = module.rstrip("]")
+        frames.append(Frame(1, symbol, 16, module, TAINTS.get(module, "")) if symbol else Frame(1))
+    return Actor(1, 0, 77, 77, "bystander", context, tuple(frames))
+
+
+RCU = "rcu_do_batch < rcu_core < handle_softirqs < irq_exit_rcu < el1_interrupt"
+
+#: verdict, the second's stack and context, the first's stack -> who, strength, part of the reason
+CASES = {
+    "a module calls the slab itself": (
+        Verdict.DOUBLE_FREE,
+        actor("kmem_cache_free < commit [crime] < process_one_work < worker_thread"),
+        actor("rcu_do_batch", "softirq"),
+        ("module crime (out-of-tree, unsigned)", Strength.SHOWN, "its own code made the second"),
+    ),
+    "a module's own RCU callback": (
+        Verdict.DOUBLE_FREE,
+        actor(f"ext4_free_in_core_inode < second_callback [crime] < {RCU}", "softirq"),
+        actor("rcu_do_batch", "softirq"),
+        ("module crime (out-of-tree, unsigned)", Strength.SHOWN, "second_callback+0x10 [crime]"),
+    ),
+    "a module that puts an inode once too often": (
+        Verdict.DOUBLE_EVICT,
+        actor("ext4_evict_inode [ext4] < evict < iput < work [vfs_monitor] < kthread"),
+        None,
+        ("module vfs_monitor (out-of-tree, unsigned)", Strength.SHOWN, "second eviction"),
+    ),
+    "a module that passes an unlink on": (
+        Verdict.DOUBLE_EVICT,
+        actor("ext4_evict_inode < evict < do_unlinkat < hook [vfs_monitor] < __arm64_sys_unlinkat"),
+        None,
+        ("module vfs_monitor (out-of-tree, unsigned)", Strength.SUSPECTED, "through do_unlinkat"),
+    ),
+    "an in-tree module is suspected only without an out-of-tree one": (
+        Verdict.DOUBLE_EVICT,
+        actor("ext4_evict_inode < evict < ovl_x [overlay] < hook [cifs] < sys"),
+        None,
+        ("module cifs (out-of-tree)", Strength.SUSPECTED, "may have passed on"),
+    ),
+    "a victim whose module was interrupted": (
+        Verdict.DOUBLE_FREE,
+        actor(f"kmem_cache_free < ext4_i_callback < {RCU} < write [cifs] < vfs_write", "softirq"),
+        actor("rcu_do_batch", "softirq"),
+        ("", Strength.UNKNOWN, "has nothing to do with it"),
+    ),
+    "a victim in an interrupt's tail on 4.19": (
+        Verdict.FREE_WHILE_ALIVE,
+        actor(
+            "kmem_cache_free < ext4_i_callback < rcu_process_callbacks < clear [cifs]", "softirq"
+        ),
+        None,
+        ("", Strength.UNKNOWN, "who queued it a second time is not known"),
+    ),
+    "the first free was the wrong one": (
+        Verdict.DOUBLE_FREE,
+        actor(f"ext4_free_in_core_inode < {RCU}", "softirq"),
+        actor("commit [crime]", "unknown"),
+        ("module crime (out-of-tree, unsigned)", Strength.SHOWN, "made the first free"),
+    ),
+    "ext4 as a module is no suspect": (
+        Verdict.DOUBLE_DESTROY,
+        actor("ext4_destroy_inode [ext4] < ext4_x [ext4] < destroy_inode < evict < kswapd"),
+        None,
+        ("", Strength.UNKNOWN, "the kernel's own code alone"),
+    ),
+    "no stack": (
+        Verdict.FREE_WHILE_ALIVE,
+        dataclasses.replace(actor("x"), stack=()),
+        None,
+        ("", Strength.UNKNOWN, "there is no stack"),
+    ),
+    "frames without a name accuse nobody": (
+        Verdict.DOUBLE_FREE,
+        dataclasses.replace(actor("x"), stack=(Frame(0xFFFF0000), Frame(0xFFFF0001))),
+        None,
+        ("", Strength.UNKNOWN, "the kernel's own code alone"),
+    ),
+    "other people's BPF programs are on many stacks": (
+        Verdict.DOUBLE_EVICT,
+        actor("ext4_evict_inode < bpf_prog_x [bpf] < evict < x [__builtin__kprobes] < iput"),
+        None,
+        ("", Strength.UNKNOWN, "no system call may do that"),
+    ),
+    "reclaim may": (
+        Verdict.FREED_IN_RECLAIM,
+        actor("ext4_evict_inode < evict < prune_icache_sb < x [cifs]"),
+        None,
+        ("", Strength.UNKNOWN, "nobody is accused"),
+    ),
+    "memory was overwritten": (
+        Verdict.IDENTITY_CHANGED,
+        actor("kmem_cache_free < x [cifs]"),
+        None,
+        ("", Strength.UNKNOWN, "left no trace"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_case(name: str) -> None:
+    """Never more certain than the evidence."""
+    verdict, second, first, (who, strength, part) = CASES[name]
+    accused = responsible(verdict, Confidence.CONFIRMED, first, second, (), Clues())
+    assert (accused.who, accused.strength) == (who, strength)
+    assert any(part in reason for reason in accused.because), accused.because
+    assert not any("bystander (pid" in reason for reason in accused.because) or (
+        second.context == "task"
+    )
+
+
+def test_an_undecidable_verdict_shows_nothing() -> None:
+    """Shown becomes suspected, and says why."""
+    verdict, second, first, _ = CASES["a module calls the slab itself"]
+    accused = responsible(verdict, Confidence.UNDECIDABLE, first, second, (), Clues())
+    assert accused.strength is Strength.SUSPECTED
+    assert any("undecidable" in reason for reason in accused.because)
+
+
+def test_what_an_earlier_finding_named_is_remembered() -> None:
+    """The double queueing had the culprit on its stack; the free that follows has nobody."""
+    verdict, second, first, _ = CASES["a victim whose module was interrupted"]
+    named = Responsible("module crime", Strength.SHOWN, ("its own code made it",))
+    clues = Clues(earlier=("20260101T000000.000000Z-0001", named))
+    accused = responsible(verdict, Confidence.CONFIRMED, first, second, (), clues)
+    assert (accused.who, accused.strength) == ("module crime", Strength.SHOWN)
+    assert "20260101T000000.000000Z-0001" in accused.because[0]
+    nobody = Responsible("", Strength.UNKNOWN, ("?",))
+    clues = Clues(earlier=("x", nobody))
+    assert responsible(verdict, Confidence.CONFIRMED, first, second, (), clues).who == ""
+
+
+def test_who_evicted_legally_is_a_suspect_at_most() -> None:
+    """Its code was near; that step was its right."""
+    verdict, second, first, _ = CASES["a victim whose module was interrupted"]
+    evicted = actor("work [vfs_monitor]")
+    accused = responsible(verdict, Confidence.CONFIRMED, first, second, (None, evicted), Clues())
+    assert accused.strength is Strength.SUSPECTED
+    assert "legal by itself" in accused.because[1]
+
+
+def test_loaded_modules_are_no_evidence() -> None:
+    """They are listed, and it is said what that is worth; a watched destroy hook tells more."""
+    verdict, second, first, _ = CASES["a victim whose module was interrupted"]
+    clues = Clues(destroy_watched=True, out_of_tree=("cifs", "dlp_fcore"))
+    accused = responsible(verdict, Confidence.CONFIRMED, first, second, (), clues)
+    assert accused.who == ""
+    assert any("no evidence against them): cifs, dlp_fcore" in text for text in accused.because)
+    assert any("was not seen to queue it a second time" in text for text in accused.because)
+
+
+def test_names_become_frames() -> None:
+    """With module and taints; what has no name keeps its address."""
+    assert str(frame(1, "commit+0x2c [crime]", lambda module: "OE")) == "commit+0x2c [crime] (OE)"
+    assert str(frame(1, "crime+0x2c [crime, unloaded]", lambda module: "")) == (
+        "crime+0x2c [crime, unloaded]"
+    )
+    assert str(frame(0xC0DE, "", lambda module: "OE")) == "0xc0de"
+    assert str(frame(1, "evict+0x0", lambda module: "?")) == "evict+0x0"
+    assert describe_taints("POZ") == "proprietary, out-of-tree, taint Z"
+
+
+def test_the_probes_own_frames_go_and_the_caller_comes() -> None:
+    """A probe at a function's entry hides its caller from the unwinder."""
+    names = {1: "bpf_prog_a+0x1", 2: "bpf_trace_run3+0x2", 3: "kmem_cache_free+0x0", 5: "evict+0x9"}
+
+    def name(address: int) -> Frame:
+        return frame(address, names.get(address, ""), lambda module: "")
+
+    shown = resolve((1, 2, 3, 5), 0xBAD, name)
+    assert [str(f) for f in shown] == ["kmem_cache_free+0x0", "0xbad", "evict+0x9"]
+    assert [str(f) for f in resolve((3, 5), 5, name)] == ["kmem_cache_free+0x0", "evict+0x9"]
+    assert [str(f) for f in resolve((), 5, name)] == ["evict+0x9"]
+    assert resolve((), 0, name) == ()
+
+
+def test_an_interrupted_stack_is_cut() -> None:
+    """What follows the entry is somebody else's."""
+    stack = actor(f"kmem_cache_free < {RCU} < victim [cifs]").stack
+    assert in_softirq(stack)
+    assert [f.symbol for f in own_frames(stack)] == ["kmem_cache_free"]
+    assert not in_softirq(own_frames(stack))
