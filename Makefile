@@ -13,10 +13,14 @@ RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev python3-venv python3-syst
 TEST_PACKAGES := $(RUN_PACKAGES) gcc libc6-dev e2fsprogs mount util-linux bpftool prometheus curl \
                  systemd
 
+DEPLOY_PACKAGES := prometheus-alertmanager chromium chromium-driver python3-selenium python3-bcrypt \
+                   apache2-utils openssl
+DEPLOY_MODULES  := axe-core@4
+
 VM_PACKAGES   := qemu-system-arm qemu-user-static binfmt-support mmdebstrap arch-test make \
                  gcc-aarch64-linux-gnu libc6-dev-arm64-cross xz-utils kmod cpio e2fsprogs
 
-.PHONY: guests test-vm install-vm run test unit live lint golden bench install-run install-test clean
+.PHONY: test-deploy screenshots install-deploy guests test-vm install-vm run test unit live lint golden bench install-run install-test clean
 
 run: install-run  ## install what the daemon needs and follow the kernel in the foreground
 	$(RUN) -m ebpfwatch run --config $(CONFIG)
@@ -42,6 +46,12 @@ test-vm: install-vm  ## crimes in arm64 guests: KERNELS=4.19 or KERNEL=/an/image
 guests: install-vm  ## the oldest and the newest kernel, as arm64 guests
 	$(RUN) -m tests.vm.matrix --ci --kernels "4.19 6.12" --scenarios service
 
+test-deploy: install-deploy  ## as root: real Prometheus, Alertmanager and Chromium around the real daemon
+	$(RUN) -m pytest tests/deploy
+
+screenshots: install-deploy  ## rewrite docs/page-*.png
+	EBPFWATCH_SCREENSHOTS=1 $(RUN) -m pytest -q tests/deploy/test_page.py -k shown
+
 golden:  ## rewrite tests/golden from the present output
 	EBPFWATCH_GOLDEN=1 $(RUN) -m pytest -q tests/unit/test_sinks.py -k golden
 
@@ -61,6 +71,15 @@ $(VENV)/.test: $(VENV)/.run pyproject.toml
 	sh deploy/install-packages.sh $(TEST_PACKAGES)
 	$(RUN) -m pip install --quiet --disable-pip-version-check \
 	    'hypothesis>=6.100,<7' 'mypy>=1.11,<3' 'pytest>=8,<10' 'ruff>=0.6,<1' types-PyYAML 'jsonschema>=4,<5'
+	touch $@
+
+install-deploy: $(VENV)/.deploy
+
+# npm brings what Debian has not; without npm the tests that need it say so.
+$(VENV)/.deploy: $(VENV)/.test
+	sh deploy/install-packages.sh $(DEPLOY_PACKAGES)
+	if command -v npm >/dev/null; then \
+	    npm install --prefix $(VENV)/npm --no-audit --no-fund --ignore-scripts --silent $(DEPLOY_MODULES); fi
 	touch $@
 
 install-vm: $(VENV)/.test

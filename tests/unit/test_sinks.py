@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import http.client
 import json
 import os
 import re
 import shutil
-import socket
 import subprocess
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +17,7 @@ from prometheus_client import generate_latest
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.zoneinfo import Zone
-from ebpfwatch.sinks import journal, metrics, store, text, web
+from ebpfwatch.sinks import journal, metrics, store, text
 from ebpfwatch.status import HookStatus, Status
 from ebpfwatch.verdicts.finding import Finding, Moment, Process, Verdict
 from tests.unit.test_verdicts import judged
@@ -225,76 +220,3 @@ def test_plain_text_cannot_move_a_cursor(hostile: str) -> None:
     shown = text.plain(hostile)
     assert len(shown.splitlines()) <= 1
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", shown)
-
-
-def test_the_page_escapes_names() -> None:
-    """A file called like a script is shown, not run."""
-    finding = dataclasses.replace(judged(), summary="<script>alert(1)</script>")
-    page = web.page(STATUS, (finding,))
-    assert "<script>" not in page and "&lt;script&gt;" in page
-    assert "no kprobes &lt;here&gt;" in page
-    assert "SILENT" in page and "not proven yet" in page and "absent" in page
-
-
-@pytest.fixture
-def server() -> Iterator[web.Web]:
-    """The real server on a loopback port."""
-    served = web.Web("127.0.0.1", 0)
-    served.start(metrics.registry(lambda: STATUS), lambda: STATUS, tuple)
-    yield served
-    served.stop()
-
-
-def test_the_server_answers(server: web.Web) -> None:
-    """/metrics, OpenMetrics on request, HEAD, 404; nothing else is a method."""
-    with urllib.request.urlopen(f"{server.url}/metrics") as answer:
-        assert "ebpfwatch_findings_total" in answer.read().decode()
-    asked = urllib.request.Request(
-        f"{server.url}/metrics", headers={"Accept": "application/openmetrics-text"}
-    )
-    with urllib.request.urlopen(asked) as answer:
-        assert answer.read().endswith(b"# EOF\n")
-    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
-    for method, path, status in (
-        ("HEAD", "/metrics", 200),
-        ("GET", "/x", 404),
-        ("POST", "/metrics", 501),
-    ):
-        connection.request(method, path)
-        answer = connection.getresponse()
-        body = answer.read()
-        assert answer.status == status
-        assert method != "HEAD" or body == b""
-        connection.close()
-
-
-def test_hanging_clients_do_not_pile_up(server: web.Web) -> None:
-    """A hundred that say nothing: the server sends most away and still answers after them."""
-    host, port = server.url.removeprefix("http://").split(":")
-    clients = [socket.create_connection((host, int(port))) for _ in range(30)]
-    time.sleep(0.5)
-    for client in clients:
-        client.close()
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            with urllib.request.urlopen(f"{server.url}/-/healthy", timeout=5) as answer:
-                assert answer.status == 200
-                break
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-
-def test_a_taken_port_names_the_address(server: web.Web) -> None:
-    """Exit 71."""
-    host, port = server.url.removeprefix("http://").split(":")
-    with pytest.raises(EbpfwatchError, match=f"{host}:{port}") as raised:
-        web.Web(host, int(port))
-    assert raised.value.exit_code is Exit.OSERR
-
-
-def test_listening_to_the_world_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
-    """A warning, not a refusal."""
-    web.Web("0.0.0.0", 0)._server.server_close()
-    assert "open to the network" in capsys.readouterr().err

@@ -1,0 +1,238 @@
+"""The status page and the server behind it: what is said, to whom, and what clients cannot do."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import re
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.host.zoneinfo import Zone
+from ebpfwatch.sinks import metrics, web
+from ebpfwatch.sinks.web import handler, server, svg
+from ebpfwatch.sinks.web.page import headline, page
+from ebpfwatch.status import HookStatus, Status
+from ebpfwatch.verdicts.finding import Finding
+from tests.unit.test_sinks import STATUS
+from tests.unit.test_verdicts import judged
+
+NOW = STATUS.started + 7200
+
+
+def shown(status: Status = STATUS, *findings: Finding) -> str:
+    """The page."""
+    return page(status, findings, NOW, "nonce")
+
+
+@given(st.text())
+def test_no_name_can_become_markup(hostile: str) -> None:
+    """Whatever a file, task or kernel calls itself, the page has the same tags as always."""
+
+    def tags(text: str) -> list[str]:
+        finding = dataclasses.replace(judged(), name=text, summary=text, id=text, reasons=(text,))
+        hook = HookStatus(text, text or "rung", text)
+        return re.findall("<[^>]*>", shown(dataclasses.replace(STATUS, hooks=(hook,)), finding))
+
+    assert tags(f"'\"><script>{hostile}") == tags("x")
+
+
+def test_the_page_shows_names_as_text() -> None:
+    """A file called like a script, with a character that turns the line around."""
+    text = shown(STATUS, dataclasses.replace(judged(), name="<script>alert(1)</script>\u202e"))
+    assert "name &lt;script&gt;alert(1)&lt;/script&gt;\\u202e" in text
+    assert "no kprobes &lt;here&gt;" in text
+    assert "SILENT" in text and "not proven yet" in text and "absent" in text
+
+
+def test_a_test_finding_is_called_one() -> None:
+    """Neither red nor in the headline."""
+    quiet = dataclasses.replace(STATUS, findings={("double_free", "confirmed", True): 1}, hooks=())
+    text = shown(quiet, dataclasses.replace(judged(), test=True))
+    assert "self-test" in text and "report --tests" in text
+    assert headline(quiet)[:2] == ("ok", "All quiet")
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "what"),
+    [
+        ({"ready": False}, "warn", "Loading"),
+        ({}, "bad", "2 confirmed: double_free"),
+        ({"findings": {}}, "bad", "Silent: any_free"),
+        ({"findings": {("freed_in_reclaim", "probable", False): 3}, "hooks": ()}, "warn", "3 cand"),
+        ({"findings": {("concurrent_unlink", "confirmed", False): 3}, "hooks": ()}, "ok", "All"),
+    ],
+)
+def test_the_worst_is_the_headline(changes: dict[str, object], level: str, what: str) -> None:
+    """A confirmed finding before a silent hook before a candidate; context is no headline."""
+    found = headline(dataclasses.replace(STATUS, **changes))  # type: ignore[arg-type]
+    assert found[0] == level
+    assert found[1].startswith(what)
+
+
+@pytest.mark.parametrize(("free", "level"), [(0, 0), (10, 1), (19, 1), (20, 2), (30, 3), (99, 3)])
+def test_the_level_is_where_free_stands(free: int, level: int) -> None:
+    """A watermark reached counts as reached, as in the kernel's zone_watermark_ok()."""
+    zone = Zone(0, "Normal", free, 10, 20, 30, 100)
+    assert svg.level(zone) == level
+    picture = svg.watermarks(zone)
+    assert svg.LEVELS[level][1] in picture
+    assert ("class=tip" in picture) == (free >= 60)
+
+
+def test_a_zone_without_watermarks_divides_by_nothing() -> None:
+    """All zero, as in a zone that is being offlined."""
+    assert "0 B free" in svg.watermarks(Zone(0, "Movable", 0, 0, 0, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1 << 20, "1.0 MiB"), (1 << 54, "16384.0 TiB")],
+)
+def test_sizes_are_for_people(count: int, text: str) -> None:
+    """Three digits and a unit."""
+    assert svg.size(count) == text
+
+
+@pytest.fixture
+def served() -> Iterator[web.Web]:
+    """The real server on a loopback port."""
+    running = web.Web("127.0.0.1", 0)
+    running.start(metrics.registry(lambda: STATUS), lambda: STATUS, tuple)
+    yield running
+    running.stop()
+
+
+def address(running: web.Web) -> tuple[str, int]:
+    """Host and port."""
+    host, port = running.url.removeprefix("http://").split(":")
+    return host, int(port)
+
+
+def ask(running: web.Web, method: str, path: str) -> tuple[int, bytes, http.client.HTTPMessage]:
+    """One request: code, body, headers."""
+    connection = http.client.HTTPConnection(*address(running), timeout=10)
+    connection.request(method, path)
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer.status, body, answer.headers
+
+
+def test_the_server_answers(served: web.Web) -> None:
+    """/metrics, OpenMetrics on request, HEAD, 404; nothing else is a method."""
+    assert b"ebpfwatch_findings_total" in ask(served, "GET", "/metrics")[1]
+    asked = urllib.request.Request(
+        f"{served.url}/metrics", headers={"Accept": "application/openmetrics-text"}
+    )
+    with urllib.request.urlopen(asked) as answer:
+        assert answer.read().endswith(b"# EOF\n")
+    assert ask(served, "HEAD", "/metrics")[:2] == (200, b"")
+    assert ask(served, "GET", "/-/ready")[:2] == (200, b"ready\n")
+    assert ask(served, "GET", "/x")[0] == 404
+    assert ask(served, "POST", "/metrics")[0] == 501
+
+
+def test_the_policy_lets_one_style_through(served: web.Web) -> None:
+    """A nonce of its own for each page; nothing at all elsewhere."""
+    nonces = set()
+    for _ in range(2):
+        _, body, headers = ask(served, "GET", "/")
+        found = re.search(r"style-src 'nonce-(\w+)'", headers["Content-Security-Policy"])
+        assert found is not None and f"<style nonce='{found.group(1)}'>".encode() in body
+        assert headers["Content-Security-Policy"].startswith("default-src 'none'; ")
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        nonces.add(found.group(1))
+    assert len(nonces) == 2
+    assert "style-src" not in ask(served, "GET", "/metrics")[2]["Content-Security-Policy"]
+
+
+def test_a_defect_is_a_500_and_one_line(
+    served: web.Web, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Never silence: a page that cannot be made is said, once."""
+    served._server.status = lambda: STATUS.nothing  # type: ignore[attr-defined]
+    assert [ask(served, "GET", "/")[0] for _ in range(3)] == [500] * 3
+    assert capsys.readouterr().err.count("cannot answer /: AttributeError") == 1
+
+
+def send(running: web.Web, data: bytes) -> bytes:
+    """What comes back for raw bytes; nothing where the server hangs up."""
+    with socket.create_connection(address(running), timeout=10) as client:
+        try:
+            client.sendall(data)
+            return client.makefile("rb").read()
+        except ConnectionError:
+            return b""
+
+
+def test_a_request_has_a_bound(served: web.Web) -> None:
+    """Long lines and many headers end at 16 KiB, not at the 6 MB of http.server."""
+    assert b" 431 " in send(served, b"GET / HTTP/1.0\r\n" + b"X: " + b"y" * 20_000)
+    assert b" 431 " in send(served, b"GET / HTTP/1.0\r\n" + b"X: y\r\n" * 3_000)
+    assert send(served, b"GET /" + b"y" * 20_000) == b""
+    assert b"400" in send(served, b"\x16\x03\x01 nonsense\r\n\r\n")
+    assert ask(served, "GET", "/-/healthy")[0] == 200
+
+
+def test_hanging_clients_do_not_pile_up(served: web.Web) -> None:
+    """A hundred that say nothing: a bounded number of threads, and answers again after them."""
+    before = threading.active_count()
+    clients = [socket.create_connection(address(served)) for _ in range(100)]
+    time.sleep(0.5)
+    assert threading.active_count() <= before + server.MAX_CLIENTS
+    refused = clients[-1].recv(100)
+    assert refused.startswith(b"HTTP/1.0 503 ") and b"Retry-After" in refused
+    for client in clients:
+        client.close()
+    deadline = time.monotonic() + 10
+    while ask(served, "GET", "/-/healthy")[0] != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert threading.active_count() <= before + 1
+
+
+def test_a_client_that_trickles_is_shown_out(
+    served: web.Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte at a time never meets a timeout; the visit's own budget ends it."""
+    monkeypatch.setattr(server, "VISIT_SECONDS", 1.0)
+    began = time.monotonic()
+    with socket.create_connection(address(served), timeout=10) as client:
+        with pytest.raises(OSError):
+            while time.monotonic() < began + 10:
+                client.sendall(b"G")
+                time.sleep(0.05)
+    assert 1.0 <= time.monotonic() - began < 4.0
+
+
+def test_the_budgets_fit_the_unit() -> None:
+    """The loop, the acceptor and every visit stay below TasksMax of the unit."""
+    unit = (metrics.__file__.rpartition("/ebpfwatch/")[0]) + "/deploy/ebpfwatch.service"
+    with open(unit, encoding="utf-8") as file:
+        limit = re.search(r"(?m)^TasksMax=(\d+)", file.read())
+    assert limit is not None and server.MAX_CLIENTS + 2 < int(limit.group(1))
+    assert handler.TIMEOUT_SECONDS < server.VISIT_SECONDS
+
+
+def test_a_taken_port_names_the_address(served: web.Web) -> None:
+    """Exit 71."""
+    host, port = address(served)
+    with pytest.raises(EbpfwatchError, match=f"{host}:{port}") as raised:
+        web.Web(host, port)
+    assert raised.value.exit_code is Exit.OSERR
+
+
+def test_listening_to_the_world_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
+    """A warning, not a refusal."""
+    web.Web("0.0.0.0", 0)._server.server_close()
+    assert "open to the network" in capsys.readouterr().err
