@@ -1,0 +1,57 @@
+"""Does it add up? Every eviction must have become a free, or a counted loss, or be dying still.
+
+The counters are those of the kernel side; they and the table move while they are read, so a
+reading counts only if the counters were the same before and after.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from ebpfwatch.kernel import libbpf
+from ebpfwatch.kernel.session import Session
+
+__all__ = ["Balance", "DaemonMaps", "balance"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Balance:
+    """One reading that nothing moved in; ``unexplained`` must be 0."""
+
+    counters: dict[str, int]
+    dying: int
+    dead: int
+
+    @property
+    def accounted(self) -> int:
+        """Where the evicted inodes are: freed, dying, or lost in a way that is counted."""
+        losses = ("free_missed", "forgotten_dying", "torn")
+        return self.counters["free"] + self.dying + sum(self.counters[loss] for loss in losses)
+
+    @property
+    def unexplained(self) -> int:
+        """Evictions that nothing accounts for."""
+        return self.counters["evict"] - self.accounted
+
+
+def balance(session: Session, seconds: float = 30) -> Balance:
+    """The books of a moment in which nothing moved; raises ``TimeoutError`` if there is none."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        before = session.counters()
+        fill = session.scan()
+        if session.counters() == before:
+            return Balance(before, fill.dying, fill.dead)
+        time.sleep(0.01)
+    raise TimeoutError(f"the machine was never still for one reading within {seconds:g} s")
+
+
+class DaemonMaps(Session):
+    """The maps of a running daemon, opened by id; only what reads them works."""
+
+    def __init__(self, facts: dict[str, dict[str, int]]) -> None:
+        self.maps = {n: libbpf.object_fd_by_id("map", i) for n, i in facts["maps"].items()}
+        self.programs = {n: libbpf.object_fd_by_id("prog", i) for n, i in facts["programs"].items()}
+        self._cpus = libbpf.possible_cpus()
+        self._buckets = libbpf.map_info(self.maps["table"]).max_entries

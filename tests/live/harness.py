@@ -1,0 +1,184 @@
+"""What the live tests, the faults and the soak share: a daemon of their own, an ext4, a storm.
+
+No pytest in here: the soak runs in guests, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from ebpfwatch.kernel import session as kernel_session
+from ebpfwatch.kernel.session import Session
+
+__all__ = [
+    "ROOT",
+    "DaemonProcess",
+    "build_storm",
+    "command",
+    "free_port",
+    "load_session",
+    "loaded_programs",
+    "loop_ext4",
+    "start_daemon",
+    "write_config",
+]
+
+ROOT = Path(__file__).parents[2]
+
+
+def build_storm(directory: Path) -> Path:
+    """The create+unlink storm, compiled."""
+    binary = directory / "storm"
+    source = ROOT / "tests/live/storm.c"
+    subprocess.run(["gcc", "-O2", "-Wall", "-o", binary, source], check=True)
+    return binary
+
+
+@contextlib.contextmanager
+def loop_ext4(directory: Path, size: int = 1 << 30) -> Iterator[Path]:
+    """A fresh ext4 filesystem on a loop device, unmounted at the end."""
+    image, mount = directory / "image", directory / "mnt"
+    mount.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(size)
+    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, mount], check=True)
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclasses.dataclass
+class DaemonProcess:
+    """A running daemon and where it keeps things."""
+
+    process: subprocess.Popen[bytes]
+    run_directory: Path
+    state: Path
+    config: Path
+    log: Path
+    out: Path
+    url: str
+
+    def metrics(self) -> dict[str, float]:
+        """One scrape, by series."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, value in pairs}
+
+    def settled_metrics(self) -> dict[str, float]:
+        """A scrape that is newer than this call: snapshots live for a second."""
+        time.sleep(1.1)
+        return self.metrics()
+
+    def wait_log(self, text: str, seconds: float = 10) -> str:
+        """The log once it contains the text; fails with the log if it never does."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            log = self.log.read_text()
+            if text in log:
+                return log
+            time.sleep(0.02)
+        raise AssertionError(f"{text!r} did not appear in:\n{self.log.read_text()}")
+
+    def stop(self) -> int:
+        """SIGTERM and wait."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+def command(*words: object, run_directory: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one ebpfwatch command to its end."""
+    env = dict(os.environ)
+    if run_directory:
+        env["RUNTIME_DIRECTORY"] = str(run_directory)
+    return subprocess.run(
+        [sys.executable, "-m", "ebpfwatch", *map(str, words)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def write_config(directory: Path, **changes: str) -> Path:
+    """The example configuration with a port and a state directory of its own."""
+    text = (ROOT / "config.example.yaml").read_text()
+    changes = {
+        "state_directory": str(directory / "state"),
+        "listen": f"127.0.0.1:{free_port()}",
+        **changes,
+    }
+    for key, value in changes.items():
+        text, count = re.subn(rf"(?m)^(\s*{key}:)\s*\S+", rf"\1 {value}", text)
+        assert count == 1, key
+    path = directory / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def start_daemon(directory: Path, **changes: str) -> DaemonProcess:
+    """Start a daemon and wait until it says that it is ready."""
+    config = write_config(directory, **changes)
+    run_directory = directory / "run"
+    log, out = directory / "log", directory / "out"
+    with open(log, "wb") as stderr, open(out, "wb") as stdout:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ebpfwatch", "run", "--config", config],
+            cwd=ROOT,
+            env={**os.environ, "RUNTIME_DIRECTORY": str(run_directory)},
+            stdout=stdout,
+            stderr=stderr,
+        )
+    daemon = DaemonProcess(process, run_directory, directory / "state", config, log, out, "")
+    deadline = time.monotonic() + 30
+    while "ready after" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+    found = re.search(r"metrics: (\S+)/metrics", log.read_text())
+    daemon.url = found.group(1) if found else ""
+    return daemon
+
+
+def load_session(ext4: Path, **changes: object) -> Session:
+    """The watcher without the daemon, for tests that look into the maps."""
+    request: dict[str, object] = {
+        "unit": "ebpfwatch.c",
+        "alloc": True,
+        "strict": True,
+        "table_slots": 32768,
+        "note_slots": 4096,
+        "ring_bytes": 262144,
+        "mounts": [str(ext4)],
+        **changes,
+    }
+    return kernel_session.load(kernel_session.start_loader(request))
+
+
+def loaded_programs() -> set[str]:
+    """Names of all BPF programs in the kernel, by id."""
+    listing = subprocess.run(["bpftool", "prog"], capture_output=True, text=True, check=True)
+    return set(re.findall(r"^\d+: \w+ .*?name (\w+)", listing.stdout, re.MULTILINE))

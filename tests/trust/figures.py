@@ -1,0 +1,42 @@
+"""Figures in docs/reliability.md are written by the commands that measured them, never by hand.
+
+A section stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``; the command replaces it when
+EBPFWATCH_FIGURES is set, and prints it always.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+from pathlib import Path
+
+__all__ = ["record", "where"]
+
+_FILE = Path(__file__).parents[2] / "docs/reliability.md"
+
+
+def where() -> str:
+    """Which machine and day a figure is of."""
+    today = datetime.datetime.now(datetime.timezone.utc)
+    return (
+        f"{platform.machine()}, Linux {platform.release().split('-')[0]}, {os.cpu_count()} CPUs,"
+        f" {today:%Y-%m-%d}"
+    )
+
+
+def record(name: str, command: str, lines: list[str], file: Path = _FILE) -> None:
+    """Print a section, and put it into the document if asked to; raises ``ValueError`` if the
+    document has no place for it.
+    """
+    section = "\n".join([f"`{command}` on {where()}:", "", *lines])
+    print(f"\n{section}", flush=True)
+    if not os.environ.get("EBPFWATCH_FIGURES"):
+        return
+    text = file.read_text()
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    new, count = pattern.subn(lambda place: f"{place[1]}{section}\n{place[2]}", text)
+    if count != 1:
+        raise ValueError(f"{file} has {count} places for {name}")
+    file.write_text(new)
