@@ -7,6 +7,7 @@ STORM   := 1000000
 KERNELS :=
 KERNEL  :=
 SCENARIOS :=
+HOURS   := 1
 
 RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev python3-venv python3-systemd python3-yaml \
                  python3-prometheus-client
@@ -21,6 +22,7 @@ VM_PACKAGES   := qemu-system-arm qemu-user-static binfmt-support mmdebstrap arch
                  gcc-aarch64-linux-gnu libc6-dev-arm64-cross xz-utils kmod cpio e2fsprogs
 
 .PHONY: test-deploy screenshots install-deploy guests test-vm install-vm run test unit live lint golden bench install-run install-test clean
+.PHONY: soak
 
 run: install-run  ## install what the daemon needs and follow the kernel in the foreground
 	$(RUN) -m ebpfwatch run --config $(CONFIG)
@@ -57,6 +59,9 @@ golden:  ## rewrite tests/golden from the present output
 
 bench:  ## cost of detection, side by side
 	$(RUN) -m tests.bench.storm
+
+soak: install-test  ## storm, reclaim and self-tests: HOURS=n; FIGURES=1 writes docs/reliability.md
+	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.soak --hours $(HOURS)
 
 install-run: $(VENV)/.run
 install-test: $(VENV)/.test

@@ -81,8 +81,10 @@ enum counter {
 #define STACK_DEPTH 32
 #define FIRST_STACK_DEPTH 24
 
-/* Lowest bit of a bucket's key: objects are aligned. */
+/* Lowest bits of a bucket's key, for objects are aligned: the object's state, changed at once with it. */
 #define OBJECT_DEAD 1ull
+#define OBJECT_QUEUED 2ull
+#define OBJECT_BITS (OBJECT_DEAD | OBJECT_QUEUED)
 
 /* life.flags */
 #define LIFE_RECLAIM 1u      /* evicted inside shrink_slab */
@@ -153,7 +155,7 @@ struct note {
 
 /* WAYS objects whose addresses share a hash. Keys first: a miss touches one cache line. */
 struct bucket {
-	__u64 object[WAYS]; /* 0 = free way; OBJECT_DEAD set once it is freed */
+	__u64 object[WAYS]; /* 0 = free way; else with its OBJECT_* bits */
 	struct life life[WAYS];
 };
 

@@ -13,6 +13,7 @@ static __always_inline void on_destroy(void *ctx, u64 inode, u64 call_site)
 	struct suspicion why = {};
 	struct bucket *bucket;
 	struct life *life = NULL;
+	u64 key;
 	u32 way;
 
 	count(COUNTER_DESTROY, 1);
@@ -22,9 +23,10 @@ static __always_inline void on_destroy(void *ctx, u64 inode, u64 call_site)
 	if (!bucket)
 		return;
 	way = find_way(bucket, why.object);
-	if (way != NO_WAY) {
+	key = way == NO_WAY ? 0 : key_of(bucket, way, why.object);
+	if (key) {
 		life = &bucket->life[way & (WAYS - 1)];
-		if (life->state != STATE_EVICTING)
+		if (key & OBJECT_BITS)
 			why.verdict = VERDICT_DOUBLE_DESTROY;
 	} else {
 		why.flags |= read_witness(inode, &why.state, &why.count);
@@ -37,12 +39,13 @@ static __always_inline void on_destroy(void *ctx, u64 inode, u64 call_site)
 		    !READ(why.generation, inode + OFF_I_GENERATION))
 			why.flags |= WITNESS_IDENTITY;
 		why.dev = read_dev(inode);
-		report(ctx, HOOK_DESTROY, ns, &why, life);
+		report(ctx, HOOK_DESTROY, ns, &why, life, key);
 	}
-	if (!life || life->state != STATE_EVICTING)
+	if (!key || key & OBJECT_BITS)
+		return;
+	if (!swap_key(&bucket->object[way & (WAYS - 1)], key, key | OBJECT_QUEUED))
 		return;
 	fill_taker(ctx, &life->destroyed, ns, call_site);
-	life->state = STATE_QUEUED;
 	if (life->flags & LIFE_CANARY)
 		report_step(ctx, HOOK_DESTROY, ns, why.object, life->ino, life->generation,
 			    life->dev, 0);

@@ -10,7 +10,7 @@
 #include "verdict.h"
 
 /* The object is dying or dead already: is this a second eviction, or a life we did not see begin? */
-static __always_inline void evict_of_known(const struct life *life, struct suspicion *why)
+static __always_inline void evict_of_known(u64 key, struct suspicion *why)
 {
 	why->flags |= read_witness(inode_of(why->object), &why->state, &why->count);
 #ifdef HAVE_ALLOC
@@ -20,7 +20,7 @@ static __always_inline void evict_of_known(const struct life *life, struct suspi
 	/* inode_init_always() or new_inode() wiped I_CLEAR if a new life began. */
 	if (why->flags & WITNESS_CLEAR)
 		why->verdict = VERDICT_DOUBLE_EVICT;
-	else if (life->state != STATE_FREED)
+	else if (!(key & OBJECT_DEAD))
 		count(COUNTER_FREE_MISSED, 1);
 #endif
 }
@@ -34,6 +34,7 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 	struct note *note;
 	struct life *life;
 	u32 way, nlink = 0, flags = 0, pid;
+	u64 key;
 
 	count(COUNTER_EVICT, 1);
 	why.object = object_of(inode);
@@ -69,21 +70,21 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 
 	way = find_way(bucket, why.object);
 	life = NULL;
-	if (way != NO_WAY) {
+	key = way == NO_WAY ? 0 : key_of(bucket, way, why.object);
+	if (key) {
 		life = &bucket->life[way & (WAYS - 1)];
-		evict_of_known(life, &why);
+		evict_of_known(key, &why);
 	}
 	if (why.verdict != VERDICT_NONE)
-		report(ctx, HOOK_EVICT, ns, &why, life);
-	if (!life) {
+		report(ctx, HOOK_EVICT, ns, &why, life, key);
+	/* Another CPU may forget it while we report. */
+	if (!key || !swap_key(&bucket->object[way & (WAYS - 1)], key, why.object)) {
 		way = claim_way(bucket, why.object);
 		if (way == NO_WAY) {
 			count(COUNTER_TORN, 1);
 			return;
 		}
 		life = &bucket->life[way & (WAYS - 1)];
-	} else {
-		swap_key(&bucket->object[way & (WAYS - 1)], why.object | OBJECT_DEAD, why.object);
 	}
 	life->ino = why.ino;
 	life->generation = why.generation;
@@ -95,7 +96,6 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 	__builtin_memset(&life->destroyed, 0, sizeof(life->destroyed));
 	__builtin_memset(&life->freed, 0, sizeof(life->freed));
 	life->seal = seal_of(why.object, life);
-	life->state = STATE_EVICTING;
 	if (flags & LIFE_CANARY)
 		report_step(ctx, HOOK_EVICT, ns, why.object, why.ino, why.generation, why.dev, 0);
 }

@@ -35,7 +35,7 @@ static __always_inline void on_unlink_enter(void *ctx, u64 parent, u64 dentry)
 		why.ino = ino;
 		why.generation = generation;
 		why.dev = read_dev(inode);
-		report(ctx, HOOK_UNLINK, ns, &why, NULL);
+		report(ctx, HOOK_UNLINK, ns, &why, NULL, 0);
 	}
 	note->inode = 0;
 	note->ino = ino;

@@ -2,7 +2,8 @@
  * The free of an ext4 inode object: the step that everything else exists for.
  *
  * Invariant: exactly one of free, free_unmatched, free_aborted or a verdict is counted for each
- * free; afterwards the object is in the table as FREED, so that the next free finds it.
+ * free; afterwards the object is in the table as FREED, so that the next free finds it, or is counted as
+ * forgotten.
  */
 #include "verdict.h"
 
@@ -41,26 +42,20 @@ static __always_inline struct life *free_of_unknown(struct bucket *bucket, u64 n
 }
 
 /* The free that follows an eviction: what every inode does once. */
-static __always_inline void free_of_dying(struct life *life, u64 ns, struct suspicion *why)
+static __always_inline void count_free(u64 grace_ns, u32 flags)
 {
-	u64 grace_ns = ns - life->evicted.ns;
 	u32 index = bpf_log2l(grace_ns / 1000 + 1);
 	u64 *bin;
 
-	if (life->flags & LIFE_NO_EVICT)
-		return;
 	count(COUNTER_FREE, 1);
 	count(COUNTER_GRACE_NS, grace_ns);
-	if (life->flags & LIFE_RECLAIM)
+	if (flags & LIFE_RECLAIM)
 		count(COUNTER_FREE_IN_RECLAIM, 1);
 	if (index > GRACE_BUCKETS - 1)
 		index = GRACE_BUCKETS - 1;
 	bin = grace.lookup(&index);
 	if (bin)
 		__sync_fetch_and_add(bin, 1);
-	if (why->flags & WITNESS_IDENTITY &&
-	    (why->ino != life->ino || why->generation != life->generation))
-		why->verdict = VERDICT_IDENTITY_CHANGED;
 }
 
 static __always_inline void free_of_dead(struct suspicion *why)
@@ -87,7 +82,8 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 	struct suspicion why = {};
 	struct bucket *bucket = bucket_of(object);
 	struct life *life = NULL, *before = NULL;
-	u32 way;
+	u64 key = 0, grace_ns = 0;
+	u32 way, flags = 0;
 
 	if (!bucket)
 		return;
@@ -98,16 +94,23 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 		why.flags |= WITNESS_IDENTITY;
 
 	way = find_way(bucket, object);
-	if (way == NO_WAY) {
+	if (way != NO_WAY) {
+		life = &bucket->life[way & (WAYS - 1)];
+		flags = life->flags;
+		grace_ns = ns - life->evicted.ns;
+		if (why.flags & WITNESS_IDENTITY &&
+		    (why.ino != life->ino || why.generation != life->generation))
+			why.verdict = VERDICT_IDENTITY_CHANGED;
+		/* Only now: if the way is still ours, what was read above was, too. */
+		key = key_of(bucket, way, object);
+	}
+	before = key ? life : NULL;
+	if (!key) {
+		why.verdict = VERDICT_NONE;
 		why.dev = read_dev(inode_of(object));
 		life = free_of_unknown(bucket, ns, &why);
-	} else {
-		life = &bucket->life[way & (WAYS - 1)];
-		before = life;
-		if (life->state == STATE_FREED)
-			free_of_dead(&why);
-		else
-			free_of_dying(life, ns, &why);
+	} else if (key & OBJECT_DEAD) {
+		free_of_dead(&why);
 	}
 	if (stranger && why.verdict == VERDICT_NONE)
 		why.verdict = VERDICT_FOREIGN_FREE;
@@ -115,7 +118,7 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 		if (!(why.flags & WITNESS_READ))
 			why.flags |= read_witness(inode_of(object), &why.state, &why.count);
 		why.dev = read_dev(inode_of(object));
-		report(ctx, hook, ns, &why, before);
+		report(ctx, hook, ns, &why, before, key);
 	}
 	if (!life)
 		return;
@@ -124,7 +127,13 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 	fill_taker(ctx, &life->freed, ns, call_site);
 	life->frees++;
 	life->flags |= next_flags;
-	life->state = STATE_FREED;
-	if (before)
-		swap_key(&bucket->object[way & (WAYS - 1)], object, object | OBJECT_DEAD);
+	if (!key || key & OBJECT_DEAD)
+		return;
+	if (swap_key(&bucket->object[way & (WAYS - 1)], key, object | OBJECT_DEAD)) {
+		count_free(grace_ns, flags);
+	} else {
+		/* Another CPU has forgotten it since, and counted that. */
+		count(COUNTER_FREE_UNMATCHED, 1);
+		count(COUNTER_FORGOTTEN_DEAD, 1);
+	}
 }

@@ -19,15 +19,12 @@ static __always_inline void on_alloc(void *ctx, u64 object)
 		return;
 	way = find_way(bucket, object);
 	if (way != NO_WAY) {
-		u32 state = bucket->life[way & (WAYS - 1)].state;
-		u32 flags = bucket->life[way & (WAYS - 1)].flags;
+		u64 key = key_of(bucket, way, object);
 
-		u64 key = bucket->object[way & (WAYS - 1)];
-
-		if (swap_key(&bucket->object[way & (WAYS - 1)], key, 0)) {
+		if (key && swap_key(&bucket->object[way & (WAYS - 1)], key, 0)) {
 			count(COUNTER_ALLOC, 1);
 			/* The address comes back although we never saw it freed: a miss of ours. */
-			if (state != STATE_FREED && !(flags & LIFE_NO_EVICT))
+			if (!(key & OBJECT_DEAD))
 				count(COUNTER_FREE_MISSED, 1);
 		}
 	}

@@ -9,7 +9,10 @@
 #include "compat.h"
 #include "free.h"
 
-/* True if the caller is none of those we know; false while we know none. */
+/*
+ * True if the caller is none of those we know; false while we know none.  Asked even where an RCU callback
+ * should have come before: the table may have forgotten the object between the two.
+ */
 static __always_inline bool is_stranger(u64 call_site)
 {
 	struct settings *config = get_settings();
@@ -22,16 +25,15 @@ static __always_inline bool is_stranger(u64 call_site)
 
 static __always_inline void on_any_free(void *ctx, u64 object, u64 call_site)
 {
-#ifdef FREE_FROM_SLAB
-	on_free(ctx, HOOK_ANY_FREE, object, call_site, 0, is_stranger(call_site));
-#else
+#ifndef FREE_FROM_SLAB
 	struct bucket *bucket = bucket_of(object);
 	u32 way = bucket ? find_way(bucket, object) : NO_WAY;
 
 	if (bucket && way != NO_WAY) {
 		struct life *life = &bucket->life[way & (WAYS - 1)];
 
-		if (life->state == STATE_FREED && life->flags & LIFE_SLAB_FREE_DUE) {
+		if (key_of(bucket, way, object) & OBJECT_DEAD &&
+		    life->flags & LIFE_SLAB_FREE_DUE) {
 			life->flags &= ~LIFE_SLAB_FREE_DUE;
 			if (life->flags & LIFE_CANARY)
 				report_step(ctx, HOOK_ANY_FREE, bpf_ktime_get_ns(), object,
@@ -39,9 +41,8 @@ static __always_inline void on_any_free(void *ctx, u64 object, u64 call_site)
 			return;
 		}
 	}
-	/* No RCU callback came before it: a stranger. */
-	on_free(ctx, HOOK_ANY_FREE, object, call_site, 0, true);
 #endif
+	on_free(ctx, HOOK_ANY_FREE, object, call_site, 0, is_stranger(call_site));
 }
 
 #ifdef ANY_FREE_RAW_TRACEPOINT

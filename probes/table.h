@@ -3,8 +3,10 @@
  * address.
  *
  * Invariants: an address is in at most one way; a way is claimed by compare-and-swap where the kernel has
- * it (Linux >= 5.12), so two CPUs never share one, and the key itself says whether its object is dead,
- * so what is overwritten is counted exactly, dead ones first; `seal` tells an entry written by one CPU from one torn between two.
+ * it (Linux >= 5.12), so two CPUs never share one.  The key itself says in which state its object is, and
+ * every step of a life is a swap of the key: either this step took place in the table, or another CPU had
+ * forgotten the object before, so what is forgotten is counted exactly, and no object is ever judged by the
+ * state of the one that took its way.  `seal` tells an entry written by one CPU from one torn between two.
  */
 #include "maps.h"
 
@@ -25,17 +27,34 @@ static __always_inline struct bucket *bucket_of(u64 object)
 
 static __always_inline u32 find_way(struct bucket *bucket, u64 object)
 {
-	u64 key = object | OBJECT_DEAD;
+	u64 key = object | OBJECT_BITS;
 
-	if ((bucket->object[0] | OBJECT_DEAD) == key)
+	if ((bucket->object[0] | OBJECT_BITS) == key)
 		return 0;
-	if ((bucket->object[1] | OBJECT_DEAD) == key)
+	if ((bucket->object[1] | OBJECT_BITS) == key)
 		return 1;
-	if ((bucket->object[2] | OBJECT_DEAD) == key)
+	if ((bucket->object[2] | OBJECT_BITS) == key)
 		return 2;
-	if ((bucket->object[3] | OBJECT_DEAD) == key)
+	if ((bucket->object[3] | OBJECT_BITS) == key)
 		return 3;
 	return NO_WAY;
+}
+
+/* The key of this way if it is still the object's, else 0: another CPU may have taken it meanwhile. */
+static __always_inline u64 key_of(struct bucket *bucket, u32 way, u64 object)
+{
+	u64 key = *(volatile u64 *)&bucket->object[way & (WAYS - 1)];
+
+	return (key | OBJECT_BITS) == (object | OBJECT_BITS) ? key : 0;
+}
+
+static __always_inline u32 state_of(u64 key)
+{
+	if (!key)
+		return STATE_ABSENT;
+	if (key & OBJECT_DEAD)
+		return STATE_FREED;
+	return key & OBJECT_QUEUED ? STATE_QUEUED : STATE_EVICTING;
 }
 
 static __always_inline bool swap_key(u64 *key, u64 old, u64 new)

@@ -44,7 +44,11 @@ static __always_inline u32 read_witness(u64 inode, u64 *state, u32 *count)
 	*state = state32;
 	if ((state32 & DEAD_STATE) == DEAD_STATE)
 		flags |= WITNESS_CLEAR;
-	if (next != inode + OFF_I_SB_LIST)
+	/*
+	 * NULL: fresh from the slab's constructor, where that sets no list up (new_inode() does, but
+	 * iget_locked() leaves it to inode_sb_list_add(), which a lost race never reaches).
+	 */
+	if (next && next != inode + OFF_I_SB_LIST)
 		flags |= WITNESS_PUBLISHED;
 	return flags;
 }
@@ -81,9 +85,9 @@ static __always_inline void trace_verdict(const struct suspicion *why, const str
 }
 #endif
 
-/* `life` may be NULL; it must still be the entry as it was before this step. */
+/* `life` may be NULL; it and `key` must still be the entry as it was before this step. */
 static __always_inline void report(void *ctx, u32 hook, u64 ns, const struct suspicion *why,
-				   const struct life *life)
+				   const struct life *life, u64 key)
 {
 	struct verdict_record *record = verdict_scratch.lookup(&hook);
 	struct note *note = note_of(inode_of(why->object));
@@ -112,6 +116,7 @@ static __always_inline void report(void *ctx, u32 hook, u64 ns, const struct sus
 	record->reclaim_pid = why->reclaim_pid;
 	if (life) {
 		record->life = *life;
+		record->life.state = state_of(key);
 		record->flags |= LIFE_VALID;
 		if (life->seal != seal_of(why->object, life))
 			record->flags |= SEAL_BROKEN;

@@ -16,7 +16,9 @@ __all__ = [
     "COUNTERS",
     "FIRST_STACK_DEPTH",
     "GRACE_BUCKETS",
+    "OBJECT_BITS",
     "OBJECT_DEAD",
+    "OBJECT_QUEUED",
     "WAYS",
     "DecodeError",
     "Bucket",
@@ -133,6 +135,8 @@ GRACE_BUCKETS = 32
 FIRST_STACK_DEPTH = 24
 WAYS = 4
 OBJECT_DEAD = 1  #: lowest bit of a bucket's key: the object was freed
+OBJECT_QUEUED = 2  #: the next one: it was queued for RCU
+OBJECT_BITS = OBJECT_DEAD | OBJECT_QUEUED  #: all that is no address in a key
 
 _u16, _u32, _u64, _s32 = ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int32
 

@@ -31,6 +31,9 @@ class FakeInode:
     state: int = 0
     count: int = 1
     published: bool = True
+    constructed: bool = (
+        True  #: False: its list head is NULL, as some kernels' constructor leaves it
+    )
     dev: int = 0
     name: bytes = b"ebpfwatch-selftest"
 
@@ -88,7 +91,8 @@ class Testbed:
         put("I", base + at["OFF_I_STATE"], inode.state)
         put("I", base + at["OFF_I_COUNT"], inode.count)
         put("Q", base + at["OFF_I_SB"], self.object + _SUPER)
-        put("Q", base + at["OFF_I_SB_LIST"], self.object if inode.published else list_head)
+        unlisted = list_head if inode.constructed else 0
+        put("Q", base + at["OFF_I_SB_LIST"], self.object if inode.published else unlisted)
         put("I", _SUPER + at["OFF_S_DEV"], inode.dev)
         put("Q", _DENTRY + at["OFF_D_INODE"], self.inode_address)
         put("Q", _DENTRY + at["OFF_D_NAME"], self.object + _NAME)

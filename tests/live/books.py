@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import Callable
 
 from ebpfwatch.kernel import libbpf
 from ebpfwatch.kernel.session import Session
@@ -22,6 +23,7 @@ class Balance:
     counters: dict[str, int]
     dying: int
     dead: int
+    also: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def accounted(self) -> int:
@@ -35,14 +37,23 @@ class Balance:
         return self.counters["evict"] - self.accounted
 
 
-def balance(session: Session, seconds: float = 30) -> Balance:
-    """The books of a moment in which nothing moved; raises ``TimeoutError`` if there is none."""
+def balance(
+    session: Session,
+    still: float = 0.0,
+    also: Callable[[], dict[str, int]] = dict,
+    seconds: float = 60,
+) -> Balance:
+    """The books of ``still`` seconds in which nothing moved, nor what ``also`` reads.
+
+    Raises ``TimeoutError`` if the machine never rests that long.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        before = session.counters()
+        before, other = session.counters(), also()
         fill = session.scan()
-        if session.counters() == before:
-            return Balance(before, fill.dying, fill.dead)
+        time.sleep(still)
+        if session.counters() == before and also() == other:
+            return Balance(before, fill.dying, fill.dead, other)
         time.sleep(0.01)
     raise TimeoutError(f"the machine was never still for one reading within {seconds:g} s")
 

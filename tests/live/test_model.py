@@ -103,6 +103,18 @@ def test_identity_changed_is_found(session: Session, bed: Testbed) -> None:
     assert (event.life.ino, event.ino) == (1, 2)
 
 
+def test_an_inode_that_was_never_listed_is_not_alive(session: Session, bed: Testbed) -> None:
+    """A lost race in iget_locked on memory fresh from the slab's constructor: NULL is no list."""
+    bed.alloc()
+    bed.inode.constructed = False
+    before = session.counters()["free_aborted"]
+    bed.free()
+    bed.inode.constructed = True
+    assert verdicts(session, bed.object) == []
+    assert session.counters()["free_aborted"] == before + 1
+    bed.alloc()
+
+
 def test_a_free_by_a_stranger_is_found(session: Session, bed: Testbed) -> None:
     """A call site that is not ext4's, and only once ours is known."""
     bed.alloc()

@@ -4,33 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from pathlib import Path
 
-from ebpfwatch.kernel.session import Session
+from tests.live.books import balance
 from tests.live.conftest import DaemonProcess, load_session
 
 STORM = int(os.environ.get("EBPFWATCH_STORM", "100000"))
-
-
-def books(session: Session) -> tuple[int, int, dict[str, int]]:
-    """(evicted, accounted for, counters), once RCU has come to rest."""
-    before = -1
-    while True:
-        counters = session.counters()
-        if counters["free"] == before:
-            break
-        before = counters["free"]
-        time.sleep(1)
-    fill = session.scan()
-    accounted = (
-        counters["free"]
-        + fill.dying
-        + counters["free_missed"]
-        + counters["forgotten_dying"]
-        + counters["torn"]
-    )
-    return counters["evict"], accounted, counters
 
 
 def run_storms(storm: Path, mount: Path, count: int, threads: int) -> list[subprocess.Popen[bytes]]:
@@ -46,10 +25,11 @@ def test_a_storm_balances_exactly_and_finds_nothing(ext4: Path, storm: Path) -> 
     session = load_session(ext4)
     for process in run_storms(storm, ext4, STORM, 2):
         assert process.wait() == 0
-    evicted, accounted, counters = books(session)
+    books = balance(session)
+    counters = books.counters
     session.consume()
-    assert evicted >= STORM
-    assert evicted == accounted, counters
+    assert counters["evict"] >= STORM
+    assert books.unexplained == 0, counters
     assert counters["verdict"] == 0, list(session.records)
     assert counters["submit"] == 0
     session.close()
@@ -72,8 +52,9 @@ def test_reclaim_under_load_balances_and_is_counted(ext4: Path, storm: Path) -> 
     for process in processes:
         assert process.wait() == 0
     Path("/proc/sys/vm/drop_caches").write_text("2")
-    evicted, accounted, counters = books(session)
-    assert evicted == accounted, counters
+    books = balance(session)
+    counters = books.counters
+    assert books.unexplained == 0, counters
     assert counters["verdict"] == 0
     assert counters["evict_in_reclaim"] >= 2000
     assert counters["free_in_reclaim"] > 0
@@ -93,10 +74,11 @@ def test_a_tiny_table_forgets_but_never_lies(ext4: Path, storm: Path) -> None:
     Path("/proc/sys/vm/drop_caches").write_text("2")
     for process in processes:
         assert process.wait() == 0
-    evicted, accounted, counters = books(session)
+    books = balance(session)
+    counters = books.counters
     assert counters["forgotten_dying"] > 0
     assert counters["free_unmatched"] > 0
-    assert evicted == accounted, counters
+    assert books.unexplained == 0, counters
     assert counters["verdict"] == 0
     session.close()
     for number in range(3000):

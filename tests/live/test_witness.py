@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from ebpfwatch.kernel.session import Session
+from tests.live.books import Balance, balance
 from tests.live.conftest import load_session
-from tests.live.test_storm import STORM, books, run_storms
+from tests.live.test_storm import STORM, run_storms
 
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _SET_FILTER = 0x40082406
@@ -64,23 +64,53 @@ def tracefs(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", mount], check=True)
 
 
-def seen(session: Session) -> tuple[int, int]:
-    """(evictions, frees) the hooks saw, once RCU has come to rest."""
-    _, _, counters = books(session)
-    frees = counters["free"] + counters["free_unmatched"] + counters["free_aborted"]
-    return counters["evict"], frees
+#: What the kernel fires and what we count of it, where no run may be missed.
+EXACT = {
+    "ext4/ext4_evict_inode": "evict",
+    "ext4/ext4_unlink_enter": "unlink",
+    "vmscan/mm_shrink_slab_start": "shrink_start",
+    "vmscan/mm_shrink_slab_end": "shrink_end",
+}
+FREES = ("kmem/kmem_cache_free", 'name=="ext4_inode_cache"')
 
 
-def test_task_hooks_are_exact_and_missed_frees_are_known(
-    ext4: Path, storm: Path, tracefs: Path, capsys: pytest.CaptureFixture[str]
+def skipped(before: Balance, after: Balance) -> int:
+    """Frees that the table knows it has not seen, in the time between the two."""
+    gone = {name: after.counters[name] - before.counters[name] for name in after.counters}
+    return (
+        gone["free_missed"]
+        + gone["forgotten_dying"]
+        + after.dying
+        - before.dying
+        - gone["free_unmatched"]
+        - gone["free_aborted"]
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"table_slots": 64}, {"ring_bytes": 4096}],
+    ids=["as installed", "64 slots", "a ring of one page"],
+)
+def test_what_was_fired_is_what_was_handled_and_what_is_known_to_be_missed(
+    ext4: Path,
+    storm: Path,
+    tracefs: Path,
+    changes: dict[str, object],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Evictions: equal. Frees: perf's count is what we saw plus what the table says we missed."""
-    session = load_session(ext4)
-    evicts = Counter(tracefs, "ext4/ext4_evict_inode")
-    frees = Counter(tracefs, "kmem/kmem_cache_free", 'name=="ext4_inode_cache"')
-    with contextlib.closing(session), contextlib.closing(evicts), contextlib.closing(frees):
-        evicted_before, freed_before = seen(session)
-        before = evicts.read(), frees.read()
+    """Storms on two CPUs and reclaim: for each hook, perf's count is ours, to the last one."""
+    with contextlib.ExitStack() as stack:
+        session = stack.enter_context(contextlib.closing(load_session(ext4, **changes)))
+        events = {event: Counter(tracefs, event) for event in EXACT}
+        events[FREES[0]] = Counter(tracefs, *FREES)
+        for counter in events.values():
+            stack.enter_context(contextlib.closing(counter))
+
+        def truth() -> dict[str, int]:
+            return {event: counter.read() for event, counter in events.items()}
+
+        books_before = balance(session, 0.3, truth)
         processes = run_storms(storm, ext4, STORM // 5, 2)
         for _ in range(5):
             Path("/proc/sys/vm/drop_caches").write_text("2")
@@ -89,22 +119,18 @@ def test_task_hooks_are_exact_and_missed_frees_are_known(
                     entry.stat()
         for process in processes:
             assert process.wait() == 0
-        evicted, accounted, counters = books(session)
-        freed = seen(session)[1] - freed_before
-        truth_evicted, truth_freed = evicts.read() - before[0], frees.read() - before[1]
-        assert evicted - evicted_before == truth_evicted
-        assert truth_freed == truth_evicted
-        missed = (
-            counters["free_missed"]
-            + counters["forgotten_dying"]
-            + session.scan().dying
-            - counters["free_unmatched"]
-            - counters["free_aborted"]
+        books = balance(session, 0.3, truth)
+        misses = session.misses()["kmem_cache_free"]
+    counters = {name: n - books_before.counters[name] for name, n in books.counters.items()}
+    fired = {event: n - books_before.also[event] for event, n in books.also.items()}
+    assert {event: fired[event] for event in EXACT} == {e: counters[n] for e, n in EXACT.items()}
+    frees = counters["free"] + counters["free_unmatched"] + counters["free_aborted"]
+    assert fired[FREES[0]] - frees == skipped(books_before, books)
+    assert books.unexplained == books_before.unexplained == 0
+    assert counters["verdict"] == 0
+    with capsys.disabled():
+        print(
+            f"\n  {counters['evict']} evictions and {counters['unlink']} unlinks, all seen;"
+            f" {fired[FREES[0]]} frees by perf, {frees} seen,"
+            f" {fired[FREES[0]] - frees} missed and known; recursion_misses says {misses}"
         )
-        assert accounted == evicted
-        assert truth_freed - freed == missed
-        with capsys.disabled():
-            print(
-                f"\n  {truth_freed} frees by perf, {freed} seen, {missed} missed and known;"
-                f" recursion_misses says {session.misses()['kmem_cache_free']}"
-            )

@@ -1,9 +1,9 @@
 """`make soak HOURS=n`: storm and reclaim for hours, a self-test in every round, and what drifts.
 
-A watcher of its own: run directory, state, port and ext4 are made for it, so that it can run beside
-others.  The load runs at nice 19, the daemon as it always does.  Ends with exit 1 if a self-test was
-not found, if anything was found that is none, if an eviction is not accounted for, or if the daemon
-grew.
+A watcher of its own: run directory, state, port and ext4 are made for it, so that it can run
+beside others.  The load runs at nice 19, the daemon as it always does.  Ends with exit 1 if a
+self-test was not found, if anything was found that is none, if an eviction is not accounted for, or
+if the daemon grew.
 """
 
 from __future__ import annotations
