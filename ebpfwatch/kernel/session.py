@@ -6,6 +6,7 @@ The links live in the fds: when this process ends, however it ends, the programs
 from __future__ import annotations
 
 import collections
+import contextlib
 import ctypes
 import dataclasses
 import os
@@ -32,6 +33,10 @@ from ebpfwatch.kernel import handoff, libbpf, tracebuffer
 __all__ = ["Ladder", "Pending", "Session", "TableFill", "load", "probe", "start_loader"]
 
 _QUEUE = 4096
+
+#: Compiling and attaching took 1 s on x86-64, half a minute on an emulated arm64; the unit's
+#: TimeoutStartSec is longer, so that the reason is in the log before systemd's axe falls.
+_LOADER_SECONDS = 150.0
 
 #: Where this very package is, so that the child runs the same code from any directory.
 _PYTHONPATH = os.pathsep.join(
@@ -75,8 +80,18 @@ class Pending:
 
     def collect(self) -> tuple[dict[str, Any], list[int]]:
         """The reply and the fds; raises ``EbpfwatchError`` with the child's own words."""
+        self._connection.settimeout(_LOADER_SECONDS)
         try:
             reply, fds = handoff.receive(self._connection)
+        except socket.timeout:
+            where = _waits_in(self._child.pid)
+            self._child.kill()
+            self._child.wait()
+            raise EbpfwatchError(
+                f"compiling and attaching did not end within {_LOADER_SECONDS:.0f} s{where}",
+                "see `ebpfwatch check --verbose`",
+                Exit.OSERR,
+            ) from None
         except (EOFError, OSError) as error:
             self._child.kill()
             status = self._child.wait()
@@ -97,6 +112,14 @@ class Pending:
         self._connection.close()
         self._child.kill()
         self._child.wait()
+
+
+def _waits_in(pid: int) -> str:
+    """For the message: the kernel function a process sleeps in, "" if it runs or none knows."""
+    with contextlib.suppress(OSError):
+        place = Path(f"/proc/{pid}/wchan").read_text()
+        return f": it waits in {place}" if place not in ("", "0") else ": it is still running"
+    return ""
 
 
 def start_loader(request: dict[str, Any]) -> Pending:

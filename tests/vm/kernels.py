@@ -20,7 +20,9 @@ from tests.vm.store import CACHE, locked
 __all__ = ["DEBIAN", "Kernel", "build_module", "kernel", "names"]
 
 ROOT = Path(__file__).parents[2]
-SHARED = Path(os.environ.get("KERNELS_DIR", ROOT.parent / "shared/kernels")) / "4.19.78-arm64"
+#: Beside the checkout, or beside what holds it (a git worktree).
+_NEAR = next((d for d in ROOT.parents if (d / "shared/kernels").is_dir()), ROOT.parent)
+SHARED = Path(os.environ.get("KERNELS_DIR", _NEAR / "shared/kernels")) / "4.19.78-arm64"
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
 KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 

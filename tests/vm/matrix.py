@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import contextlib
 import dataclasses
+import fcntl
 import json
+import os
 import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +86,8 @@ def payload(kernel: kernels.Kernel, scenario: Scenario, directory: Path) -> Path
     if kernel.needs_headers and kernel.headers is not None:
         shutil.copytree(kernel.headers, content / "headers", symlinks=True)
     shutil.copy(ROOT / "deploy/ebpfwatch.service", content)
-    (content / "run.sh").write_text(scenario.script or payloads.crime(scenario.name))
+    # Traced into /results/output, so that one that hangs says where.
+    (content / "run.sh").write_text("set -x\n" + (scenario.script or payloads.crime(scenario.name)))
     return content
 
 
@@ -150,6 +155,9 @@ def _objection(
     outcome: guest.Outcome,
 ) -> str:
     """What is not as it must be; "" if all is."""
+    if outcome.exit_code is None and not outcome.panicked:
+        steps = re.findall(r"^\+ (.*)", outcome.text("output"), re.MULTILINE) or ["booting"]
+        return f"stopped after {outcome.seconds:.0f} s in: {steps[-1]}"
     if "ready after" not in outcome.text("err"):
         return "the daemon was not ready"
     if scenario.script:
@@ -195,28 +203,51 @@ def _stamp(outcome: guest.Outcome, pattern: str) -> float | None:
     return float(found.group(1)) if found else None
 
 
+@contextlib.contextmanager
+def _turn() -> Iterator[None]:
+    """Several runs on one machine take turns, guest by guest, at this lock."""
+    path = os.environ.get("EBPFWATCH_GUEST_LOCK")
+    if not path:
+        yield
+        return
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def run_one(kernel: kernels.Kernel, scenario: Scenario, results: Path) -> Row:
     """One boot; its outcome is kept as row.json beside the console."""
     with tempfile.TemporaryDirectory(prefix="ebpfwatch-payload-", dir="/var/tmp") as name:
         content = payload(kernel, scenario, Path(name))
-        outcome = guest.run(
-            kernel,
-            content,
-            results,
-            timeout=scenario.timeout,
-            append=scenario.append,
-            reset=bool(scenario.append),
-        )
+        with _turn():
+            outcome = guest.run(
+                kernel,
+                content,
+                results,
+                timeout=scenario.timeout,
+                append=scenario.append,
+                reset=bool(scenario.append),
+            )
     row = judge(kernel, scenario, outcome)
     (results / "row.json").write_text(json.dumps(dataclasses.asdict(row)))
     verdicts = ", ".join(row.detected) or "nothing"
     print(
         f"{'ok  ' if row.ok else 'FAIL'} {kernel.name} {scenario.name}: {verdicts};"
         f" {', '.join(row.places)}; {row.ended}; {row.why}\n"
-        f"     {outcome.seconds:.0f} s, console: {results / 'console'}",
+        f"     {outcome.seconds:.0f} s, console: {results / 'console'}"
+        + ("" if row.ok else _tails(outcome)),
         flush=True,
     )
     return row
+
+
+def _tails(outcome: guest.Outcome) -> str:
+    """The last lines of the console and of the daemon, for whoever reads the log of a failed run."""
+    said = {"console": outcome.console, "err": outcome.text("err"), "output": outcome.text("output")}
+    lines = (
+        f"\n     {name}| {line}" for name, text in said.items() for line in text.splitlines()[-12:]
+    )
+    return "".join(lines)
 
 
 def table(rows: list[Row]) -> str:

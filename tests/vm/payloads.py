@@ -105,7 +105,7 @@ systemctl start ebpfwatch || wrong "the unit did not start"
 wait_alive
 systemctl status --no-pager ebpfwatch >/results/status 2>&1
 grep -q 'Status: ".*hooks proven alive' /results/status || wrong "no status line"
-ebpfwatch selftest >/results/selftest 2>&1 || wrong "the self-test"
+timeout 60 ebpfwatch selftest >/results/selftest 2>&1 || wrong "the self-test"
 echo x >/mnt/vdb/victim
 insmod crime.ko path=/mnt/vdb/victim scenario=benign || wrong "insmod"
 sleep 8
