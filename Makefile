@@ -27,7 +27,7 @@ VM_PACKAGES   := qemu-system-arm qemu-user-static binfmt-support mmdebstrap arch
 run: install-run  ## install what the daemon needs and follow the kernel in the foreground
 	$(RUN) -m ebpfwatch run --config $(CONFIG)
 
-test: install-test lint unit live  ## everything that CI runs
+test: install-test lint unit live guests  ## everything that CI runs
 
 lint:  ## style and types
 	$(VENV)/bin/ruff format --check ebpfwatch tests

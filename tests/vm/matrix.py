@@ -242,8 +242,12 @@ def run_one(kernel: kernels.Kernel, scenario: Scenario, results: Path) -> Row:
 
 
 def _tails(outcome: guest.Outcome) -> str:
-    """The last lines of the console and of the daemon, for whoever reads the log of a failed run."""
-    said = {"console": outcome.console, "err": outcome.text("err"), "output": outcome.text("output")}
+    """The last lines of each, for whoever reads the log of a failed run."""
+    said = {
+        "console": outcome.console,
+        "err": outcome.text("err"),
+        "output": outcome.text("output"),
+    }
     lines = (
         f"\n     {name}| {line}" for name, text in said.items() for line in text.splitlines()[-12:]
     )
@@ -303,9 +307,12 @@ def main() -> int:
     if unknown:
         parser.error(f"no scenario {', '.join(sorted(unknown))}")
     names = arguments.kernels.replace(",", " ").split() or list(kernels.names())
+    wished = len(names)
     if arguments.ci:
         names = [name for name in names if _possible(name)]
+    skipped = wished - len(names)
     if not names:
+        print(f"0 scenarios run, {skipped} kernels skipped")
         return 0
     root_image()
     todo = []
@@ -321,7 +328,10 @@ def main() -> int:
     if arguments.table:
         arguments.table.write_text(table(rows))
     bad = [row for row in rows if not row.ok]
-    print(f"{len(rows)} scenarios, {len(bad)} not as they must be")
+    print(
+        f"{len(rows)} scenarios, {len(bad)} not as they must be"
+        + (f"; {skipped} kernels skipped" if skipped else "")
+    )
     return 1 if bad else 0
 
 
