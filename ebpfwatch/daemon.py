@@ -18,8 +18,9 @@ from ebpfwatch import __version__, config, privileges
 from ebpfwatch.bootwatch import BootWatch
 from ebpfwatch.errors import EbpfwatchError, Exit, say
 from ebpfwatch.events import wire
-from ebpfwatch.host import memory, mounts, vmstat, zoneinfo
+from ebpfwatch.host import memory, mounts, vmstat
 from ebpfwatch.host.sources import Sources
+from ebpfwatch.host.state import HostReader
 from ebpfwatch.judging import Judging
 from ebpfwatch.kernel import tracebuffer
 from ebpfwatch.kernel.session import TableFill, load, start_loader
@@ -60,6 +61,7 @@ class Daemon:
         self._symbols = Symbols(paths.proc / "kallsyms")
         self._recorder = Recorder()
         self._sources = Sources()
+        self._host = HostReader(paths, self._sources)
         self._bursts = ReclaimBursts()
         self._decode_errors = 0
         self._fill = TableFill(0, 0, 0)
@@ -375,7 +377,7 @@ class Daemon:
             findings=dict(self._judging.counts),
             sink_errors=self._outlet.errors,
             collector_errors=dict(self._sources.errors),
-            zones=self._sources.read("zoneinfo", lambda: zoneinfo.read(self._paths), ()),
+            host=self._host.state(),
             table_slots=session.table_slots,
             table_dying=self._fill.dying,
             table_dead=self._fill.dead,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from ebpfwatch.host.state import HostState
 from ebpfwatch.host.zoneinfo import Zone
 
 __all__ = ["COUNTERS", "LOSSES", "HookStatus", "Status"]
@@ -86,7 +87,7 @@ class Status:
     findings: dict[tuple[str, str, bool], int] = dataclasses.field(default_factory=dict)
     sink_errors: dict[str, int] = dataclasses.field(default_factory=dict)
     collector_errors: dict[str, int] = dataclasses.field(default_factory=dict)
-    zones: tuple[Zone, ...] = ()
+    host: HostState = HostState()
     table_slots: int = 0
     table_dying: int = 0
     table_dead: int = 0
@@ -96,3 +97,8 @@ class Status:
     canary_success: dict[str, float] = dataclasses.field(default_factory=dict)
     last_boot: str = ""
     ready: bool = False
+
+    @property
+    def zones(self) -> tuple[Zone, ...]:
+        """The memory zones of the host."""
+        return self.host.zones

@@ -1,14 +1,15 @@
-"""ext4 mounts from /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+"""Mounts from /proc/self/mountinfo (proc_pid_mountinfo(5))."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 
 from ebpfwatch.host import ParseError
 from ebpfwatch.paths import Paths
 
-__all__ = ["Mount", "ext4_mounts", "parse"]
+__all__ = ["Mount", "all_mounts", "ext4_mounts", "one_a_device", "parse", "unescape"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,23 +21,34 @@ class Mount:
     path: str
     read_only: bool
     options: tuple[str, ...]
+    filesystem: str
 
 
 def ext4_mounts(paths: Paths) -> tuple[Mount, ...]:
     """One mount for each ext4 device, a writable one if there is one; raises
     ``OSError``/``ParseError``.
     """
+    return one_a_device(mount for mount in all_mounts(paths) if mount.filesystem == "ext4")
+
+
+def all_mounts(paths: Paths) -> tuple[Mount, ...]:
+    """Every mount, in order; raises ``OSError``/``ParseError``."""
     text = (paths.proc / "self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    return parse(text)
+
+
+def one_a_device(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
+    """The first mount of each device, or the first writable one."""
     by_device: dict[tuple[int, int], Mount] = {}
-    for mount in parse(text, "ext4"):
+    for mount in mounts:
         known = by_device.get((mount.major, mount.minor))
         if known is None or (known.read_only and not mount.read_only):
             by_device[mount.major, mount.minor] = mount
     return tuple(by_device.values())
 
 
-def parse(text: str, filesystem: str) -> tuple[Mount, ...]:
-    """All mounts of one filesystem type, in order."""
+def parse(text: str) -> tuple[Mount, ...]:
+    """All mounts, in order."""
     mounts = []
     # not splitlines(): a mount point may hold any other line separator of Unicode
     for number, line in enumerate(text.split("\n"), 1):
@@ -49,12 +61,12 @@ def parse(text: str, filesystem: str) -> tuple[Mount, ...]:
             major, minor = (int(part) for part in fields[2].split(":"))
         except (ValueError, IndexError):
             raise ParseError(f"/proc/self/mountinfo line {number}: {line[:80]!r}") from None
-        if kind != filesystem:
-            continue
         options = (*fields[5].split(","), *superblock.split(","))
-        mounts.append(Mount(major, minor, _unescape(fields[4]), "ro" in options, options))
+        path = unescape(fields[4])
+        mounts.append(Mount(major, minor, path, "ro" in options, options, kind))
     return tuple(mounts)
 
 
-def _unescape(path: str) -> str:
+def unescape(path: str) -> str:
+    """A path as it is; the kernel writes spaces and the like in octal."""
     return re.sub(r"\\([0-3][0-7]{2})", lambda octal: chr(int(octal.group(1), 8)), path)

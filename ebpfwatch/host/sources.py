@@ -16,8 +16,9 @@ _T = TypeVar("_T")
 class Sources:
     """``errors`` counts failures by source; only the first of each is said."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Callable[[str, str], None] = say) -> None:
         self.errors: dict[str, int] = {}
+        self._log = log
 
     def read(self, source: str, read: Callable[[], _T], fallback: _T) -> _T:
         """What ``read`` gives, or the fallback where it raises ``OSError`` or ``ValueError``."""
@@ -27,5 +28,6 @@ class Sources:
             count = self.errors.get(source, 0)
             self.errors[source] = count + 1
             if not count:
-                say(f"cannot read {source}: {error}; further failures are only counted", "warning")
+                line = f"cannot read {source}: {error}; further failures are only counted"
+                self._log(line, "warning")
             return fallback

@@ -8,7 +8,7 @@ import dataclasses
 import os
 import re
 
-from ebpfwatch.host import ParseError
+from ebpfwatch.host import ParseError, fields
 from ebpfwatch.paths import Paths
 
 __all__ = ["Zone", "parse", "read"]
@@ -26,6 +26,11 @@ class Zone:
     high: int
     managed: int
 
+    @property
+    def level(self) -> int:
+        """Where free memory stands: 0 below min, 1 min..low, 2 low..high, 3 above high."""
+        return sum(self.free >= mark for mark in (self.min, self.low, self.high))
+
 
 _HEAD = re.compile(r"Node (\d+), zone\s+(\S+)")
 _WANTED = {"min", "low", "high", "managed"}
@@ -33,8 +38,7 @@ _WANTED = {"min", "low", "high", "managed"}
 
 def read(paths: Paths) -> tuple[Zone, ...]:
     """The zones of this machine; raises ``OSError`` or ``ParseError``."""
-    text = (paths.proc / "zoneinfo").read_text(encoding="ascii", errors="replace")
-    return parse(text, os.sysconf("SC_PAGE_SIZE"))
+    return parse(fields.text(paths.proc / "zoneinfo"), os.sysconf("SC_PAGE_SIZE"))
 
 
 def parse(text: str, page_bytes: int) -> tuple[Zone, ...]:
@@ -56,9 +60,11 @@ def parse(text: str, page_bytes: int) -> tuple[Zone, ...]:
         elif len(words) == 2 and words[0] in _WANTED and words[0] not in values:
             name, value = words
         if name:
-            if not zone or not (value.isascii() and value.isdigit()):
+            if not zone:
                 raise ParseError(f"/proc/zoneinfo line {number}: {line.strip()[:80]!r}")
-            values[name] = int(value)
+            values[name] = fields.number(value, f"/proc/zoneinfo line {number}")
+    if not zones:
+        raise ParseError("/proc/zoneinfo has no zone that manages memory")
     return tuple(zones)
 
 

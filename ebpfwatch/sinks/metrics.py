@@ -20,6 +20,8 @@ from prometheus_client.core import (
 )
 
 from ebpfwatch import __version__
+from ebpfwatch.host.state import SOURCES
+from ebpfwatch.sinks import host_metrics
 from ebpfwatch.status import COUNTERS, LOSSES, Status
 from ebpfwatch.verdicts.finding import Confidence, Verdict
 
@@ -27,7 +29,7 @@ __all__ = ["COLLECTORS", "SINKS", "WatchCollector", "registry"]
 
 #: Sinks and host collectors that can fail, by label value.
 SINKS = ("journal", "store", "kmsg")
-COLLECTORS = ("zoneinfo", "vmstat", "mounts", "table", "memory")
+COLLECTORS = (*SOURCES, "mounts", "table", "memory", "boot_id")
 
 
 def registry(status: Callable[[], Status]) -> CollectorRegistry:
@@ -55,7 +57,7 @@ class WatchCollector:
         yield from _lifecycle(status)
         yield from _table(status)
         yield from _findings(status)
-        yield from _zones(status)
+        yield from host_metrics.collect(status.host)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
@@ -202,18 +204,3 @@ def _findings(status: Status) -> Iterator[Metric]:
         status.collector_errors,
         COLLECTORS,
     )
-
-
-def _zones(status: Status) -> Iterator[Metric]:
-    texts = {
-        "free": "Free memory of the zone.",
-        "min": "Watermark below which only emergencies may allocate.",
-        "low": "Watermark below which kswapd wakes.",
-        "high": "Watermark at which kswapd sleeps again.",
-        "managed": "Memory of the zone that the page allocator manages.",
-    }
-    for name, text in texts.items():
-        family = GaugeMetricFamily(f"ebpfwatch_zone_{name}_bytes", text, labels=["node", "zone"])
-        for zone in status.zones:
-            family.add_metric([str(zone.node), zone.zone], getattr(zone, name))
-        yield family

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.host.zoneinfo import Zone
 from ebpfwatch.sinks import journal, metrics, store, text
 from ebpfwatch.status import HookStatus, Status
 from ebpfwatch.verdicts.finding import Finding, Moment, Process, Verdict
+from tests.unit.host import fixture
 from tests.unit.test_verdicts import judged
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ STATUS = Status(
     grace_sum_ns=25_000,
     findings={("double_free", "confirmed", False): 2},
     sink_errors={"store": 1},
-    zones=(Zone(0, "Normal", 5 << 12, 1 << 12, 2 << 12, 3 << 12, 9 << 12),),
+    host=fixture("4.19"),
     table_slots=64,
     table_dying=1,
     table_dead=3,
