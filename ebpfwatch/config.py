@@ -95,6 +95,7 @@ class EvidenceConfig:
     trace: bool = _key(True)
     dump_on_oops: bool = _key(True)
     first_stacks: bool = _key(False)
+    exe: bool = _key(False)
     kmsg: bool = _key(True)
     pmsg: bool = _key(True)
 

@@ -31,9 +31,9 @@ from ebpfwatch.lock import SELFTEST, Lock
 from ebpfwatch.notify import notify
 from ebpfwatch.outlet import Outlet
 from ebpfwatch.paths import Paths
+from ebpfwatch.scene import Scene
 from ebpfwatch.status import LOSSES, HookStatus, Status
 from ebpfwatch.verdicts.bursts import ReclaimBursts
-from ebpfwatch.verdicts.recorder import Recorder
 
 __all__ = ["Daemon"]
 
@@ -59,9 +59,9 @@ class Daemon:
         self._reload = False
         self._selftest = False
         self._symbols = Symbols(paths.proc / "kallsyms")
-        self._recorder = Recorder()
         self._sources = Sources()
         self._host = HostReader(paths, self._sources)
+        self._scene = Scene(paths, self._sources, self._host)
         self._bursts = ReclaimBursts()
         self._decode_errors = 0
         self._fill = TableFill(0, 0, 0)
@@ -151,14 +151,14 @@ class Daemon:
     def _begin(self, lock: Lock, web: object | None) -> None:
         session = self._session
         test_page = self._test_page()
-        self._liveness = Liveness(session.hooks, self._paths, self._sources, self._recorder)
+        self._liveness = Liveness(session.hooks, self._paths, self._sources, self._scene.recorder)
         self._judging = Judging(
             self._config,
             session,
             self._symbols,
             self._liveness,
             self._outlet,
-            self._recorder,
+            self._scene,
             test_page,
         )
         self._boot = BootWatch(
@@ -169,7 +169,8 @@ class Daemon:
             test_page,
         )
         self._judging.configure()
-        kept = privileges.drop(self._touch_everything)
+        exe = ("sys_ptrace",) if self._config.evidence.exe else ()
+        kept = privileges.drop(self._touch_everything, exe)
         url = "off"
         if web is not None:
             from ebpfwatch.sinks import metrics
@@ -297,7 +298,9 @@ class Daemon:
 
     def _tick(self) -> None:
         self._judging.record_losses()
-        self._watch_reclaim(self._session.counters())
+        counters = self._session.counters()
+        self._watch_reclaim(counters)
+        self._scene.look(counters)
         # Now, so that a verdict need not wait for it, and a module that leaves has been seen.
         if self._symbols.refresh():
             self._boot.remember()
@@ -311,7 +314,7 @@ class Daemon:
         settings = self._config.reclaim
         line = self._bursts.feed(counters["evict_in_reclaim"], now_ns / _NS, settings.burst_inodes)
         if line:
-            self._recorder.note(now_ns, line)
+            self._scene.recorder.note(now_ns, line)
             if self._bursts.notice_due(now_ns / _NS, settings.notice_seconds):
                 say(line, "notice")
 

@@ -14,10 +14,10 @@ from ebpfwatch.kernel.session import Session
 from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.liveness import Liveness
 from ebpfwatch.outlet import Outlet
+from ebpfwatch.scene import Scene
 from ebpfwatch.verdicts.correlator import Knowledge, judge
 from ebpfwatch.verdicts.folding import Folder
 from ebpfwatch.verdicts.losses import LossHistory
-from ebpfwatch.verdicts.recorder import Recorder
 
 __all__ = ["Judging"]
 
@@ -51,7 +51,7 @@ class Judging:
         symbols: Symbols,
         liveness: Liveness,
         outlet: Outlet,
-        recorder: Recorder,
+        scene: Scene,
         test_page: range,
     ) -> None:
         self.counts: dict[tuple[str, str, bool], int] = {}
@@ -60,7 +60,7 @@ class Judging:
         self._symbols = symbols
         self._liveness = liveness
         self._outlet = outlet
-        self._recorder = recorder
+        self._scene = scene
         self._test_page = test_page
         self._losses = LossHistory()
         self._sequence = 0
@@ -88,9 +88,16 @@ class Judging:
         self.counts[key] = self.counts.get(key, 0) + 1
         write, folded = self.folder.admit(finding, time.monotonic())
         if write:
-            machine = self._recorder.before(event.ns)
-            self._outlet.tell(dataclasses.replace(finding, folded=folded, machine=machine))
-        self._recorder.found(finding)
+            self._outlet.tell(
+                dataclasses.replace(
+                    finding,
+                    folded=folded,
+                    machine=self._scene.recorder.before(event.ns),
+                    host=self._scene.host(),
+                    object_bytes=self._scene.object_bytes(),
+                )
+            )
+        self._scene.recorder.found(finding)
         return write
 
     def made_up(self, ino: int, generation: int) -> bytes:
@@ -156,7 +163,9 @@ class Judging:
             test_object=self._is_test,
             frames=self._session.frames,
             taints=self._symbols.taints,
-            earlier=self._recorder.earlier,
+            earlier=self._scene.recorder.earlier,
             out_of_tree=self._symbols.out_of_tree,
+            process=self._scene.process,
+            place=self._scene.place,
             lacks=(_HIDDEN,) if self._symbols.hidden else (),
         )

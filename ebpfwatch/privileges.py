@@ -13,7 +13,7 @@ from typing import Callable
 __all__ = ["CAPABILITIES", "drop"]
 
 #: Bits of linux/capability.h that the daemon may keep.
-CAPABILITIES = {"dac_override": 1, "sys_admin": 21, "syslog": 34, "bpf": 39}
+CAPABILITIES = {"dac_override": 1, "sys_ptrace": 19, "sys_admin": 21, "syslog": 34, "bpf": 39}
 
 #: Always kept: the canary creates a file in directories of any owner; kallsyms shows addresses to
 #: CAP_SYSLOG only where kptr_restrict is 1.
@@ -35,15 +35,17 @@ class _Data(ctypes.Structure):
     ]
 
 
-def drop(works: Callable[[], object]) -> tuple[str, ...]:
+def drop(works: Callable[[], object], wanted: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Keep as little as lets ``works`` run without ``PermissionError``; returns what was kept.
+
+    ``wanted`` are kept besides, where we have them: what the configuration asks for.
 
     For this thread and those it starts later, so call it before starting any.  Raises ``OSError``
     where the kernel refuses, and ``PermissionError`` if even all capabilities are not enough.
     """
     had = _permitted()
     for extra in ((), ("bpf",), ("bpf", "sys_admin")):
-        kept = [name for name in (*_KEEP, *extra) if had >> CAPABILITIES[name] & 1]
+        kept = [name for name in (*_KEEP, *wanted, *extra) if had >> CAPABILITIES[name] & 1]
         mask = sum(1 << CAPABILITIES[name] for name in kept)
         _set(mask, had)
         try:

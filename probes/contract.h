@@ -8,7 +8,7 @@
 #ifndef EBPFWATCH_CONTRACT_H
 #define EBPFWATCH_CONTRACT_H
 
-#define CONTRACT_VERSION 2
+#define CONTRACT_VERSION 3
 
 /* The roles of the hook ladder, in the order of an object's life. */
 enum hook {
@@ -78,6 +78,8 @@ enum counter {
 #define COMM_LEN 16
 #define NAME_LEN 64
 #define PATH_LEN 256
+#define PARENTS_MAX 8
+#define PARENTS_LEN 256
 #define STACK_DEPTH 32
 #define FIRST_STACK_DEPTH 24
 
@@ -106,6 +108,8 @@ enum counter {
 #define SEAL_BROKEN 16u      /* two CPUs wrote the entry at once */
 #define NOTE_VALID 32u       /* `note` is the unlink of this very inode */
 #define LIFE_VALID 64u       /* `life` is this object's entry */
+#define PARENTS_VALID 128u   /* the directory is still in memory: `parents` are its names */
+#define PARENTS_WHOLE 256u   /* ... up to the root of the filesystem */
 
 struct header {
 	__u16 kind;
@@ -150,6 +154,7 @@ struct note {
 	__u32 flags;
 	__s32 result;
 	struct actor actor;
+	__u64 directory; /* the dentry above; it may be gone when it is needed */
 	char name[NAME_LEN];
 };
 
@@ -201,6 +206,8 @@ struct verdict_record {
 	struct note note;
 	struct actor actor;
 	__u64 stack[STACK_DEPTH];
+	/* Names of the directories, innermost first: each ends in NUL, an empty one ends the list. */
+	char parents[PARENTS_LEN];
 };
 
 struct unlink_record {

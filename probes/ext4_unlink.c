@@ -41,6 +41,7 @@ static __always_inline void on_unlink_enter(void *ctx, u64 parent, u64 dentry)
 	note->ino = ino;
 	note->generation = generation;
 	READ(note->parent_ino, parent + OFF_I_INO);
+	READ(note->directory, dentry + OFF_D_PARENT);
 	READ(name, dentry + OFF_D_NAME);
 	if (bpf_probe_read_kernel_str(note->name, sizeof(note->name), (void *)name) < 0)
 		note->name[0] = 0;

@@ -38,5 +38,6 @@ int find_offsets(struct bpf_raw_tracepoint_args *ctx)
 	put(10, offsetof(struct dentry, d_name) + offsetof(struct qstr, name));
 	put(11, offsetof(struct kmem_cache, name));
 	put(12, offsetof(struct kmem_cache, object_size));
+	put(13, offsetof(struct dentry, d_parent));
 	return 0;
 }

@@ -106,6 +106,8 @@ class Flag(enum.IntFlag):
     SEAL_BROKEN = 16
     NOTE_VALID = 32
     LIFE_VALID = 64
+    PARENTS_VALID = 128
+    PARENTS_WHOLE = 256
 
 
 #: enum counter, in order; the names are those of ``status.COUNTERS`` and ``status.LOSSES``.
@@ -191,6 +193,7 @@ class Note(ctypes.Structure):
         ("flags", _u32),
         ("result", _s32),
         ("actor", ActorStruct),
+        ("directory", _u64),
         ("name", ctypes.c_char * 64),
     ]
 
@@ -249,6 +252,8 @@ class VerdictRecord(ctypes.Structure):
         ("note", Note),
         ("actor", ActorStruct),
         ("stack", _u64 * 32),
+        # not c_char: that would end at the first NUL
+        ("parents", ctypes.c_uint8 * 256),
     ]
 
 
@@ -326,7 +331,8 @@ class VerdictEvent:
 
     ``life`` is None when the table did not know the object; ``unlinked`` is false and ``name``
     empty when no unlink of this inode is remembered.  ``dev`` is the kernel's dev_t; see
-    ``device``.
+    ``device``.  ``parents`` are the directories above the name, innermost first, as far as they
+    were still in memory; ``directory_ino`` is the first of them, 0 if not known.
     """
 
     ns: int
@@ -348,6 +354,8 @@ class VerdictEvent:
     unlink_in_flight: bool
     name: str
     stack: tuple[int, ...]
+    directory_ino: int = 0
+    parents: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -474,7 +482,15 @@ def _verdict(record: VerdictRecord) -> VerdictEvent:
         unlink_in_flight=bool(record.note.flags & 1),
         name=text(bytes(record.note.name)),
         stack=tuple(record.stack[:depth]),
+        directory_ino=record.note.parent_ino,
+        parents=_parents(bytes(record.parents)) if flags & Flag.PARENTS_VALID else (),
     )
+
+
+def _parents(raw: bytes) -> tuple[str, ...]:
+    """The names up to the first empty one."""
+    names = raw.split(b"\0")
+    return tuple(text(name) for name in names[: names.index(b"")])
 
 
 def _unlink(record: UnlinkRecord) -> UnlinkEvent:

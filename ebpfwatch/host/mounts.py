@@ -14,7 +14,10 @@ __all__ = ["Mount", "all_mounts", "ext4_mounts", "one_a_device", "parse", "unesc
 
 @dataclasses.dataclass(frozen=True)
 class Mount:
-    """Where a filesystem can be reached; options are the mount's and the superblock's."""
+    """Where a filesystem can be reached; options are the mount's and the superblock's.
+
+    ``root`` is the directory of the filesystem that is mounted there: not "/" for a bind mount.
+    """
 
     major: int
     minor: int
@@ -22,6 +25,7 @@ class Mount:
     read_only: bool
     options: tuple[str, ...]
     filesystem: str
+    root: str = "/"
 
 
 def ext4_mounts(paths: Paths) -> tuple[Mount, ...]:
@@ -62,8 +66,8 @@ def parse(text: str) -> tuple[Mount, ...]:
         except (ValueError, IndexError):
             raise ParseError(f"/proc/self/mountinfo line {number}: {line[:80]!r}") from None
         options = (*fields[5].split(","), *superblock.split(","))
-        path = unescape(fields[4])
-        mounts.append(Mount(major, minor, path, "ro" in options, options, kind))
+        path, root = unescape(fields[4]), unescape(fields[3])
+        mounts.append(Mount(major, minor, path, "ro" in options, options, kind, root))
     return tuple(mounts)
 
 

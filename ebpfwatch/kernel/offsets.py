@@ -36,6 +36,7 @@ _MEMBERS = {
     "OFF_D_NAME": ("dentry", "d_name", ("qstr", "name")),
     "OFF_CACHE_NAME": ("kmem_cache", "name", ()),
     "OFF_CACHE_OBJECT_SIZE": ("kmem_cache", "object_size", ()),
+    "OFF_D_PARENT": ("dentry", "d_parent", ()),
 }
 
 _SECONDS = 2.0

@@ -18,7 +18,9 @@ __all__ = ["PAGE_BYTES", "FakeInode", "Testbed"]
 
 PAGE_BYTES = 4096
 
-_SUPER, _DENTRY, _NAME = 2048, 3072, 3840
+#: Where on the page: the superblock, dentries of the file, its directory and the root, names.
+_SUPER, _DENTRY, _DIRECTORY, _ROOT = 2048, 3072, 3072 + 256, 3072 + 512
+_NAME, _DIRECTORY_NAME = 3840, 3968
 
 
 @dataclasses.dataclass
@@ -36,6 +38,7 @@ class FakeInode:
     )
     dev: int = 0
     name: bytes = b"ebpfwatch-selftest"
+    directory: bytes = b"made-up"
 
 
 class Testbed:
@@ -97,6 +100,11 @@ class Testbed:
         put("Q", _DENTRY + at["OFF_D_INODE"], self.inode_address)
         put("Q", _DENTRY + at["OFF_D_NAME"], self.object + _NAME)
         page[_NAME : _NAME + len(inode.name)] = inode.name
+        for dentry, above in ((_DENTRY, _DIRECTORY), (_DIRECTORY, _ROOT), (_ROOT, _ROOT)):
+            put("Q", dentry + at["OFF_D_PARENT"], self.object + above)
+        put("Q", _DIRECTORY + at["OFF_D_INODE"], self.inode_address)
+        put("Q", _DIRECTORY + at["OFF_D_NAME"], self.object + _DIRECTORY_NAME)
+        page[_DIRECTORY_NAME : _DIRECTORY_NAME + len(inode.directory)] = inode.directory
         map_update(self._maps["selftest_page"], 0, bytes(page))
 
     def alloc(self) -> None:

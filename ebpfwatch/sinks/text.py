@@ -127,7 +127,8 @@ def _actor(role: str, actor: Actor, now_ns: int) -> list[str]:
 
 def _process(process: Process) -> list[str]:
     parent = f"{process.parent} (pid {process.ppid})" if process.ppid else ""
-    facts = {"exe": process.exe, "parent": parent, "unit": process.unit or process.cgroup}
+    unit = process.unit or process.cgroup.rstrip("/")
+    facts = {"exe": process.exe, "parent": parent, "unit": unit}
     return [f"{name} {text}" for name, text in facts.items() if text]
 
 

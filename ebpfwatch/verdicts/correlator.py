@@ -26,7 +26,6 @@ from ebpfwatch.verdicts.finding import (
     Frame,
     Identity,
     Moment,
-    Responsible,
     Severity,
     Verdict,
 )
@@ -35,6 +34,8 @@ from ebpfwatch.verdicts.responsible import Clues, responsible
 from ebpfwatch.verdicts.stacks import frame, in_softirq, resolve
 
 __all__ = ["FORGED_BY", "Knowledge", "judge"]
+
+_NAME_MAX = 63  #: bytes of a name that the probes keep
 
 _SEVERITY = {
     Confidence.CONFIRMED: Severity.CRIT,
@@ -52,10 +53,11 @@ def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Finding |
     confidence, why_not_more = doubts(event, verdict, knowledge)
     realtime_us = (event.ns + knowledge.realtime_offset_ns) // 1000
     major, minor = device(event.dev)
+    name, mount = knowledge.place(major, minor)
     second = _second(event, knowledge)
-    first = _first(verdict, life, knowledge)
     evicted_by = _earlier(life.evicted, "task", knowledge) if life else None
     destroyed_by = _earlier(life.destroyed, "task", knowledge) if life else None
+    first = _first(verdict, life, evicted_by, destroyed_by, knowledge)
     return Finding(
         id=_identifier(realtime_us, sequence),
         verdict=verdict,
@@ -66,13 +68,18 @@ def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Finding |
         ns=event.ns,
         realtime_us=realtime_us,
         summary=_summary(verdict, event, major, minor, first, second),
-        responsible=_accuse(event, verdict, confidence, first, second, knowledge),
+        responsible=responsible(
+            verdict, confidence, first, second, (destroyed_by, evicted_by), _clues(event, knowledge)
+        ),
         first=first,
         second=second,
         evicted_by=evicted_by,
         destroyed_by=destroyed_by,
-        unlinked_by=_actor(event.unlinked),
+        unlinked_by=_actor(event.unlinked, knowledge),
         name=event.name,
+        path=_path(event, mount),
+        device=name,
+        mount=mount,
         nlink=life.nlink if life else None,
         reclaim=_reclaim(event),
         call_site=event.call_site,
@@ -94,23 +101,12 @@ def _severity(verdict: Verdict, confidence: Confidence) -> Severity:
     return Severity.NOTICE if verdict is Verdict.CONCURRENT_UNLINK else Severity.WARNING
 
 
-def _accuse(
-    event: VerdictEvent,
-    verdict: Verdict,
-    confidence: Confidence,
-    first: Actor | None,
-    second: Actor | None,
-    knowledge: Knowledge,
-) -> Responsible:
-    life = event.life
-    steps = (life.destroyed, life.evicted) if life else ()
-    before = [_earlier(who, "task", knowledge) for who in steps]
-    clues = Clues(
+def _clues(event: VerdictEvent, knowledge: Knowledge) -> Clues:
+    return Clues(
         destroy_watched=knowledge.alive.get("destroy") is True,
         earlier=knowledge.earlier(event.object, event.ns),
         out_of_tree=knowledge.out_of_tree,
     )
-    return responsible(verdict, confidence, first, second, before, clues)
 
 
 def _witness(flags: Flag) -> str:
@@ -131,30 +127,36 @@ def _frames(addresses: tuple[int, ...], call_site: int, knowledge: Knowledge) ->
     return resolve(addresses, call_site, name)
 
 
-def _actor(who: Who | None, context: str = "task", stack: tuple[Frame, ...] = ()) -> Actor | None:
+def _actor(
+    who: Who, knowledge: Knowledge, context: str = "task", stack: tuple[Frame, ...] = ()
+) -> Actor | None:
+    """None for a step that was not seen; only who did it itself is worth asking /proc about."""
     if not who:
         return None
-    return Actor(who.ns, who.cpu, who.pid, who.tgid, who.comm, context, stack)
+    process = knowledge.process(who.tgid, who.ns) if context == "task" else None
+    return Actor(who.ns, who.cpu, who.pid, who.tgid, who.comm, context, stack, process)
 
 
 def _second(event: VerdictEvent, knowledge: Knowledge) -> Actor | None:
     """Who did the step that should not have happened."""
     stack = _frames(event.stack, event.call_site, knowledge)
     softirq = event.hook is Hook.RCU_FREE or in_softirq(stack)
-    return _actor(event.who, "softirq" if softirq else "task", stack)
+    return _actor(event.who, knowledge, "softirq" if softirq else "task", stack)
 
 
-def _first(verdict: Verdict, life: LifeSeen | None, knowledge: Knowledge) -> Actor | None:
+def _first(
+    verdict: Verdict,
+    life: LifeSeen | None,
+    evicted_by: Actor | None,
+    destroyed_by: Actor | None,
+    knowledge: Knowledge,
+) -> Actor | None:
     """Who did first what is now done again."""
     if life is None:
         return None
-    if verdict is Verdict.DOUBLE_DESTROY and life.destroyed:
-        return _earlier(life.destroyed, "task", knowledge)
-    return (
-        _earlier(life.freed, "unknown", knowledge)
-        or _earlier(life.destroyed, "task", knowledge)
-        or _earlier(life.evicted, "task", knowledge)
-    )
+    if verdict is Verdict.DOUBLE_DESTROY and destroyed_by:
+        return destroyed_by
+    return _earlier(life.freed, "unknown", knowledge) or destroyed_by or evicted_by
 
 
 #: Only RCU calls these.
@@ -169,10 +171,21 @@ def _earlier(who: Who, context: str, knowledge: Knowledge) -> Actor | None:
     stack = _frames(frames, who.caller, knowledge)
     if in_softirq(stack) or _CALLBACKS & {f.symbol for f in stack}:
         context = "softirq"
-    return _actor(who, context, stack)
+    return _actor(who, knowledge, context, stack)
 
 
 # -- in words
+
+
+def _path(event: VerdictEvent, mount: str) -> str:
+    """As much of it as is known: "/mnt/a/b", "/a/b on the filesystem" or ".../a/b"."""
+    if not event.name:
+        return ""
+    longest = event.name if len(event.name.encode()) < _NAME_MAX else f"{event.name}..."
+    inside = "/".join((*reversed(event.parents), longest))
+    if not event.flags & Flag.PARENTS_WHOLE:
+        return f".../{inside}"
+    return f"{mount.rstrip('/')}/{inside}"
 
 
 def _timeline(event: VerdictEvent) -> tuple[Moment, ...]:
@@ -250,6 +263,8 @@ def _lacks(
         )
     if not event.name:
         says.append("no unlink of this inode is remembered, so it has no name")
+    elif not event.flags & Flag.PARENTS_VALID:
+        says.append(f"its directory (inode {event.directory_ino}) is no longer in memory")
     if "destroy" not in knowledge.attached:
         says.append("the hook destroy is absent, so who queued the object for RCU is not known")
     return tuple(says)

@@ -87,6 +87,8 @@ def test_a_proven_double_free_is_confirmed(daemon: DaemonProcess) -> None:
     assert any("not allocated since" in reason for reason in body["reasons"])
     assert body["name"] == "ebpfwatch-selftest"
     assert body["first"]["pid"] == body["second"]["pid"]
+    assert body["path"] == "/made-up/ebpfwatch-selftest"
+    assert body["unlinked_by"]["process"]["ppid"] == os.getpid()
     check(body)  # docs/finding.schema.json
     assert [moment["text"].split(" ")[0] for moment in body["timeline"]] == [
         "ext4_unlink",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebpfwatch.host import ParseError, memory, mounts, vmstat, zoneinfo
+from ebpfwatch.host.place import place
+from ebpfwatch.host.process import process
 from ebpfwatch.paths import Paths
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -91,3 +96,64 @@ def test_zoneinfo_in_any_order(lines: list[str]) -> None:
 def test_own_size() -> None:
     """Some megabytes, not pages and not kilobytes."""
     assert 5e6 < memory.own_rss(Paths()) < 2e9
+
+
+STAT = "7 (evil) (x) S 1 7 7 0 -1 4194560 1 0 0 0 2 3 0 0 20 0 1 0 {ticks} 1 1 184467 0\n"
+
+
+def _proc(tmp_path: Path, ticks: int, cgroup: str) -> Paths:
+    for pid, comm in ((7, "evil) (x"), (1, "systemd")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "comm").write_text(comm + "\n")
+    (tmp_path / "7/stat").write_text(STAT.format(ticks=ticks))
+    (tmp_path / "7/cgroup").write_text(cgroup)
+    (tmp_path / "7/exe").symlink_to("/opt/evil")
+    return Paths(proc=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "unit"),
+    [
+        ("0::/system.slice/x.service\n", "x.service"),
+        ("0::/user.slice/user@1000.service/app.slice/app-y.scope\n", "app-y.scope"),
+        ("12:pids:/a\n1:name=systemd:/system.slice/old.service\n0::/\n", "old.service"),
+        ("0::/\n", ""),
+        ("", ""),
+    ],
+)
+def test_a_living_process(tmp_path: Path, cgroup: str, unit: str) -> None:
+    """Its parent, executable and unit, under both kinds of cgroups and whatever it is called."""
+    found = process(_proc(tmp_path, 100, cgroup), 7, time.monotonic_ns())
+    assert found is not None
+    assert (found.exe, found.ppid, found.parent, found.unit) == ("/opt/evil", 1, "systemd", unit)
+
+
+def test_who_took_over_the_number_is_not_asked(tmp_path: Path) -> None:
+    """A process that began after the step is another one; one that is gone is none."""
+    paths = _proc(tmp_path, 10**9, "")
+    assert process(paths, 7, 1_000_000_000) is None
+    assert process(paths, 8, 1) is None
+    (tmp_path / "7/stat").write_text("nonsense")
+    assert process(paths, 7, 1) is None
+
+
+def test_this_very_process() -> None:
+    """The real /proc."""
+    found = process(Paths(), os.getpid(), time.monotonic_ns())
+    assert found is not None
+    assert (found.ppid, found.exe) == (os.getppid(), os.path.realpath(sys.executable))
+
+
+def test_a_device_has_a_name_and_a_place(tmp_path: Path) -> None:
+    """The mount of the whole filesystem, not of a part; nothing where there is none."""
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/mountinfo").write_text(
+        "1 0 254:16 /data /srv/bind rw - ext4 /dev/vdb rw\n"
+        "2 0 254:16 / /mnt/with\\040space rw - ext4 /dev/vdb rw\n"
+        "3 0 254:32 /only /part rw - ext4 /dev/vdc rw\n"
+    )
+    (tmp_path / "dev/block").mkdir(parents=True)
+    (tmp_path / "dev/block/254:16").symlink_to("../../devices/virtual/block/vdb")
+    paths = Paths(proc=tmp_path, sys=tmp_path)
+    assert place(paths, 254, 16) == ("vdb", "/mnt/with space")
+    assert place(paths, 254, 32) == ("", "")

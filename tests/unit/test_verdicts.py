@@ -261,6 +261,36 @@ def test_what_the_report_lacks_is_said() -> None:
         assert any(part in lack for lack in finding.lacks), part
 
 
+@pytest.mark.parametrize(
+    ("flags", "parents", "name", "path"),
+    [
+        (Flag.PARENTS_VALID | Flag.PARENTS_WHOLE, ("b", "a"), "victim", "/mnt/a/b/victim"),
+        (Flag.PARENTS_VALID | Flag.PARENTS_WHOLE, (), "victim", "/mnt/victim"),
+        (Flag.PARENTS_VALID, ("b", "a"), "victim", ".../a/b/victim"),
+        (Flag(0), (), "victim", ".../victim"),
+        (Flag(0), (), "x" * 63, ".../" + "x" * 63 + "..."),
+        (Flag(0), (), "", ""),
+    ],
+)
+def test_a_path_is_as_whole_as_it_is_known(
+    flags: Flag, parents: tuple[str, ...], name: str, path: str
+) -> None:
+    """From the mount point down, or with dots for what is not known."""
+    knowledge = dataclasses.replace(HEALTHY, place=lambda major, minor: ("sda", "/mnt"))
+    event = dataclasses.replace(EVENT, flags=EVENT.flags | flags, parents=parents, name=name)
+    assert judged(event, knowledge).path == path
+
+
+def test_only_who_did_it_himself_is_asked_for_in_proc() -> None:
+    """Not the bystander of a softirq; and each step's process at the time of that step."""
+    asked = []
+    knowledge = dataclasses.replace(
+        HEALTHY, process=lambda tgid, ns: asked.append((tgid, ns)), symbol=lambda a: "rcu_core+0x1"
+    )
+    judged(EVENT, knowledge)
+    assert asked == [(RM.tgid, RM.ns)] * 2  # evicted and unlinked
+
+
 def test_the_timeline_is_in_the_order_of_time() -> None:
     """Unlinked, evicted, freed, freed again."""
     texts = [moment.text for moment in judged().timeline]
