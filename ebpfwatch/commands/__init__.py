@@ -19,6 +19,7 @@ COMMANDS = {
     "selftest": "play a double free on a made-up object through the running daemon, to every sink",
     "unlinks": "show every unlink as it happens: who, which path, which inode, the result",
     "report": "show findings, newest first",
+    "triage": "read the log of a machine that is dead: is it this bug, why, what to do next",
     "print-probes": "print the C as it would be compiled",
     "check-config": "read a configuration file and say what is wrong with it",
 }

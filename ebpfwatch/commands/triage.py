@@ -1,0 +1,81 @@
+"""``ebpfwatch triage FILE|-``: what the log of a machine that is dead says about this bug."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.kernellog import story
+from ebpfwatch.kernellog.lines import Lines
+from ebpfwatch.kernellog.triage import read
+
+#: First bytes of files that are no log, and what to do with them.
+_MAGIC = {
+    b"\x7fELF": "is a vmcore or a program, not a log; get the log out with vmcore-dmesg FILE",
+    b"KDUMP   ": "is a vmcore, not a log; get the log out with makedumpfile --dump-dmesg FILE",
+    b"\x1f\x8b": "is compressed; try zcat FILE | ebpfwatch triage -",
+    b"\xfd7zXZ": "is compressed; try xzcat FILE | ebpfwatch triage -",
+    b"\x28\xb5\x2f\xfd": "is compressed; try zstdcat FILE | ebpfwatch triage -",
+    b"LPKSHHRH": "is a journal file; try journalctl --file FILE -k -o export | ebpfwatch triage -",
+}
+
+EPILOG = "exit code 0: this bug, or suspected; 1: something else, undecided, or nothing found"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Which log, and in which form to answer."""
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="dmesg, journalctl -o export or json, vmcore-dmesg, a pstore record, a console; -"
+        " reads standard input",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument(
+        "--vmlinux",
+        metavar="FILE",
+        help="the kernel's image with debug information, to name file and line of each frame",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read, judge, tell; exit 1 if it is not this bug."""
+    with Lines(arguments.vmlinux) as lines, _open(arguments.file) as stream:
+        try:
+            triage = read(stream)
+        except OSError as error:
+            raise _cannot_read(arguments.file, error) from None
+        if arguments.json:
+            print(json.dumps(story.to_json(triage), ensure_ascii=True))
+        else:
+            print(story.tell(triage, arguments.file, lines.name))
+    return Exit.OK if triage.verdict in ("this_bug", "suspected") else Exit.FAILED
+
+
+def _open(name: str) -> io.BufferedReader:
+    if name == "-":
+        return io.BufferedReader(io.FileIO(0, closefd=False))
+    try:
+        stream = open(name, "rb")
+    except OSError as error:
+        raise _cannot_read(name, error) from None
+    try:
+        head = stream.peek(16)
+    except OSError as error:
+        raise _cannot_read(name, error) from None
+    for magic, hint in _MAGIC.items():
+        if head.startswith(magic):
+            what, _, todo = hint.partition("; ")
+            raise EbpfwatchError(f"{name} {what}", todo.replace("FILE", name), Exit.USAGE)
+    return stream
+
+
+def _cannot_read(name: str, error: OSError) -> EbpfwatchError:
+    return EbpfwatchError(
+        f"cannot read {name}: {error.strerror}",
+        "give a log file, or - for standard input",
+        Exit.USAGE,
+    )

@@ -1,0 +1,1 @@
+"""The kernel's own words: recognised while they come (watcher) and after the crash (triage)."""

@@ -1,0 +1,73 @@
+"""What a triage makes of the loaded modules, and what to do next."""
+
+from __future__ import annotations
+
+from ebpfwatch.kernellog import fault
+from ebpfwatch.kernellog.assess import Weight
+from ebpfwatch.kernellog.triage import Triage
+
+__all__ = ["modules", "next_steps"]
+
+
+def modules(triage: Triage) -> list[str]:
+    """The out-of-tree ones, and whether any is on a stack."""
+    foreign = [module for module in triage.modules.values() if module.foreign]
+    if not triage.modules:
+        return []
+    if not foreign:
+        return [f"{len(triage.modules)} loaded, none of them out of tree"]
+    names = ", ".join(f"{module.name} ({module.flags})" for module in foreign)
+    said = [
+        f"out of tree: {names}. They are suspects, not culprits: loaded is all that the log says",
+    ]
+    on_stack = {
+        frame.module
+        for group in triage.groups
+        if group.assessment.weight >= Weight.UNDECIDED
+        for frame in group.report.frames
+        if frame.module in {module.name for module in foreign}
+    }
+    if on_stack:
+        said.append(f"on the stack of a report above: {', '.join(sorted(on_stack))}")
+    elif triage.verdict in ("this_bug", "suspected"):
+        said.append("none of them is on a stack in this log: who freed first is not in it")
+    return said
+
+
+def next_steps(triage: Triage) -> list[str]:
+    """Steps in the order in which to take them."""
+    if triage.verdict == "nothing_found":
+        return []
+    if triage.verdict == "not_this_bug":
+        return ["follow the first complaint above; ebpfwatch has nothing to add to it"]
+    steps = _vmcore(triage)
+    steps.append(
+        "find the first free, which no log holds: run `ebpfwatch run` with evidence.first_stacks on"
+        " and do again what users did; a finding names both contexts and the module of each frame"
+    )
+    if any(module.foreign for module in triage.modules.values()):
+        steps.append(
+            "leave the out-of-tree modules out, half of them at a time, those that hook into files"
+            " first; a machine without them that still crashes acquits them"
+        )
+    steps.append(
+        "on a test machine boot with slub_debug=FZPU,ext4_inode_cache: a second free is caught as"
+        " it happens, as long as the object was not handed out again in between; it costs memory"
+        " and time on every inode"
+    )
+    steps.append(
+        "keep the next crash whole: kdump loaded, kernel.panic_on_oops=1; `ebpfwatch check` says"
+        " what of it is missing"
+    )
+    return steps
+
+
+def _vmcore(triage: Triage) -> list[str]:
+    proven = triage.heaviest(Weight.PROVEN)
+    found = fault.object_register(proven.report) if proven else None
+    if found is None:
+        return ["if there is a vmcore, keep it with its vmlinux"]
+    return [
+        f"if there is a vmcore, look in crash: `kmem {found[1]:x}` says what the object's page is"
+        " now (free, or whose)"
+    ]

@@ -1,0 +1,317 @@
+"""Kernel reports (warnings, oopses, BUGs, the slab's and the sanitizers' own) as data.
+
+The parser is fed one record after another and gives back whole reports.  It knows the shapes of
+arm64 and x86-64 from Linux 4.4 to 6.18 and takes what it finds: no field is required.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+from ebpfwatch.kernellog.diseases import Disease, recognise
+from ebpfwatch.kernellog.records import Record
+
+__all__ = ["Frame", "Module", "Parser", "Report"]
+
+_LONGEST = 1024  # characters: printk has no longer record; only module lists are continued
+_MOST_RECORDS = 400  # of one report: after that it is over, whatever it says
+_MOST_SECONDS = 10.0  # between two records of one report
+_MOST_FRAMES = 64
+_MOST_MODULES = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """``symbol+offset/size [module]``; ``sure`` is False for x86's "? symbol"."""
+
+    symbol: str
+    offset: int
+    size: int
+    module: str = ""
+    sure: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.symbol}+{self.offset:#x}" + (f" [{self.module}]" if self.module else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """A loaded module and its taint flags ("O" out of tree, "E" unsigned, "P" proprietary)."""
+
+    name: str
+    flags: str = ""
+
+    @property
+    def foreign(self) -> bool:
+        """Not of the kernel's own tree."""
+        return "O" in self.flags or "P" in self.flags
+
+
+@dataclasses.dataclass
+class Report:
+    """One report; what the log did not say stays empty, -1 or None.
+
+    ``frames`` go from the innermost outwards and end where the interrupted code begins; that is in
+    ``victim_frames``.  ``other_stacks`` are those of the first free and the allocation, as KASAN,
+    KFENCE and the slab print them, by their heading.
+    """
+
+    disease: Disease
+    headline: str
+    seconds: float | None = None
+    #: the headlines after the first one that belong to it
+    more: list[str] = dataclasses.field(default_factory=list)
+    arch: str = ""
+    cpu: int = -1
+    pid: int = -1
+    comm: str = ""
+    release: str = ""
+    build: str = ""
+    hardware: str = ""
+    taint: str = ""
+    where: str = ""
+    at: Frame | None = None
+    caller: Frame | None = None
+    fault_address: int | None = None
+    number: int = 0
+    code: str = ""
+    cache: str = ""
+    registers: dict[str, int] = dataclasses.field(default_factory=dict)
+    frames: list[Frame] = dataclasses.field(default_factory=list)
+    victim_frames: list[Frame] = dataclasses.field(default_factory=list)
+    other_stacks: dict[str, list[Frame]] = dataclasses.field(default_factory=dict)
+    modules: dict[str, Module] = dataclasses.field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The kind of the row that named it."""
+        return self.disease.kind
+
+    @property
+    def symbols(self) -> list[str]:
+        """The functions of its own stack, innermost first, without compiler suffixes."""
+        first = [self.at] if self.at else []
+        rest = self.frames[1:] if self.at and self.frames[:1] == first else self.frames
+        return [frame.symbol.split(".")[0] for frame in [*first, *rest] if frame.sure]
+
+
+# What continues a report, or begins one whose own headline was lost.
+_DETAIL = re.compile(
+    r"Internal error: (?P<error>\S[^\[]*)\[#(?P<n>\d+)\]"
+    r"|(?:Oops: )?(?:invalid opcode|0x[0-9a-f]+|[0-9a-f]{4}): ?[0-9a-f]* ?\[#(?P<x86n>\d+)\]"
+    r"|Oops: .{0,60}\[#(?P<oopsn>\d+)\]"
+)
+_FRAME = re.compile(
+    r"(?:\[<[0-9a-f]+>\] )?(?P<unsure>\? )?(?P<symbol>[A-Za-z_][\w.$]*)\+(?P<offset>0x[0-9a-f]+)"
+    r"/(?P<size>0x[0-9a-f]+)(?: \[(?P<module>[\w-]+)[^\]]*\])?"
+    r"(?: \((?:P|F|U|K|L|\w)+\))?(?:\s+\S+:\d+)?(?: \[inline\])?$"
+)
+_SPOT = re.compile(
+    r"\b([A-Za-z_][\w.$]{0,127})\+(0x[0-9a-f]+)/(0x[0-9a-f]+)(?: \[([\w-]+)[^\]]*\])?"
+)
+_CPU = re.compile(
+    r"CPU: (?P<cpu>\d+) (?:UID: \d+ )?PID: (?P<pid>\d+) Comm: (?P<comm>.{1,32}?)"
+    r" (?:Kdump: loaded )?(?:(?P<taint>Tainted: [A-Z -]+?)|Not tainted)\s+"
+    r"(?P<release>\d+\.\d[\w.+~-]*)(?: (?P<build>#\S+))?"
+)
+_AT_CPU = re.compile(
+    r"WARNING: CPU: (?P<cpu>\d+) PID: (?P<pid>\d+) at (?P<where>\S+) "
+    r"|WARNING: (?:\[.{0,200}\] )?(?P<where2>\S+:\d+) at .*, CPU#(?P<cpu2>\d+): (?P<comm>.*)/"
+    r"(?P<pid2>\d+)$"
+    r"|kernel BUG at (?P<where3>[^\s!]+)!?"
+)
+_ADDRESS = re.compile(
+    r"(?:at virtual address|dereference, address:|dereference at|page request at"
+    r"|paging request at|for address:?|non-canonical address) (?:0x)?([0-9a-f]{8,16})"
+)
+_REGISTER = re.compile(r"\b(x\d{1,2}|sp|R[A-Z]{2}|R\d\d|CR2) ?: (?:0018:)?([0-9a-f]{16})\b")
+_CACHE = re.compile(
+    r"belongs to the cache (\S+) of size|cache=([^\s\]]+)|^BUG (\S+) \(|"
+    r"Wrong slab cache\. (\S+) but"
+)
+_OTHER_STACK = re.compile(
+    r"(Allocated|Freed|Last potentially related work creation|Second to last potentially related"
+    r" work creation|allocated|freed|INFO: Allocated in|INFO: Freed in)\b"
+)
+_INTERRUPT = re.compile(
+    r"(?:el\d\w*_(?:irq|interrupt|fiq)|asm_(?:sysvec|common_interrupt)|apic_timer_interrupt"
+    r"|common_interrupt|ret_from_intr|reschedule_interrupt)"
+)
+_MODULE = re.compile(r"([\w-]+)(?:\(([A-Z+-]+)\))?$")
+
+
+class Parser:
+    """Feed records, get reports; ``close`` gives the last one."""
+
+    def __init__(self) -> None:
+        self._open: Report | None = None
+        self._records = 0
+        self._last: float | None = None
+        self._in_modules = False
+        self._stack: list[Frame] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a report is under way."""
+        return self._open is not None
+
+    def feed(self, record: Record, disease: Disease | None) -> Iterator[Report]:
+        """``disease`` is what ``recognise`` made of the record; yields the report it ended."""
+        if self._open is not None and self._is_over(record):
+            yield from self.close()
+        if disease is not None and disease.opens:
+            if self._open is not None and (self._open.frames or self._open.other_stacks):
+                yield from self.close()
+            self._begin(record, disease)
+        elif self._open is None and (lost := _DETAIL.match(record.text)):
+            row = recognise("kernel BUG at :0" if "BUG" in lost[0] else "Unable to handle kernel")
+            assert row is not None
+            self._begin(record, row)
+        if self._open is not None:
+            self._records += 1
+            self._last = record.seconds
+            self._read(self._open, record.text)
+            if record.text.startswith("---[ end "):
+                yield from self.close()
+
+    def close(self) -> Iterator[Report]:
+        """The report under way, if there is one."""
+        report, self._open = self._open, None
+        if report is not None:
+            _part_victim(report)
+            yield report
+
+    def _is_over(self, record: Record) -> bool:
+        if self._records >= _MOST_RECORDS:
+            return True
+        if record.seconds is None or self._last is None:
+            return False
+        return not -1.0 <= record.seconds - self._last <= _MOST_SECONDS
+
+    def _begin(self, record: Record, disease: Disease) -> None:
+        if self._open is not None:  # two headlines and no stack between: one report
+            self._open.more.append(record.text)
+            if self._open.kind in ("warning", "kernel_bug", "oops"):
+                self._open.disease = disease
+            return
+        self._open = Report(disease, record.text, record.seconds)
+        self._records, self._last = 0, record.seconds
+        self._in_modules, self._stack = False, None
+
+    def _read(self, report: Report, text: str) -> None:
+        if self._in_modules and _add_modules(report, text):
+            return
+        self._in_modules = text.startswith("Modules linked in:")
+        text = text if self._in_modules else text[:_LONGEST]
+        if self._in_modules:
+            _add_modules(report, text.partition(":")[2])
+        elif frame := _frame(text):
+            self._add_frame(report, frame)
+        else:
+            self._heading(report, text)
+            _details(report, text)
+
+    def _heading(self, report: Report, text: str) -> None:
+        if text.startswith(("Call trace:", "Call Trace:")):
+            self._stack = report.frames if not report.frames else []
+        elif found := _OTHER_STACK.match(text.partition("] ")[2] or text):
+            self._stack = report.other_stacks.setdefault(found[1].split()[-1].lower(), [])
+            if found[1].startswith("INFO"):
+                self._stack = report.other_stacks.setdefault(found[1].split()[1].lower(), [])
+        elif report.kind in ("kasan", "kfence") and not report.frames and self._stack is None:
+            self._stack = report.frames  # KFENCE prints its stack without a heading
+
+    def _add_frame(self, report: Report, frame: Frame) -> None:
+        if self._stack is None:
+            self._stack = report.frames
+        if len(self._stack) < _MOST_FRAMES:
+            self._stack.append(frame)
+
+
+def _frame(text: str) -> Frame | None:
+    found = _FRAME.match(text)
+    if found is None:
+        return None
+    return Frame(
+        found["symbol"],
+        int(found["offset"], 16),
+        int(found["size"], 16),
+        found["module"] or "",
+        not found["unsure"],
+    )
+
+
+def _spot(text: str) -> Frame | None:
+    found = _SPOT.search(text)
+    return Frame(found[1], int(found[2], 16), int(found[3], 16), found[4] or "") if found else None
+
+
+def _add_modules(report: Report, text: str) -> bool:
+    """Whether the whole line is names of modules; adds them if so."""
+    words = text.partition("[last unloaded:")[0].split()
+    found = [_MODULE.match(word) for word in words]
+    if not words or not all(found):
+        return not words
+    for match in found:
+        if match and len(report.modules) < _MOST_MODULES:
+            report.modules[match[1]] = Module(match[1], (match[2] or "").strip("+-"))
+    return True
+
+
+def _details(report: Report, text: str) -> None:
+    """Whatever a line that is neither frame nor module list has to say."""
+    if found := _CPU.search(text):
+        report.cpu, report.pid, report.comm = int(found["cpu"]), int(found["pid"]), found["comm"]
+        report.release, report.build = found["release"], found["build"] or ""
+        report.taint = (found["taint"] or "").partition(": ")[2].strip()
+    elif found := _AT_CPU.match(text):
+        report.where = found["where"] or found["where2"] or found["where3"]
+        for name, value in (("cpu", "cpu"), ("cpu", "cpu2"), ("pid", "pid"), ("pid", "pid2")):
+            if found[value]:
+                setattr(report, name, int(found[value]))
+        report.comm = found["comm"] or report.comm
+        report.at = _spot(text) or report.at
+    elif text.startswith("Hardware name:"):
+        report.hardware = text.partition(": ")[2]
+    elif text.startswith(("pc :", "pc:", "RIP:", "IP:", "PC is at")):
+        _program_counter(report, text)
+    elif text.startswith(("lr :", "lr:", "LR is at")):
+        report.caller, report.arch = _spot(text), "arm64"
+    elif text.startswith("Code:"):
+        report.code = report.code or text[5:].strip()
+    else:
+        _numbers(report, text)
+
+
+def _program_counter(report: Report, text: str) -> None:
+    spot = _spot(text)
+    if text.startswith(("RIP:", "IP:")):
+        if "0033:" in text:
+            return  # user space
+        report.arch = "x86-64"
+    else:
+        report.arch = "arm64"
+    if spot is not None and (report.at is None or not report.where):
+        report.at = spot
+
+
+def _numbers(report: Report, text: str) -> None:
+    if found := _DETAIL.match(text):
+        report.number = int(found["n"] or found["x86n"] or found["oopsn"])
+    if report.fault_address is None and (found := _ADDRESS.search(text)):
+        report.fault_address = int(found[1], 16)
+    if found := _CACHE.search(text):
+        report.cache = report.cache or next(group for group in found.groups() if group)
+    for found in _REGISTER.finditer(text):
+        report.registers.setdefault(found[1], int(found[2], 16))
+
+
+def _part_victim(report: Report) -> None:
+    """The stack below an interrupt belongs to a task that had nothing to do with it."""
+    for index, frame in enumerate(report.frames):
+        if _INTERRUPT.match(frame.symbol):
+            report.victim_frames = [f for f in report.frames[index + 1 :] if f.sure]
+            report.frames = report.frames[: index + 1]
+            return

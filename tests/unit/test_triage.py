@@ -1,0 +1,336 @@
+"""Triage: logs in every shape, each with its expected verdict beside it; noise; size."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ebpfwatch.commands import main
+from ebpfwatch.kernellog import arm64, story
+from ebpfwatch.kernellog.diseases import DISEASES, KINDS, Relation, recognise
+from ebpfwatch.kernellog.oops import Parser, Report
+from ebpfwatch.kernellog.records import Counts, Record, records
+from ebpfwatch.kernellog.triage import Triage, read
+
+ROOT = Path(__file__).parents[2]
+LOGS = sorted((ROOT / "tests/fixtures/logs").glob("*.txt"))
+#: The crash of the case itself, as its people sent it.
+CASE = next(
+    (file for up in ROOT.parents if (file := up / "shared/case/dmesg-warning-oops.txt").exists()),
+    ROOT.parent / "shared/case/dmesg-warning-oops.txt",
+)
+
+
+def triage(data: bytes) -> Triage:
+    """The triage of a log's bytes."""
+    return read(io.BufferedReader(io.BytesIO(data)))
+
+
+def sample(path: Path) -> tuple[dict[str, Any], bytes]:
+    """The expected verdict of the first line, and the log behind the two comment lines."""
+    head, _, rest = path.read_bytes().partition(b"\n")
+    return json.loads(head.lstrip(b"# ")), rest.partition(b"\n")[2]
+
+
+def parse(data: bytes) -> list[Report]:
+    """The reports of a log's bytes, one by one."""
+    parser, found = Parser(), []
+    for record in records(io.BufferedReader(io.BytesIO(data)), Counts()):
+        found += parser.feed(record, recognise(record.text))
+    return [*found, *parser.close()]
+
+
+@pytest.mark.parametrize("path", LOGS, ids=lambda path: path.stem)
+def test_every_sample_gets_the_verdict_beside_it(path: Path) -> None:
+    """The verdict, the count of each kind, and the words that must be said."""
+    expected, log = sample(path)
+    result = triage(log)
+    assert result.verdict == expected["verdict"]
+    assert result.kinds == expected["kinds"]
+    said = " ".join(story.tell(result, path.name).split())
+    for words in expected["says"]:
+        assert words in said
+
+
+@pytest.mark.parametrize("path", LOGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("form", ["export", "json", "crlf", "utf-16", "syslog"])
+def test_the_form_of_the_log_does_not_matter(path: Path, form: str) -> None:
+    """The same verdict from the journal, a log server, a Windows editor."""
+    expected, log = sample(path)
+    plain = list(records(io.BufferedReader(io.BytesIO(log)), Counts()))
+    assert triage(_write(plain, form)).verdict == expected["verdict"]
+
+
+def _write(plain: list[Record], form: str) -> bytes:
+    lines = []
+    for record in plain:
+        us = int((record.seconds or 0) * 1e6)
+        fields = {"_TRANSPORT": "kernel", "_SOURCE_MONOTONIC_TIMESTAMP": str(us)}
+        if form == "export":
+            text = record.text.encode()
+            body = b"".join(f"{key}={value}\n".encode() for key, value in fields.items())
+            size = len(text).to_bytes(8, "little")
+            lines.append(b"__CURSOR=s\n" + body + b"MESSAGE\n" + size + text + b"\n\n")
+        elif form == "json":
+            lines.append(json.dumps({**fields, "MESSAGE": record.text}).encode() + b"\n")
+        elif form == "syslog":
+            lines.append(f"2026-03-01T10:00:00Z h kernel: {record.text}\n".encode())
+        else:
+            lines.append(f"[{us / 1e6:12.6f}] {record.text}\r\n".encode())
+    joined = b"".join(lines)
+    return joined.decode().encode("utf-16") if form == "utf-16" else joined
+
+
+def test_enough_samples_and_enough_innocent_ones() -> None:
+    """At least 18, of which 6 are other diseases; every kind but a few is in one."""
+    verdicts = [sample(path)[0]["verdict"] for path in LOGS]
+    assert len(LOGS) >= 18
+    assert verdicts.count("not_this_bug") >= 6
+    seen = {kind for path in LOGS for kind in sample(path)[0]["kinds"]}
+    assert set(KINDS) - seen <= {"dentry_in_use", "refcount", "rcu_stall"}
+
+
+@pytest.mark.skipif(not CASE.exists(), reason=f"the case's own log is not at {CASE}")
+def test_the_case_itself() -> None:
+    """Every deduction that its people made by hand, and the arithmetic behind it."""
+    result = triage(CASE.read_bytes())
+    said = " ".join(story.tell(result, "case").split())
+    for words in (
+        "THIS BUG",
+        "kernel 4.19.0-arm64-desktop (#5312), arm64",
+        "once: dentry_alias at fs/dcache.c:338, dentry_free+0x24/0xa8",
+        "CPU 2; task kswapd0 (pid 67); inside memory reclaim (shrink_slab, by kswapd)",
+        "kmem_cache_free+0xfc/0x1c8, called from ext4_i_callback+0x18, fault address 0xd0",
+        "memcg_params.root_cache",
+        "ldr x1, [x0, #0xd0] with x0 = 0; x0 was loaded from page->slab_cache",
+        "x21 = 0xffff8003dd4a9980: the cache that the caller asked for",
+        "the object is 0xffff8000791ac380 (x19",
+        "its struct page is 0xffff7e0001e46b00",
+        "x3 = 0xffff7e0001e46c00 is a struct page, too, but that of 0xffff8000791b0000, +4 pages",
+        "no longer a slab page when the second free came",
+        "Isolated Web Co is a victim, not the culprit. It was in clear_page",
+        "0.05 s lie between",
+        "out of tree: cifs (O), dlp_fcore (O), vfs_monitor (O), clink_vhci_hcd (O),"
+        " clink_usbip_core (O), uos_resources (O), uos_bluetooth_connection_control (O). They are"
+        " suspects, not culprits",
+        "`kmem ffff8000791ac380`",
+    ):
+        assert words in said
+    assert [m for m in result.modules.values() if m.foreign][0].name == "cifs"
+    assert len(result.modules) == 67
+
+
+def test_146_warnings_are_146(tmp_path: Path) -> None:
+    """As often as in the whole case, on CPUs 2 and 6: one group, counted."""
+    _, log = sample(ROOT / "tests/fixtures/logs/case-4.19-arm64.txt")
+    lines = log.decode().splitlines(keepends=True)
+    begin = next(i for i, line in enumerate(lines) if "cut here" in line)
+    end = next(i for i, line in enumerate(lines) if "end trace" in line) + 1
+    warning = "".join(lines[begin:end])
+    text = "".join(warning.replace("CPU: 2", f"CPU: {2 + 4 * (i % 2)}") for i in range(146))
+    result = triage(text.encode() + b"".join(line.encode() for line in lines[end:]))
+    group = result.groups[0]
+    assert (group.count, sorted(group.cpus), list(group.tasks)) == (148, [2, 6], ["kswapd0"])
+
+
+def test_a_line_of_another_program_is_no_kernels() -> None:
+    """Anybody may write to syslog; only the kernel's own records count."""
+    forged = b"Mar  2 11:20:02 desk x[1]: kernel BUG at mm/slub.c:294!\n"
+    assert triage(forged).verdict == "nothing_found"
+    entry = b"__CURSOR=a\n_TRANSPORT=syslog\nMESSAGE=kernel BUG at mm/slub.c:294!\n\n"
+    assert triage(entry).verdict == "nothing_found"
+    hidden = (
+        b"X\n" + (45).to_bytes(8, "little") + b"\n\n_TRANSPORT=kernel\nMESSAGE=kernel BUG at x.c:1"
+    )
+    result = triage(b"__CURSOR=a\n_TRANSPORT=stdout\n" + hidden + b"\n\n")
+    assert result.verdict == "nothing_found"
+
+
+def test_repeated_lines_nobody_knows_are_named() -> None:
+    """364 lines of an unknown module are a clue."""
+    text = "".join(f"[{i}.000001] file {i} is not right, so can not go\n" for i in range(364))
+    result = triage(text.encode())
+    assert list(result.repeated.values()) == [364]
+    assert "came at least 364 times" in " ".join(story.tell(result, "x").split())
+
+
+def test_what_the_machine_wrote_cannot_move_the_cursor() -> None:
+    """A task may be called anything."""
+    text = (
+        "[1.0] kernel BUG at fs/x.c:1!\n[1.0] CPU: 1 PID: 2 Comm: a\u202eb Not tainted 6.1.0 #1\n"
+    )
+    said = story.tell(triage(text.encode()), "x\u202e")
+    assert "\u202e" not in said and "task a\\u202eb" in said
+
+
+def test_every_disease_says_where_it_comes_from() -> None:
+    """A source in the kernel for each, and kinds that can be metric labels."""
+    for disease in DISEASES:
+        assert disease.source and disease.says
+        assert disease.kind.isidentifier()
+    assert {disease.relation for disease in DISEASES} == set(Relation)
+
+
+def test_instructions() -> None:
+    """The case's own five words, as binutils disassembles them."""
+    before, load = arm64.faulting("9a820000 f9400c00 eb0002bf 54fff980 (f9406801)")
+    assert before == [arm64.Select(0, 0, 2), arm64.Load(0, 0, 24), arm64.Compare(21, 0), None]
+    assert load == arm64.Load(1, 0, 0xD0)
+    assert arm64.faulting("no code (at all)") == ([], None)
+
+
+# -- noise
+
+CORPUS = b"".join(path.read_bytes() for path in LOGS)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=4000))
+def test_any_bytes(data: bytes) -> None:
+    """Never raises, always tells."""
+    story.tell(triage(data), "x")
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(), st.integers(1, 60), st.integers(0, len(CORPUS)), st.integers(0, 20000))
+def test_damaged_logs(seed: int, flips: int, begin: int, size: int) -> None:
+    """Pieces of real shapes with bytes turned over, in any form."""
+    chaos = random.Random(seed)
+    data = bytearray(CORPUS[begin : begin + size])
+    for _ in range(flips if data else 0):
+        data[chaos.randrange(len(data))] = chaos.randrange(256)
+    head = chaos.choice([b"", b"__CURSOR=x\n", b'{"MESSAGE": [1, "x", 300]}\n', b"\xff\xfe"])
+    result = triage(head + bytes(data))
+    story.tell(result, "x")
+    json.dumps(story.to_json(result))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.sampled_from(CORPUS.splitlines(keepends=True)), max_size=300))
+def test_shuffled_lines(lines: list[bytes]) -> None:
+    """Two CPUs may print at once: lines of different reports in any order."""
+    story.tell(triage(b"".join(lines)), "x")
+
+
+def test_hostile_lines_take_no_time() -> None:
+    """Long lines that almost match do not make the expressions run wild."""
+    began = time.monotonic()
+    for piece in ("WARNING: [", "list_del ", "a", "[1.0] ", "x (", "BUG x (", "INFO: task a ", "]"):
+        triage((piece * 20000).encode() + b"\n")
+        triage(("kernel BUG at " + piece * 2000 + "\n").encode() * 20)
+    assert time.monotonic() - began < 10
+
+
+_BIG = """\
+import io, random, resource, sys
+sys.path.insert(0, {root!r})
+from ebpfwatch.kernellog import story
+from ebpfwatch.kernellog.triage import read
+corpus = open({corpus!r}, "rb").read()
+class Endless(io.RawIOBase):
+    left, at = {size}, 0
+    def readable(self): return True
+    def readinto(self, view):
+        part = corpus[self.at : self.at + min(len(view), self.left)]
+        view[: len(part)] = part
+        self.at = (self.at + len(part)) % len(corpus)
+        self.left -= len(part)
+        return len(part)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+result = read(io.BufferedReader(Endless(), 1 << 16))
+text = story.tell(result, "big")
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(result.counts.lines, grown, result.verdict)
+"""
+
+
+def test_100_megabytes_in_bounded_memory(tmp_path: Path) -> None:
+    """Reports without end, every one different, and lines of a megabyte: under 32 MB more."""
+    corpus = tmp_path / "corpus"
+    chaos = random.Random(1)
+    parts = []
+    for number in range(400):
+        parts.append(f"[{number}.0] kernel BUG at fs/f{number}.c:{number}!\n".encode())
+        parts.append(f"[{number}.1] noise {chaos.random()} {chaos.random()}\n".encode() * 30)
+    corpus.write_bytes(CORPUS + b"".join(parts) + (b"z" * (1 << 20) + b"\n") * 8)
+    script = _BIG.format(root=str(ROOT), corpus=str(corpus), size=100 << 20)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=580, check=True
+    )
+    lines, kib, verdict = done.stdout.split()
+    assert verdict == "this_bug" and int(lines) > 100000
+    assert int(kib) < 32 << 10
+
+
+# -- the command
+
+TABLE = [
+    (["triage", "tests/fixtures/logs/oom-5.15-x86.txt"], 1, "NOT THIS BUG", ""),
+    (["triage", "tests/fixtures/logs/slub-bug-6.1-x86.txt"], 0, "THIS BUG", ""),
+    (["triage", "/nonexistent"], 64, "", "cannot read /nonexistent: No such file"),
+    (["triage", "/"], 64, "", "cannot read /: Is a directory"),
+    (["triage", sys.executable], 64, "", "is a vmcore or a program, not a log"),
+    (["triage", "--vmlinux", "/nonexistent", "-"], 64, "", "cannot read /nonexistent"),
+    (["triage", "--vmlinux", "README.md", "-"], 64, "", "README.md has no symbols"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "out", "err"), TABLE)
+def test_the_command(words: list[str], code: int, out: str, err: str) -> None:
+    """Verdict as exit code; one line for what is no log."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ebpfwatch", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == code, done.stderr
+    assert out in done.stdout and err in done.stderr and "Traceback" not in done.stderr
+
+
+def test_standard_input_and_json() -> None:
+    """`dmesg | ebpfwatch triage - --json`."""
+    _, log = sample(ROOT / "tests/fixtures/logs/kasan-double-free-6.6-x86.txt")
+    done = subprocess.run(
+        [sys.executable, "-m", "ebpfwatch", "triage", "--json", "-"],
+        cwd=ROOT,
+        input=log,
+        capture_output=True,
+        check=True,
+    )
+    body = json.loads(done.stdout)
+    assert body["verdict"] == "this_bug" and body["reports"][0]["cache"] == "ext4_inode_cache"
+
+
+SOURCE = """\
+int puts(const char *);
+void dentry_free(void) { puts("a"); puts("b"); }
+int main(void) { dentry_free(); }
+"""
+
+
+def test_vmlinux_names_file_and_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Against a real image with debug information: a program of ours in the kernel's place."""
+    (tmp_path / "fs").mkdir()
+    (tmp_path / "fs/dcache.c").write_text(SOURCE)
+    subprocess.run(
+        ["gcc", "-g", "-O0", "-o", "vmlinux", tmp_path / "fs/dcache.c"], cwd=tmp_path, check=True
+    )
+    log = ROOT / "tests/fixtures/logs/dentry-warning-6.18-x86.txt"
+    changed = tmp_path / "log"
+    changed.write_text(log.read_text().replace("<TASK>", "dentry_free+0x9/0xa0"))
+    assert main(["triage", "--vmlinux", str(tmp_path / "vmlinux"), str(changed)]) == 0
+    out = capsys.readouterr().out
+    assert "dentry_free+0x9 (fs/dcache.c:2)" in out
+    assert "__dentry_kill+0x151 <" in out, "what the image does not know stays as it is"
