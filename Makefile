@@ -11,23 +11,23 @@ HOURS   := 1
 
 RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev python3-venv python3-systemd python3-yaml \
                  python3-prometheus-client
-TEST_PACKAGES := $(RUN_PACKAGES) gcc libc6-dev e2fsprogs mount util-linux bpftool prometheus curl \
-                 systemd
+TEST_PACKAGES := $(RUN_PACKAGES) gcc libc6-dev e2fsprogs mount util-linux bpftool prometheus \
+                 prometheus-alertmanager curl systemd
 
-DEPLOY_PACKAGES := prometheus-alertmanager chromium chromium-driver python3-selenium python3-bcrypt \
+DEPLOY_PACKAGES := chromium chromium-driver python3-selenium python3-bcrypt \
                    apache2-utils openssl
 DEPLOY_MODULES  := axe-core@4
 
 VM_PACKAGES   := qemu-system-arm qemu-user-static binfmt-support mmdebstrap arch-test make \
                  gcc-aarch64-linux-gnu libc6-dev-arm64-cross xz-utils kmod cpio e2fsprogs
 
-.PHONY: test-deploy screenshots install-deploy guests test-vm install-vm run test unit live lint golden bench install-run install-test clean
+.PHONY: guests test-vm install-vm run test unit live lint golden bench install-run install-test clean
 .PHONY: soak
 
 run: install-run  ## install what the daemon needs and follow the kernel in the foreground
 	$(RUN) -m ebpfwatch run --config $(CONFIG)
 
-test: install-test lint unit live guests  ## everything that CI runs
+test: install-test lint unit live alerts guests  ## everything that CI runs
 
 lint:  ## style and types
 	$(VENV)/bin/ruff format --check ebpfwatch tests
@@ -47,6 +47,12 @@ test-vm: install-vm  ## crimes in arm64 guests: KERNELS=4.19 or KERNEL=/an/image
 # One boot each: the unit under systemd as PID 1, a real double free, refusals.
 guests: install-vm  ## the oldest and the newest kernel, as arm64 guests
 	$(RUN) -m tests.vm.matrix --ci --kernels "4.19 6.12" --scenarios service
+
+.PHONY: alerts test-alerts test-deploy screenshots install-deploy
+alerts:  ## as root: from the kernel to a webhook, through Prometheus and Alertmanager
+	$(RUN) -m pytest tests/deploy/test_alerts.py
+
+test-alerts: install-test alerts
 
 test-deploy: install-deploy  ## as root: real Prometheus, Alertmanager and Chromium around the real daemon
 	$(RUN) -m pytest tests/deploy
