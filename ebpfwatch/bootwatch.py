@@ -30,23 +30,35 @@ class BootWatch:
         symbols: Symbols,
         started: float,
         test_page: range,
+        armed: bool = False,
     ) -> None:
         self.last = ""
         self._directory = state_directory
         self._paths = paths
         self._symbols = symbols
         self._record = BootRecord(
-            "", os.uname().release, started, test_page=(test_page.start, test_page.stop)
+            "",
+            os.uname().release,
+            started,
+            test_page=(test_page.start, test_page.stop),
+            armed=armed,
         )
 
     @property
     def _file(self) -> Path:
         return self._directory / "boot.json"
 
+    @property
+    def armed(self) -> bool:
+        """Whether we (or one of us that was killed) set ftrace_dump_on_oops in this boot."""
+        return self._record.armed
+
     def look_back(self, sources: Sources) -> None:
         """Report how the last boot ended, then begin this boot's own record."""
         before = BootRecord.read(self._file)
         self._record.boot_id = sources.read("boot_id", lambda: kernel_boot_id(self._paths), "")
+        if before is not None and before.boot_id == self._record.boot_id:
+            self._record.armed |= before.armed  # killed before it could be put back
         if before is not None and before.boot_id != self._record.boot_id:
             report = ended(before, self._paths, self._findings_since(before.started))
             self.last = report.how
@@ -57,6 +69,7 @@ class BootWatch:
     def remember(self, clean: bool = False) -> None:
         """Write down where everything lies, and whether we stop in order; never raises."""
         self._record.clean = clean
+        self._record.armed &= not clean
         self._record.text = self._symbols.start
         self._record.modules = self._symbols.modules
         try:
@@ -68,10 +81,13 @@ class BootWatch:
         lines: list[str] = []
         with contextlib.suppress(EbpfwatchError):
             for body in read_all(self._directory):
-                if len(lines) == _MOST_FINDINGS or body.get("realtime_us", 0) < started * 1e6:
+                if len(lines) == _MOST_FINDINGS:
                     break
-                with contextlib.suppress(KeyError, TypeError, ValueError):
+                # Another version's, or damaged: the others count.
+                with contextlib.suppress(Exception):
                     finding = Finding.from_json(body)
+                    if finding.realtime_us < started * 1e6:
+                        break
                     if not finding.test:
                         lines.append(plain(f"{finding.verdict.value}: {finding.summary}"))
         return lines

@@ -8,14 +8,18 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import errno
 import os
+import threading
 
 from ebpfwatch.events.wire import Hook, StepEvent, device
+from ebpfwatch.worker import within
 
 __all__ = ["Canary", "Life", "Run"]
 
 _FILE = ".ebpfwatch-canary"
 _AGAIN_NS = 1_000_000_000
+_PATIENCE_SECONDS = 0.2
 
 #: What a file's life proves; reclaim needs another witness.
 _PROVABLE = ("alloc", "unlink", "evict", "destroy", "rcu_free", "any_free")
@@ -73,6 +77,7 @@ class Canary:
         self._shared_free = shared_free
         self._pending: list[Run] = []
         self._allocated: collections.OrderedDict[int, int] = collections.OrderedDict()
+        self._stuck: dict[str, threading.Thread] = {}
 
     @property
     def flying(self) -> bool:
@@ -83,12 +88,38 @@ class Canary:
         """Create and delete our file on this mount; the steps come later through ``feed``."""
         run = Run(mount, now_ns, shared_free=self._shared_free)
         try:
-            run.lives.append(_live(mount, now_ns))
+            run.lives.append(self._live(mount, now_ns))
         except OSError as error:
             run.problem = f"{mount}: {error.strerror}"
             return run
         self._pending.append(run)
         return run
+
+    def _live(self, mount: str, now_ns: int) -> Life:
+        """One file's life; raises ``OSError``, also if the mount does not answer in time.
+
+        A frozen or dead file system keeps whoever writes to it, so a thread does; while one is
+        stuck there, no other is sent after it.
+        """
+        self._stuck = {path: task for path, task in self._stuck.items() if task.is_alive()}
+        outcome: list[Life | OSError] = []
+
+        def job() -> None:
+            try:
+                outcome.append(_live(mount, now_ns))
+            except OSError as error:
+                outcome.append(error)
+
+        try:
+            task = self._stuck.get(mount) or within(_PATIENCE_SECONDS, job, "canary")
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, str(error)) from None
+        if task is not None:
+            self._stuck[mount] = task
+            raise OSError(errno.ETIMEDOUT, "the file system does not answer (frozen?)")
+        if isinstance(outcome[0], OSError):
+            raise outcome[0]
+        return outcome[0]
 
     def feed(self, event: StepEvent) -> None:
         """Match one step; steps of our other files (findings) are not the canary's."""
@@ -124,17 +155,26 @@ class Canary:
         for run in self._pending:
             if now_ns - run.lives[-1].started_ns >= _AGAIN_NS:
                 with contextlib.suppress(OSError):
-                    run.lives.append(_live(run.mount, now_ns))
+                    run.lives.append(self._live(run.mount, now_ns))
         return done
 
 
 def _live(mount: str, now_ns: int) -> Life:
-    """Create, delete and close our file; raises ``OSError``."""
-    path = os.path.join(mount, f"{_FILE}-{os.getpid()}")
-    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+    """Create, delete and close our file; raises ``OSError``.
+
+    The directory may be anybody's: so a name that nobody can be waiting at, and a directory that
+    cannot be exchanged between the two calls.
+    """
+    name = f"{_FILE}-{os.urandom(8).hex()}"
+    directory = os.open(mount, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        stat = os.fstat(fd)
-        os.unlink(path)
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o600, dir_fd=directory)
+        try:
+            stat = os.fstat(fd)
+            os.unlink(name, dir_fd=directory)
+        finally:
+            os.close(fd)
     finally:
-        os.close(fd)
+        os.close(directory)
     return Life(now_ns, (os.major(stat.st_dev), os.minor(stat.st_dev)), stat.st_ino)

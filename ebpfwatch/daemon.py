@@ -16,7 +16,7 @@ from types import FrameType
 
 from ebpfwatch import __version__, config, privileges
 from ebpfwatch.bootwatch import BootWatch
-from ebpfwatch.errors import EbpfwatchError, Exit, say
+from ebpfwatch.errors import EbpfwatchError, Exit, defect, say
 from ebpfwatch.events import wire
 from ebpfwatch.host import memory, mounts, vmstat
 from ebpfwatch.host.sources import Sources
@@ -40,6 +40,7 @@ __all__ = ["Daemon"]
 _TICK_SECONDS = 5.0
 _SCAN_SECONDS = 60.0
 _STATUS_SECONDS = 1.0
+_STOP_SECONDS = 5.0  # below the unit's TimeoutStopSec
 _NS = 1_000_000_000
 
 
@@ -86,16 +87,24 @@ class Daemon:
         except BaseException:
             pending.abandon()
             raise
+        if not pending.wait(lambda: self._stop):
+            pending.abandon()
+            lock.release()
+            say("stopped before the probes were loaded")
+            return
         self._session = load(pending)
+        self._armed = self._session.dump.changed
         try:
             self._begin(lock, web)
             self._follow(wakeup)
-            self._boot.remember(clean=True)
+            self._outlet.disk.submit(lambda: self._boot.remember(clean=True))
         finally:
             notify("STOPPING=1")
-            if self._session.dump.changed:
+            if self._armed:
                 tracebuffer.restore(self._paths.proc / tracebuffer.SYSCTL)
             self._session.close()
+            if not self._outlet.disk.finish(_STOP_SECONDS):
+                say("the disk does not answer: what is not on it is in the journal", "err")
             lock.release()
         say("stopped; the probes are unloaded")
 
@@ -167,6 +176,7 @@ class Daemon:
             self._symbols,
             self._started,
             test_page,
+            self._armed,
         )
         self._judging.configure()
         exe = ("sys_ptrace",) if self._config.evidence.exe else ()
@@ -192,6 +202,7 @@ class Daemon:
             }
         )
         self._boot.look_back(self._sources)
+        self._armed = self._boot.armed
         self._banner(url, kept)
         self._liveness.fly()
         notify(f"READY=1\nSTATUS={self._status_line()}")
@@ -277,16 +288,18 @@ class Daemon:
         while self._session.records:
             record = self._session.records.popleft()
             try:
-                event = wire.decode(record)
-            except wire.DecodeError as error:
+                self._handle(wire.decode(record))
+            except Exception as error:  # a defect costs one event, never the watch
                 self._decode_errors += 1
                 if self._decode_errors == 1:
-                    say(f"cannot decode an event: {error}; later ones are only counted", "warning")
-                continue
-            if isinstance(event, wire.StepEvent):
-                self._liveness.feed(event)
-            elif isinstance(event, wire.VerdictEvent) and self._judging.handle(event):
-                self._status_at = -float("inf")  # the next scrape shows it
+                    what = error if isinstance(error, wire.DecodeError) else defect(error)
+                    say(f"cannot handle an event: {what}; later ones are only counted", "err")
+
+    def _handle(self, event: wire.Event) -> None:
+        if isinstance(event, wire.StepEvent):
+            self._liveness.feed(event)
+        elif isinstance(event, wire.VerdictEvent) and self._judging.handle(event):
+            self._status_at = -float("inf")  # the next scrape shows it
 
     def _feed_made_up(self) -> None:
         """`ebpfwatch selftest` where programs cannot be run by hand: a record through our sinks."""
@@ -303,7 +316,7 @@ class Daemon:
         self._scene.look(counters)
         # Now, so that a verdict need not wait for it, and a module that leaves has been seen.
         if self._symbols.refresh():
-            self._boot.remember()
+            self._outlet.disk.submit(self._boot.remember)
         notify(f"WATCHDOG=1\nSTATUS={self._status_line()}")
 
     def _watch_reclaim(self, counters: dict[str, int]) -> None:

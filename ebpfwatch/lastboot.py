@@ -34,7 +34,10 @@ _HEADLINE = re.compile(
 
 @dataclasses.dataclass
 class BootRecord:
-    """One boot as we knew it; ``text`` is the address of the kernel's _text, 0 if hidden."""
+    """One boot as we knew it; ``text`` is the address of the kernel's _text, 0 if hidden.
+
+    ``armed``: ftrace_dump_on_oops was set by us and is to be put back.
+    """
 
     boot_id: str
     release: str
@@ -43,6 +46,7 @@ class BootRecord:
     text: int = 0
     test_page: tuple[int, int] = (0, 0)
     modules: tuple[Module, ...] = ()
+    armed: bool = False
 
     def write(self, file: Path) -> None:
         """Replace the file at once, so that there is never half of one; raises ``OSError``."""
@@ -53,10 +57,18 @@ class BootRecord:
         """The record, or None where there is none that can be read."""
         try:
             body: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            body["modules"] = tuple(Module(**module) for module in body["modules"])
-            body["test_page"] = tuple(body["test_page"])
-            return cls(**body)
-        except (OSError, ValueError, TypeError, KeyError):
+            start, end = body["test_page"]
+            return cls(
+                str(body["boot_id"]),
+                str(body["release"]),
+                float(body["started"]),
+                bool(body["clean"]),
+                int(body["text"]),
+                (int(start), int(end)),
+                tuple(_module(**module) for module in body["modules"]),
+                bool(body.get("armed")),
+            )
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
 
     def name(self, address: int) -> str:
@@ -68,6 +80,10 @@ class BootRecord:
         if self.text and address >= self.text:
             return f"_text+{address - self.text:#x}"
         return f"{address:#x}" if address else "?"
+
+
+def _module(name: str, start: int, end: int, taints: str) -> Module:
+    return Module(str(name), int(start), int(end), str(taints))
 
 
 @dataclasses.dataclass

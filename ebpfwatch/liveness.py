@@ -67,7 +67,12 @@ class Liveness:
     def fly(self) -> None:
         """Start a canary on every ext4 mount."""
         none: tuple[mounts.Mount, ...] = ()
-        for mount in self._sources.read("mounts", lambda: mounts.ext4_mounts(self._paths), none):
+        found = self._sources.read("mounts", lambda: mounts.ext4_mounts(self._paths), none)
+        # What is mounted no more must not be remembered for ever.
+        there = {mount.path for mount in found}
+        self.success = {path: when for path, when in self.success.items() if path in there}
+        self._problems = {path: why for path, why in self._problems.items() if path in there}
+        for mount in found:
             run = self._canary.fly(mount.path, time.monotonic_ns())
             if run.problem and run.problem != self._problems.get(mount.path):
                 say(f"no canary on {run.problem}; its hooks are proven on other mounts", "notice")

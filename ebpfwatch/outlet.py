@@ -12,6 +12,7 @@ from ebpfwatch.sinks.journal import Journal
 from ebpfwatch.sinks.kmsg import KernelLog
 from ebpfwatch.sinks.store import Store
 from ebpfwatch.verdicts.finding import Finding, Severity, Verdict
+from ebpfwatch.worker import Worker
 
 __all__ = ["Outlet"]
 
@@ -19,7 +20,10 @@ _RECENT = 10
 
 
 class Outlet:
-    """Owns the sinks; what one cannot take is counted, and the others still get it."""
+    """Owns the sinks; what one cannot take is counted, and the others still get it.
+
+    ``disk`` writes to the state directory, so that nothing else has to wait for it.
+    """
 
     def __init__(self, settings: Config, paths: Paths) -> None:
         """Open the state directory; raises ``EbpfwatchError``."""
@@ -28,6 +32,7 @@ class Outlet:
         self._paths = paths
         self._recent: collections.deque[Finding] = collections.deque(maxlen=_RECENT)
         self._store_errors = 0
+        self.disk = Worker("disk")
 
     def connect(self) -> None:
         """Open journal and kernel log, while we may; raises ``EbpfwatchError``."""
@@ -46,16 +51,24 @@ class Outlet:
         if finding.verdict is not Verdict.CONCURRENT_UNLINK and not finding.test:
             level = "err" if finding.severity <= Severity.ERR else "warning"
             say(f"{finding.verdict.value} ({finding.confidence.value}): id {finding.id}", level)
+        # fsync waits for the disk, and the disk may be what is dying.
+        if not self.disk.submit(lambda: self._keep(finding)):
+            self._not_kept("too many are waiting for the disk")
+
+    def _keep(self, finding: Finding) -> None:
         try:
             self.store.write(finding)
         except OSError as error:
-            self._store_errors += 1
-            if self._store_errors == 1:
-                say(
-                    f"cannot write findings to {self.store.directory}: {error.strerror};"
-                    " the journal has them; further failures are only counted",
-                    "err",
-                )
+            self._not_kept(error.strerror)
+
+    def _not_kept(self, why: str | None) -> None:
+        self._store_errors += 1
+        if self._store_errors == 1:
+            say(
+                f"cannot write findings to {self.store.directory}: {why};"
+                " the journal has them; further failures are only counted",
+                "err",
+            )
 
     def recent(self) -> tuple[Finding, ...]:
         """The last findings, newest first; safe from any thread."""

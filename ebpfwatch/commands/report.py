@@ -11,6 +11,7 @@ from typing import Any
 
 from ebpfwatch.errors import Exit
 from ebpfwatch.paths import Paths
+from ebpfwatch.plain import plain
 from ebpfwatch.sinks import store
 from ebpfwatch.sinks.text import report
 from ebpfwatch.verdicts.finding import Finding
@@ -71,5 +72,6 @@ def _bodies(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def _text(body: dict[str, Any]) -> str:
     try:
         return report(Finding.from_json(body))
-    except (KeyError, TypeError, ValueError) as error:
-        return f"a finding of another version ({error}): {json.dumps(body, ensure_ascii=True)}"
+    except Exception as error:  # whatever it holds, the others must still be shown
+        why = plain(f"{type(error).__name__}: {error}")
+        return f"a finding of another version ({why}): {json.dumps(body, ensure_ascii=True)}"

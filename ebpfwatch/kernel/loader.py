@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import os
 import resource
+import signal
 import socket
 import sys
 from typing import Any
@@ -28,6 +29,7 @@ from ebpfwatch.paths import Paths
 __all__ = ["main"]
 
 _CLONE_NEWNS = 0x20000
+_PR_SET_PDEATHSIG = 1
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 
 
@@ -43,6 +45,7 @@ class Choice:
 
 def main(argv: list[str]) -> int:
     """Serve one request and exit; errors travel as a message."""
+    _belong_to_parent()
     connection = socket.socket(fileno=int(argv[0]))
     request, _ = handoff.receive(connection)
     with open(os.memfd_create("loader-stderr"), "w+", encoding="utf-8") as log:
@@ -67,6 +70,13 @@ def main(argv: list[str]) -> int:
             fds = []
         handoff.send(connection, reply, tuple(fds))
     return 0
+
+
+def _belong_to_parent() -> None:
+    """Who stops the daemon stops its whole group: it decides for both, and we end with it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _serve(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:

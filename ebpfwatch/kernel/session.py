@@ -11,12 +11,13 @@ import ctypes
 import dataclasses
 import os
 import re
+import select
 import socket
 import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.events.wire import (
@@ -33,6 +34,7 @@ from ebpfwatch.kernel import handoff, libbpf, tracebuffer
 __all__ = ["Ladder", "Pending", "Session", "TableFill", "load", "probe", "start_loader"]
 
 _QUEUE = 4096
+_WAIT_SECONDS = 0.2
 
 #: Compiling and attaching took 1 s on x86-64, half a minute on an emulated arm64; the unit's
 #: TimeoutStartSec is longer, so that the reason is in the log before systemd's axe falls.
@@ -74,9 +76,18 @@ class Pending:
                 [sys.executable, "-m", "ebpfwatch.kernel.loader", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 env={**os.environ, "PYTHONPATH": _PYTHONPATH},
+                # `-m` looks for modules in the working directory first, and that may be anybody's.
+                cwd="/",
                 stdin=subprocess.DEVNULL,
             )
         handoff.send(self._connection, request)
+
+    def wait(self, stop: Callable[[], bool]) -> bool:
+        """Until the child has an answer; False if ``stop`` says so before."""
+        while not stop():
+            if select.select([self._connection], [], [], _WAIT_SECONDS)[0]:
+                return not stop()
+        return False
 
     def collect(self) -> tuple[dict[str, Any], list[int]]:
         """The reply and the fds; raises ``EbpfwatchError`` with the child's own words."""

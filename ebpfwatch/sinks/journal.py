@@ -6,11 +6,13 @@ journald writes a record of priority CRIT to disk at once, so it survives the pa
 from __future__ import annotations
 
 import json
+import select
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ebpfwatch.errors import EbpfwatchError, Exit, say
+from ebpfwatch.errors import EbpfwatchError, Exit, put, say
 from ebpfwatch.sinks.text import body, plain
 from ebpfwatch.verdicts.finding import Finding, Verdict
 
@@ -27,6 +29,8 @@ MESSAGE_IDS = {
     Verdict.FREED_IN_RECLAIM: "27a9f8d0d6214187931700e4e64e0b1d",
     Verdict.CONCURRENT_UNLINK: "816b754decd64fcbb6b04dc0342012f5",
 }
+
+_PATIENCE_SECONDS = 0.2
 
 
 def fields(finding: Finding) -> dict[str, str]:
@@ -63,15 +67,15 @@ class Journal:
     ``errors`` counts records journald did not take; those went to stdout, too.
     """
 
-    def __init__(self, socket: Path, mode: str) -> None:
+    def __init__(self, path: Path, mode: str) -> None:
         self._wanted = mode == "auto"
-        self._socket = socket
+        self._socket = path
         self.errors = 0
         self._send: Any = None
-        if self._wanted and socket.exists():
+        if self._wanted and path.exists():
             self._send = _sender()
         elif self._wanted:
-            say(f"no journald at {socket}: findings go to stdout as JSON lines", "notice")
+            say(f"no journald at {path}: findings go to stdout as JSON lines", "notice")
 
     @property
     def connected(self) -> bool:
@@ -80,15 +84,33 @@ class Journal:
 
     def write(self, finding: Finding) -> None:
         """Deliver one finding; never raises."""
+        missed = 0
         if self._send is not None:
-            record = fields(finding)
-            try:
-                self._send(*(f"{key}={value}".encode() for key, value in record.items()))
+            if self._sent(finding):
                 return
-            except OSError:
-                self.errors += 1
-        if self._wanted:
-            print(json.dumps(finding.to_json(), ensure_ascii=True), flush=True)
+            missed = 1
+        if self._wanted and not put("stdout", json.dumps(finding.to_json(), ensure_ascii=True)):
+            missed = 1
+        self.errors += missed
+
+    def _sent(self, finding: Finding) -> bool:
+        record = fields(finding)
+        try:
+            if not self._takes():
+                return False
+            self._send(*(f"{key}={value}".encode() for key, value in record.items()))
+        except OSError:
+            return False
+        return True
+
+    def _takes(self) -> bool:
+        """Whether journald has room: one that hangs would hang us, for its queue is a blocking one.
+
+        Raises ``OSError`` where nobody listens.
+        """
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            probe.connect(str(self._socket))
+            return bool(select.select([], [probe], [], _PATIENCE_SECONDS)[1])
 
 
 def _sender() -> Any:
@@ -105,7 +127,10 @@ def _sender() -> Any:
 
 
 def read_all() -> Iterator[dict[str, Any]]:
-    """The findings in the journal as JSON objects, newest first; raises ``EbpfwatchError``."""
+    """Root's findings in the journal as JSON objects, newest first; raises ``EbpfwatchError``.
+
+    Anybody may write a record with our MESSAGE_ID; ``_UID`` is journald's own word.
+    """
     try:
         from systemd import journal
     except ImportError:
@@ -117,7 +142,7 @@ def read_all() -> Iterator[dict[str, Any]]:
     reader = journal.Reader()
     try:
         for identifier in MESSAGE_IDS.values():
-            reader.add_match(MESSAGE_ID=identifier)
+            reader.add_match(MESSAGE_ID=identifier, _UID="0")
         reader.seek_tail()
         while True:
             entry = reader.get_previous()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import os
@@ -20,7 +21,8 @@ class Store:
     """The findings directory of the daemon; see ``read_all`` for everybody else.
 
     Invariant: at most ``keep`` finding files, each complete; a name is its finding's id, so names
-    sort by time.
+    sort by time.  What goes first is what was there first: after a clock step backwards the newest
+    name is not the greatest.
     """
 
     def __init__(self, state_directory: Path, keep: int) -> None:
@@ -29,9 +31,12 @@ class Store:
         self.keep = keep
         try:
             self.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            for name in os.listdir(self.directory):
-                if name.startswith(durable.PREFIX):  # a kill -9 between write and rename
-                    os.unlink(self.directory / name)
+            why_not = durable.why_not_ours(self.directory)
+            for directory in (state_directory, self.directory):
+                for name in os.listdir(directory):
+                    if name.startswith(durable.PREFIX):  # a kill -9 between write and rename
+                        os.unlink(directory / name)
+            self._names = collections.deque(sorted(filter(_is_finding, os.listdir(self.directory))))
             probe = self.directory / f"{durable.PREFIX}probe"
             os.close(durable.create(probe))
             os.unlink(probe)
@@ -41,20 +46,28 @@ class Store:
                 "make it writable or set state_directory to another place",
                 Exit.CANTCREAT,
             ) from None
+        if why_not:
+            raise EbpfwatchError(
+                f"findings cannot go to {self.directory}: {why_not}",
+                "whoever can write there decides where root writes; give it to root alone",
+                Exit.CANTCREAT,
+            )
 
     def write(self, finding: Finding) -> None:
         """Write one finding durably; raises ``OSError`` (full disk ...) and then leaves nothing
         behind.
         """
         data = json.dumps(finding.to_json(), ensure_ascii=True).encode() + b"\n"
-        durable.write(self.directory / f"{finding.id}.json", data)
-        self._prune()
-
-    def _prune(self) -> None:
-        names = sorted(name for name in os.listdir(self.directory) if name.endswith(".json"))
-        for name in names[: -self.keep]:
+        name = f"{finding.id}.json"
+        durable.write(self.directory / name, data)
+        self._names.append(name)
+        while len(self._names) > self.keep:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.directory / name)
+                os.unlink(self.directory / self._names.popleft())
+
+
+def _is_finding(name: str) -> bool:
+    return name.endswith(".json")
 
 
 def read_all(state_directory: Path) -> Iterator[dict[str, Any]]:
@@ -72,13 +85,13 @@ def read_all(state_directory: Path) -> Iterator[dict[str, Any]]:
             f"cannot read {directory}: {error.strerror}", "run it as root", Exit.NOPERM
         ) from None
     for name in names:
-        if not name.endswith(".json"):
+        if not _is_finding(name):
             continue
         try:
             fd = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW)
             with os.fdopen(fd, encoding="utf-8") as file:
                 body = json.load(file)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(body, dict) and "verdict" in body:
             yield body

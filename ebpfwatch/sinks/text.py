@@ -7,27 +7,13 @@ move a cursor, end a line or turn the text around is escaped.
 from __future__ import annotations
 
 import datetime
-import unicodedata
 
+from ebpfwatch.plain import plain
 from ebpfwatch.verdicts.advice import advice
 from ebpfwatch.verdicts.confidence import ago
 from ebpfwatch.verdicts.finding import Actor, Finding, Moment, Process, Responsible, Strength
 
 __all__ = ["body", "plain", "report"]
-
-_UNSAFE = {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}
-
-
-def plain(text: str) -> str:
-    """The text on one line, with control, format and unassigned characters as \\x.. or \\u...."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_escape(c) if unicodedata.category(c) in _UNSAFE else c for c in text)
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 def report(finding: Finding) -> str:

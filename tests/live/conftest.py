@@ -21,6 +21,7 @@ from tests.live.harness import (
     loaded_programs,
     loop_ext4,
     start_daemon,
+    watching,
     write_config,
 )
 
@@ -60,6 +61,5 @@ def ext4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def daemon(tmp_path: Path, ext4: Path) -> Iterator[DaemonProcess]:
     """A daemon with the example's settings."""
-    running = start_daemon(tmp_path)
-    yield running
-    assert running.stop() == 0, running.log.read_text()
+    with watching(tmp_path) as running:
+        yield running

@@ -31,6 +31,7 @@ __all__ = [
     "loaded_programs",
     "loop_ext4",
     "start_daemon",
+    "watching",
     "write_config",
 ]
 
@@ -161,6 +162,19 @@ def start_daemon(directory: Path, **changes: str) -> DaemonProcess:
     found = re.search(r"metrics: (\S+)/metrics", log.read_text())
     daemon.url = found.group(1) if found else ""
     return daemon
+
+
+@contextlib.contextmanager
+def watching(directory: Path, **changes: str) -> Iterator[DaemonProcess]:
+    """A daemon that must stop in order, and is gone in any case."""
+    daemon = start_daemon(directory, **changes)
+    try:
+        yield daemon
+        assert daemon.stop() == 0, daemon.log.read_text()
+    finally:
+        if daemon.process.poll() is None:
+            daemon.process.kill()
+            daemon.process.wait()
 
 
 def load_session(ext4: Path, **changes: object) -> Session:

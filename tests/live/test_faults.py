@@ -1,0 +1,272 @@
+"""What may happen around the daemon: it goes on, says so, and leaves nothing behind.
+
+Fast samples; the thousands are `make faults` (tests/trust/faults.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ebpfwatch.commands.selftest import double_free, open_testbed
+from ebpfwatch.lock import running_daemon
+from tests.live.conftest import (
+    ROOT,
+    DaemonProcess,
+    command,
+    loaded_programs,
+    start_daemon,
+    write_config,
+)
+from tests.live.harness import loop_ext4, watching
+
+TESTS = 'ebpfwatch_findings_total{confidence="confirmed",test="true",verdict="double_free"}'
+RUN = [sys.executable, "-m", "ebpfwatch", "run", "--config"]
+
+
+def start(directory: Path, stdout: object, stderr: object) -> subprocess.Popen[bytes]:
+    """A daemon with streams of the test's choice."""
+    return subprocess.Popen(
+        [*RUN, str(write_config(directory))],
+        cwd=ROOT,
+        env={**os.environ, "RUNTIME_DIRECTORY": str(directory / "run")},
+        stdout=stdout,  # type: ignore[arg-type]
+        stderr=stderr,  # type: ignore[arg-type]
+    )
+
+
+def wait_published(directory: Path) -> dict[str, object]:
+    """What the daemon tells other commands, once it has loaded."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Exception):
+            facts = running_daemon(directory / "run")
+            if "programs" in facts:
+                return facts
+        time.sleep(0.05)
+    raise AssertionError("the daemon was not ready within 30 s")
+
+
+def test_a_log_that_cannot_be_written_costs_nothing_else(tmp_path: Path, ext4: Path) -> None:
+    """stdout and stderr on a full device: the finding is on disk and counted, the exit is 0."""
+    with open("/dev/full", "wb") as full:
+        process = start(tmp_path, full, full)
+    facts = wait_published(tmp_path)
+    assert command("selftest", run_directory=tmp_path / "run").returncode == 0
+    assert facts["url"] != "off"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+def test_nothing_is_imported_from_the_working_directory(tmp_path: Path) -> None:
+    """Root starts it where anybody has put modules of the names that we import."""
+    trap, bait = tmp_path / "trap", tmp_path / "bait"
+    bait.mkdir()
+    for name in ("bcc", "json", "socket", "ebpfwatch"):
+        (bait / f"{name}.py").write_text(f"open({str(trap)!r}, 'w').close()\n")
+    script = tmp_path / "ebpfwatch"
+    script.write_text("import sys; from ebpfwatch.commands import main; sys.exit(main())")
+    done = subprocess.run(
+        [sys.executable, script, "check"],
+        cwd=bait,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert "the watcher can" in done.stdout, done.stderr
+    assert not trap.exists()
+
+
+@contextlib.contextmanager
+def frozen(mount: Path) -> Iterator[None]:
+    """A file system on which every write waits: what a snapshot does, or a dying disk."""
+    subprocess.run(["fsfreeze", "-f", mount], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "-u", mount], check=True)
+
+
+def test_a_frozen_file_system_blinds_nobody(tmp_path: Path) -> None:
+    """State directory and a canary's mount frozen: findings still come out, at once; the files
+    follow when it thaws.
+    """
+    with loop_ext4(tmp_path, 64 << 20) as mount, contextlib.ExitStack() as stack:
+        state = mount / "state"
+        state.mkdir()
+        changes = {"state_directory": str(state), "interval_seconds": "1"}
+        daemon = stack.enter_context(watching(tmp_path, **changes))
+        bed = open_testbed(running_daemon(daemon.run_directory))
+        with frozen(mount):
+            daemon.wait_log(f"no canary on {mount}: the file system does not answer")
+            for number in range(3):
+                bed.inode.ino = 100 + number
+                double_free(bed)
+            deadline = time.monotonic() + 2
+            while daemon.metrics()[TESTS] < 3 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert daemon.settled_metrics()[TESTS] == 3
+            if not Path("/run/systemd/journal/socket").exists():
+                assert len(daemon.out.read_text().splitlines()) == 3
+            assert list((state / "findings").iterdir()) == []
+        deadline = time.monotonic() + 5
+        while len(list((state / "findings").glob("[!.]*"))) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_disk_that_never_answers_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    """SIGTERM while the state directory is frozen: the probes are gone within the unit's 10 s."""
+    before = loaded_programs()
+    with loop_ext4(tmp_path, 64 << 20) as mount:
+        state = mount / "state"
+        state.mkdir()
+        daemon = start_daemon(tmp_path, state_directory=str(state))
+        with frozen(mount):
+            daemon.process.send_signal(signal.SIGTERM)
+            log = daemon.wait_log("stopped; the probes are unloaded", 9)
+            assert "the disk does not answer" in log
+            assert loaded_programs() == before
+        assert daemon.process.wait(10) == 0
+
+
+def test_sigterm_while_loading_is_a_stop_in_order(tmp_path: Path, ext4: Path) -> None:
+    """At any moment of the start, to the whole group as systemd does: exit 0, nothing left."""
+    before = loaded_programs()
+    chance = random.Random(9)
+    for _ in range(6):
+        with open(tmp_path / "log", "wb") as log:
+            process = subprocess.Popen(
+                [*RUN, str(write_config(tmp_path))],
+                cwd=ROOT,
+                env={**os.environ, "RUNTIME_DIRECTORY": str(tmp_path / "run")},
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_handlers(process.pid)
+        time.sleep(chance.uniform(0, 1.5))
+        began = time.monotonic()
+        os.killpg(process.pid, signal.SIGTERM)
+        said = (tmp_path / "log").read_text
+        assert process.wait(10) == 0, said()
+        assert time.monotonic() - began < 5, said()
+        assert "stopped" in said() and "died" not in said()
+        assert loaded_programs() == before
+
+
+def wait_handlers(pid: int) -> None:
+    """Until the process handles SIGTERM; before that it is a process like any other."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        status = Path(f"/proc/{pid}/status").read_text()
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+        if int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.01)
+    raise AssertionError("no handler for SIGTERM within 10 s")
+
+
+def test_kill_9_while_loading_takes_the_child_along(tmp_path: Path, ext4: Path) -> None:
+    """The compiler does not outlive its daemon, and nothing stays attached."""
+    before = loaded_programs()
+    process = start(tmp_path, subprocess.DEVNULL, subprocess.DEVNULL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 10
+    while not (pids := children.read_text().split()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 3
+    while left := [pid for pid in pids if lives(pid)] + sorted(loaded_programs() - before):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.02)
+
+
+def lives(pid: str) -> bool:
+    """Whether a process still runs; one that nobody has reaped does not."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def fill(sender: socket.socket) -> int:
+    """Send to journald's socket until that would block; how many went through."""
+    sender.setblocking(False)
+    sender.connect("/run/systemd/journal/socket")
+    for number in itertools.count():
+        try:
+            sender.send(b"MESSAGE=noise\n")
+        except BlockingIOError:
+            return number
+    return 0
+
+
+def test_a_hung_journald_holds_nobody_up(tmp_path: Path, ext4: Path) -> None:
+    """Its socket is full because nobody reads: findings go to stdout and files, and are counted."""
+    address = Path("/run/systemd/journal/socket")
+    if address.exists():
+        pytest.skip("a journald of this machine's own is running; it is not ours to stop")
+    address.parent.mkdir(parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(str(address))
+        try:
+            with watching(tmp_path) as daemon, contextlib.ExitStack() as senders:
+                while fill(senders.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))):
+                    pass
+                bed = open_testbed(running_daemon(daemon.run_directory))
+                began = double_free(bed)
+                while not list((daemon.state / "findings").glob("*.json")):
+                    assert time.monotonic_ns() - began < 3e9
+                    time.sleep(0.01)
+                assert json.loads(daemon.out.read_text())["verdict"] == "double_free"
+                assert daemon.settled_metrics()['ebpfwatch_sink_errors_total{sink="journal"}'] == 1
+        finally:
+            address.unlink()
+
+
+def test_mounts_come_and_go_under_load(daemon: DaemonProcess, tmp_path: Path, storm: Path) -> None:
+    """ext4 mounted, stormed and unmounted ten times: no finding, no hook silent, no mount held."""
+    for number in range(10):
+        directory = tmp_path / f"mount-{number}"
+        directory.mkdir()
+        with loop_ext4(directory, 32 << 20) as mount:
+            process = subprocess.Popen([storm, mount, "2000"])
+            daemon.process.send_signal(signal.SIGHUP)
+            assert process.wait() == 0
+    metrics = daemon.settled_metrics()
+    found = {n: v for n, v in metrics.items() if n.startswith("ebpfwatch_findings") and v}
+    assert found == {}
+    assert "SILENT" not in daemon.log.read_text()
+    assert not any("mount-" in series for series in metrics)
+
+
+def test_a_storm_of_reloads_changes_nothing_but_the_configuration(daemon: DaemonProcess) -> None:
+    """300 SIGHUPs, every third with a broken file: alive, no fd and no thread more."""
+    fds = Path(f"/proc/{daemon.process.pid}/fd")
+    good = daemon.config.read_text()
+    daemon.settled_metrics()
+    before = len(list(fds.iterdir()))
+    for number in range(300):
+        daemon.config.write_text(good if number % 3 else good.replace("hooks:", "hoks:"))
+        daemon.process.send_signal(signal.SIGHUP)
+        time.sleep(0.002)
+    daemon.config.write_text(good)
+    time.sleep(0.5)
+    assert command("selftest", run_directory=daemon.run_directory).returncode == 0
+    assert len(list(fds.iterdir())) <= before + 1
