@@ -9,9 +9,9 @@ KERNEL  :=
 SCENARIOS :=
 HOURS   := 1
 
-RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev python3-venv python3-systemd python3-yaml \
+RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev procps python3-venv python3-systemd python3-yaml \
                  python3-prometheus-client
-TEST_PACKAGES := $(RUN_PACKAGES) gcc libc6-dev e2fsprogs mount util-linux bpftool prometheus \
+TEST_PACKAGES := $(RUN_PACKAGES) help2man gcc libc6-dev e2fsprogs mount util-linux bpftool prometheus \
                  prometheus-alertmanager curl systemd
 
 DEPLOY_PACKAGES := chromium chromium-driver python3-selenium python3-bcrypt \
@@ -23,6 +23,10 @@ VM_PACKAGES   := qemu-system-arm qemu-user-static binfmt-support mmdebstrap arch
 
 .PHONY: guests test-vm install-vm run test unit live lint golden bench install-run install-test clean
 .PHONY: soak
+
+DEB_PACKAGES  := build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools \
+                 python3-shtab python3-yaml help2man bash-completion lintian man-db mmdebstrap
+
 
 run: install-run  ## install what the daemon needs and follow the kernel in the foreground
 	$(RUN) -m ebpfwatch run --config $(CONFIG)
@@ -60,6 +64,13 @@ test-deploy: install-deploy  ## as root: real Prometheus, Alertmanager and Chrom
 screenshots: install-deploy  ## rewrite docs/page-*.png
 	EBPFWATCH_SCREENSHOTS=1 $(RUN) -m pytest -q tests/deploy/test_page.py -k shown
 
+.PHONY: deb test-deb install-deb
+deb: install-deb  ## dist/ebpfwatch_VERSION_all.deb, lintian clean
+	sh deploy/build-deb.sh dist
+
+test-deb: install-deb $(VENV)/.test  ## the package in a clean Debian 12: installed, upgraded, purged
+	$(RUN) -m pytest tests/deb
+
 golden:  ## rewrite tests/golden from the present output
 	EBPFWATCH_GOLDEN=1 $(RUN) -m pytest -q tests/unit/test_sinks.py -k golden
 
@@ -96,5 +107,8 @@ $(VENV)/.deploy: $(VENV)/.test
 install-vm: $(VENV)/.test
 	sh deploy/install-packages.sh $(VM_PACKAGES)
 
+install-deb:
+	sh deploy/install-packages.sh $(DEB_PACKAGES)
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from ebpfwatch import __version__
 from ebpfwatch.errors import EbpfwatchError, Exit, say
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "parser"]
 
 #: name: one line of help. The module of the same name (with _ for -) is imported only when needed.
 COMMANDS = {
@@ -38,28 +38,35 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(int(Exit.USAGE))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code. Never shows a traceback for an expected error."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    parser = _Parser(
+def parser(wanted: Container[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The command line; only ``wanted`` commands know their options: the daemon must stay small.
+
+    The man page and the shell completion of the package are made from it.
+    """
+    whole = _Parser(
         prog="ebpfwatch",
         description="Watches the life of ext4 inodes inside the kernel and reports double frees.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"ebpfwatch {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-    # The daemon must stay small: import only the command that is asked for.
-    wanted = next((word for word in words if word in COMMANDS), "")
+    whole.add_argument("--version", action="version", version=f"ebpfwatch {__version__}")
+    subparsers = whole.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for name, text in COMMANDS.items():
         sub = subparsers.add_parser(name, help=text, description=text.capitalize() + ".")
-        if name == wanted:
+        if name in wanted:
             module = importlib.import_module(f"ebpfwatch.commands.{name.replace('-', '_')}")
             module.configure(sub)
             sub.set_defaults(run=module.run)
-    arguments = parser.parse_args(words)
+    return whole
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. Never shows a traceback for an expected error."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command_line = parser([word for word in words if word in COMMANDS][:1])
+    arguments = command_line.parse_args(words)
     if not arguments.command:
-        parser.print_help()
+        command_line.print_help()
         return int(Exit.USAGE)
     try:
         return int(arguments.run(arguments))

@@ -1,0 +1,138 @@
+"""The package as dpkg sees it: installed, used, upgraded, removed, purged.
+
+Built from deploy/debian and deploy/man by deploy/build-deb.sh.  What needs a kernel of its own (the
+unit started by the installation, a finding, a purge that stops the daemon) is the guests' scenario
+``service``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ebpfwatch import __version__
+from ebpfwatch.commands import COMMANDS, parser
+from tests.deb.chroot import Chroot, unpack
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built and checked by lintian, warnings being errors."""
+    directory = tmp_path_factory.mktemp("package")
+    subprocess.run(["sh", str(ROOT / "deploy/build-deb.sh"), str(directory)], check=True)
+    return next(directory.glob("ebpfwatch_*_all.deb"))
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Iterator[Chroot]:
+    """A clean Debian 12 with what the package depends on, but not the package."""
+    directory = tmp_path_factory.mktemp("bookworm")
+    chroot = unpack(directory)
+    depends = subprocess.run(
+        ["dpkg-deb", "-f", package, "Depends"], check=True, capture_output=True, text=True
+    ).stdout
+    names = [word.split()[0].split(":")[0] for word in depends.split(",")]
+    chroot.run(
+        f"apt-get -q update && apt-get -q install -y --no-install-recommends {' '.join(names)}"
+    )
+    yield chroot
+    shutil.rmtree(directory)
+
+
+def _older(package: Path, directory: Path) -> Path:
+    """The same package as an earlier version with another default configuration."""
+    tree = directory / "older"
+    subprocess.run(["dpkg-deb", "-R", package, tree], check=True)
+    control = tree / "DEBIAN/control"
+    control.write_text(control.read_text().replace(f"Version: {__version__}", "Version: 0.0.1"))
+    with open(tree / "etc/ebpfwatch/config.yaml", "a") as file:
+        file.write("# the default of 0.0.1\n")
+    older = directory / "ebpfwatch_0.0.1_all.deb"
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-b", tree, older], check=True)
+    return older
+
+
+def _install(system: Chroot, package: Path) -> None:
+    shutil.copy(package, system.path / "tmp")
+    # As an operator who answers "keep my configuration".
+    keep = "-o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confold"
+    system.run(f"apt-get -q install -y {keep} /tmp/{package.name}")
+
+
+def test_the_life_of_the_package(system: Chroot, package: Path, tmp_path: Path) -> None:
+    """Install, use, upgrade over an edited configuration, remove, purge: nothing is left."""
+    before = system.files()
+    _install(system, _older(package, tmp_path))
+    config = system.path / "etc/ebpfwatch/config.yaml"
+    config.write_text("findings:\n  keep: 17\n")
+    state = system.path / "var/lib/ebpfwatch/findings"
+    state.mkdir(parents=True)
+    (state / "1.json").write_text("{}")
+
+    _install(system, package)
+    assert config.read_text() == "findings:\n  keep: 17\n", "the upgrade took the operator's words"
+    assert system.run("ebpfwatch --version").stdout == f"ebpfwatch {__version__}\n"
+    system.run("ebpfwatch check-config /etc/ebpfwatch/config.yaml")
+    assert system.run("systemctl is-enabled ebpfwatch").stdout == "enabled\n"
+    said = system.run("systemd-analyze verify ebpfwatch.service")
+    assert "ebpfwatch" not in said.stdout + said.stderr
+    system.run("/lib/systemd/system-generators/ebpfwatch-generator /tmp/units /tmp/e /tmp/l")
+
+    system.run("apt-get -q remove -y ebpfwatch")
+    assert config.exists() and (state / "1.json").exists(), "a removal is no purge"
+    system.run("apt-get -q purge -y ebpfwatch")
+    assert system.files() - before == set()
+    assert before - system.files() == set()
+
+
+def test_a_fresh_installation(system: Chroot, package: Path) -> None:
+    """The configuration is the example; the catalog, the pages and the completion are at hand."""
+    _install(system, package)
+    config = (system.path / "etc/ebpfwatch/config.yaml").read_text()
+    assert config == (ROOT / "config.example.yaml").read_text()
+    listed = system.run("journalctl --list-catalog").stdout
+    assert "ebpfwatch: An ext4 inode object was freed a second time" in listed
+    for page in ("ebpfwatch.8", *(f"ebpfwatch-{name}.8" for name in COMMANDS), "ebpfwatch.yaml.5"):
+        number = page[-1]
+        path = f"/usr/share/man/man{number}/{page}.gz"
+        shown = subprocess.run(
+            ["man", "--warnings", "-l", system.path / path[1:]], capture_output=True, text=True
+        )
+        assert shown.returncode == 0 and not shown.stderr, shown.stderr
+        assert "NAME" in shown.stdout
+    system.run("apt-get -q purge -y ebpfwatch")
+
+
+def _completions(system: Chroot, words: str) -> set[str]:
+    """What bash offers for the last of these words."""
+    script = f"""
+. /usr/share/bash-completion/bash_completion
+_completion_loader ebpfwatch
+COMP_WORDS=({words}); COMP_CWORD=$(({len(words.split(" "))} - 1)); COMP_LINE='{words}'
+COMP_POINT=${{#COMP_LINE}}
+[ -n "${{COMP_WORDS[COMP_CWORD]-}}" ] || COMP_WORDS[COMP_CWORD]=
+$(complete -p ebpfwatch | sed 's/.*-F \\([^ ]*\\).*/\\1/') ebpfwatch
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    (system.path / "tmp/complete").write_text(script)
+    return set(system.run("bash /tmp/complete").stdout.split())
+
+
+def test_the_completion_knows_the_parser(system: Chroot, package: Path) -> None:
+    """Every command, and every option of each."""
+    _install(system, package)
+    assert set(COMMANDS) <= _completions(system, "ebpfwatch ")
+    commands = next(a for a in parser()._actions if a.dest == "command").choices
+    assert commands is not None
+    for name, command in dict(commands).items():
+        options = {word for action in command._actions for word in action.option_strings}
+        assert {o for o in options if o.startswith("--")} <= _completions(
+            system, f"ebpfwatch {name} --"
+        ), name
+    system.run("apt-get -q purge -y ebpfwatch")

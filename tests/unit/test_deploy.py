@@ -1,0 +1,208 @@
+"""deploy/: what a test can hold it to without installing it (`make test-deb` does that)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ebpfwatch import __version__
+from ebpfwatch.commands import COMMANDS
+from ebpfwatch.errors import Exit
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+UNIT = DEPLOY / "ebpfwatch.service"
+DROP_INS = DEPLOY / "ebpfwatch.service.d"
+
+
+class _Unit(dict[str, list[str]]):
+    """Every "section.Key" of a unit file with all its values; lines may repeat."""
+
+    def __init__(self, *files: Path) -> None:
+        section = ""
+        for file in files:
+            for line in file.read_text().splitlines():
+                if line.startswith("["):
+                    section = line.strip("[]")
+                elif line and not line.startswith("#"):
+                    key, _, value = line.partition("=")
+                    self.setdefault(f"{section}.{key}", []).append(value)
+
+
+def _installed(tmp_path: Path, *drop_ins: str) -> Path:
+    """A root directory with the unit, these drop-ins, and a command to start."""
+    units = tmp_path / "etc/systemd/system"
+    (units / "ebpfwatch.service.d").mkdir(parents=True)
+    shutil.copy(UNIT, units)
+    for name in drop_ins:
+        shutil.copy(DROP_INS / name, units / "ebpfwatch.service.d")
+    command = tmp_path / "usr/bin/ebpfwatch"
+    command.parent.mkdir(parents=True)
+    shutil.copy("/bin/true", command)
+    return tmp_path
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+@pytest.mark.parametrize(
+    ("drop_ins", "limit"),
+    [((), 2.6), (("before-cap-bpf.conf", "without-btf.conf"), 3.2)],
+    ids=["5.8 and later", "4.19"],
+)
+def test_the_unit_exposes_little(tmp_path: Path, drop_ins: tuple[str, ...], limit: float) -> None:
+    """systemd-analyze security: what is open is what the watcher needs."""
+    root = _installed(tmp_path, *drop_ins)
+    words = ["systemd-analyze", "security", "--offline=yes", f"--root={root}", "--no-pager"]
+    words += [f"--threshold={round(limit * 10)}", "ebpfwatch.service"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-200:] + done.stderr
+    level = re.search(r"exposure level for ebpfwatch.service: ([\d.]+)", done.stdout)
+    assert level and float(level.group(1)) <= limit
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
+    """systemd-analyze verify, without and with the drop-ins."""
+    for number, drop_ins in enumerate(((), ("before-cap-bpf.conf", "without-btf.conf"))):
+        unit = _installed(tmp_path / str(number), *drop_ins) / "etc/systemd/system" / UNIT.name
+        unit.write_text(unit.read_text().replace("/usr/bin/ebpfwatch", "/bin/true"))
+        words = ["systemd-analyze", "verify", "--man=no", str(unit)]
+        done = subprocess.run(words, capture_output=True, text=True)
+        ours = [line for line in done.stderr.splitlines() if "ebpfwatch" in line]
+        assert (done.returncode, ours) == (0, []), done.stderr
+
+
+def test_the_capabilities_are_the_documented_ones() -> None:
+    """docs/install.md has a row for each, and for no other."""
+    rows = re.findall(
+        r"^\| `(CAP_\w+)` \| ([^|]+) \|", (ROOT / "docs/install.md").read_text(), re.M
+    )
+    documented = {name: when.strip() for name, when in rows}
+    base = set(" ".join(_Unit(UNIT)["Service.CapabilityBoundingSet"]).split())
+    old = set(
+        " ".join(_Unit(DROP_INS / "before-cap-bpf.conf")["Service.CapabilityBoundingSet"]).split()
+    )
+    assert {name for name, when in documented.items() if when != "only before 5.8"} == base
+    assert {name for name, when in documented.items() if when == "only before 5.8"} == old
+
+
+def test_a_restart_is_for_what_it_can_heal() -> None:
+    """No exit code that says "it will be the same next time", and never many starts in a row."""
+    unit = _Unit(UNIT)
+    stays = {int(code) for code in unit["Service.RestartPreventExitStatus"][0].split()}
+    assert stays == {int(code) for code in Exit} - {
+        Exit.OK,
+        Exit.FAILED,
+        Exit.OSERR,
+        Exit.CANTCREAT,
+    }
+    assert int(unit["Unit.StartLimitBurst"][0]) * int(unit["Service.RestartSec"][0]) < int(
+        unit["Unit.StartLimitIntervalSec"][0]
+    )
+    assert unit["Service.Type"] == ["notify"] and "Service.WatchdogSec" in unit
+
+
+def test_the_unit_argues() -> None:
+    """Each group of lines stands below a comment: the longest run without a reason is short."""
+    run = longest = 0
+    for line in UNIT.read_text().splitlines():
+        run = 0 if line.startswith("#") or not line else run + 1
+        longest = max(longest, run)
+    assert longest <= 13, "say why, above the lines"
+
+
+@pytest.mark.parametrize(
+    ("last_cap", "btf", "wanted"),
+    [
+        (37, False, {"before-cap-bpf.conf", "without-btf.conf"}),
+        (39, False, {"without-btf.conf"}),
+        (40, True, set()),
+    ],
+)
+def test_the_generator_asks_the_kernel(
+    tmp_path: Path, last_cap: int, btf: bool, wanted: set[str]
+) -> None:
+    """It links the drop-ins that a kernel needs, and every link is a file of the package."""
+    files = {"proc/sys/kernel/cap_last_cap": f"{last_cap}\n"}
+    files.update({"sys/kernel/btf/vmlinux": "x"} if btf else {})
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    words = [str(DEPLOY / "ebpfwatch-generator"), str(tmp_path / "units"), "early", "late"]
+    environment = {**os.environ, "EBPFWATCH_ROOT": str(tmp_path)}
+    subprocess.run(words, env=environment, check=True)
+    links = {
+        path.name: os.readlink(path) for path in (tmp_path / "units").glob("ebpfwatch.service.d/*")
+    }
+    assert set(links) == wanted
+    assert all(target == f"/usr/share/ebpfwatch/{name}" for name, target in links.items())
+    install = (DEPLOY / "debian/ebpfwatch.install").read_text()
+    assert "ebpfwatch.service.d/*.conf usr/share/ebpfwatch" in install
+    assert wanted <= {path.name for path in DROP_INS.iterdir()}
+
+
+def test_the_package_has_our_version() -> None:
+    """debian/changelog and ebpfwatch.__version__."""
+    first = (DEPLOY / "debian/changelog").read_text().splitlines()[0]
+    assert first.startswith(f"ebpfwatch ({__version__}) ")
+
+
+def test_every_dependency_of_the_package_is_installed_for_the_run() -> None:
+    """What apt installs for the package, `make run` installs for a checkout."""
+    control = (DEPLOY / "debian/control").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    depends = control.partition("\nDepends:")[2].partition("\nSuggests")[0]
+    for name in re.findall(r"^ ([a-z][\w-]+)", depends, re.MULTILINE):
+        assert name in makefile.partition("TEST_PACKAGES")[0], name
+    build = control.partition("Build-Depends:")[2].partition("Standards")[0]
+    for name in re.findall(r"^ ([a-z][\w-]+)", build, re.MULTILINE):
+        wanted = name.replace("debhelper-compat", "debhelper")
+        assert wanted in makefile.partition("DEB_PACKAGES")[2], name
+
+
+@pytest.mark.skipif(not shutil.which("help2man"), reason="help2man is not installed: make deb")
+def test_the_man_pages_say_what_the_parser_says(tmp_path: Path) -> None:
+    """One page a command with all its options, and every key of the configuration."""
+    words = ["sh", str(DEPLOY / "man/build.sh"), str(tmp_path), __version__]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(words, cwd=ROOT, check=True, env={**os.environ, "PATH": path})
+    overview = (tmp_path / "ebpfwatch.8").read_text().replace("\\-", "-")
+    for name in COMMANDS:
+        assert f"\n{name}\n" in overview, name
+        page = (tmp_path / f"ebpfwatch-{name}.8").read_text()
+        assert "SYNOPSIS" in page and "--help" in page.replace("\\-", "-"), name
+    keys = (tmp_path / "ebpfwatch.yaml.5").read_text().replace("\\-", "-")
+    for line in (ROOT / "config.example.yaml").read_text().splitlines():
+        assert line in keys
+
+
+def test_installing_what_is_there_touches_nothing(tmp_path: Path) -> None:
+    """deploy/install-packages.sh: no network for what is installed, and one line for the rest."""
+    script = str(DEPLOY / "install-packages.sh")
+    done = subprocess.run(["sh", script, "dpkg", "bash"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    words = ["setpriv", "--reuid=65534", "--clear-groups", "sh", "-s", "dpkg", "no-such-package"]
+    words = words if os.getuid() == 0 else words[3:]
+    with open(script) as text:
+        done = subprocess.run(words, stdin=text, capture_output=True, text=True)
+    assert done.returncode == Exit.NOPERM
+    assert "no-such-package; run it as root" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_every_file_of_deploy_is_exercised_by_a_test() -> None:
+    """A file that nothing exercises is a promise that nobody keeps."""
+    listed = subprocess.run(
+        ["git", "ls-files", "deploy"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    text = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    # The package is built from these, and made to work, by tests/deb.
+    built = ("deploy/debian/", "deploy/man/")
+    missing = [
+        name for name in listed if not name.startswith(built) and Path(name).name not in text
+    ]
+    assert not missing, f"no test names {missing}"
