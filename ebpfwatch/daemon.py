@@ -31,6 +31,7 @@ from ebpfwatch.lock import SELFTEST, Lock
 from ebpfwatch.notify import notify
 from ebpfwatch.outlet import Outlet
 from ebpfwatch.paths import Paths
+from ebpfwatch.precursors import Precursors
 from ebpfwatch.scene import Scene
 from ebpfwatch.status import LOSSES, HookStatus, Status
 from ebpfwatch.verdicts.bursts import ReclaimBursts
@@ -83,6 +84,7 @@ class Daemon:
         try:
             # While the child compiles:
             self._outlet.connect()
+            self._precursors = Precursors(self._paths, self._scene.recorder)
             self._symbols.load()
         except BaseException:
             pending.abandon()
@@ -204,6 +206,7 @@ class Daemon:
         self._boot.look_back(self._sources)
         self._armed = self._boot.armed
         self._banner(url, kept)
+        self._precursors.look_back()
         self._liveness.fly()
         notify(f"READY=1\nSTATUS={self._status_line()}")
 
@@ -245,6 +248,8 @@ class Daemon:
         selector = selectors.DefaultSelector()
         selector.register(self._session.fd, selectors.EVENT_READ)
         selector.register(wakeup, selectors.EVENT_READ)
+        if self._precursors.watcher.fd >= 0:
+            selector.register(self._precursors.watcher.fd, selectors.EVENT_READ)
         next_tick = time.monotonic()
         next_scan = next_tick + _SCAN_SECONDS
         next_canary = self._after_canary(next_tick)
@@ -259,6 +264,7 @@ class Daemon:
                 self._selftest = False
                 self._feed_made_up()
             self._drain()
+            self._precursors.drain()
             silent = self._liveness.silent
             self._liveness.judge(self._config.canary.timeout_seconds)
             now = time.monotonic()
@@ -314,6 +320,12 @@ class Daemon:
         counters = self._session.counters()
         self._watch_reclaim(counters)
         self._scene.look(counters)
+        self._precursors.judge(
+            self._host.state().zones,
+            self._bursts.last,
+            self._config.reclaim.notice_seconds,
+            self._outlet.journal,
+        )
         # Now, so that a verdict need not wait for it, and a module that leaves has been seen.
         if self._symbols.refresh():
             self._outlet.disk.submit(self._boot.remember)
@@ -371,6 +383,7 @@ class Daemon:
             recursion=sum(session.misses().values()),
             decode=self._decode_errors,
             queue=session.dropped,
+            kernel_log=self._precursors.watcher.lost,
             rate=self._judging.folder.limited,
         )
         oldest = self._fill.oldest_ns
@@ -402,6 +415,8 @@ class Daemon:
             rss_bytes=self._sources.read("memory", lambda: memory.own_rss(self._paths), 0),
             canary_success=dict(self._liveness.success),
             last_boot=self._boot.last,
+            kernel_log=dict(self._precursors.counts),
+            early_warning=self._precursors.active,
             ready=True,
         )
 

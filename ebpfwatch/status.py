@@ -38,6 +38,7 @@ LOSSES = {
     "reclaim_context": "reclaim contexts overwritten by another task",
     "torn": "evictions not entered because other CPUs were faster in a full bucket",
     "decode": "events user space could not decode",
+    "kernel_log": "kernel log records overwritten before they were read",
     "queue": "events user space dropped because its queue was full",
     "rate": "findings not written because of the rate limit",
 }
@@ -75,6 +76,8 @@ class Status:
     ``findings`` counts by (verdict, confidence, is test).  Times are seconds since the epoch.
     ``horizon_seconds`` is the age of the oldest dead inode the table still remembers.
     ``last_boot`` is how it ended: "clean", "panic", "unknown", or "" where nobody knows.
+    ``kernel_log`` counts the kernel's own messages since the start, by kind of
+    ``kernellog.diseases``.
     ``kernel_memory_bytes`` is what our maps and programs have charged.
     """
 
@@ -96,6 +99,8 @@ class Status:
     rss_bytes: int = 0
     canary_success: dict[str, float] = dataclasses.field(default_factory=dict)
     last_boot: str = ""
+    kernel_log: dict[str, int] = dataclasses.field(default_factory=dict)
+    early_warning: bool = False
     ready: bool = False
 
     @property

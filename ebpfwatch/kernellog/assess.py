@@ -9,7 +9,7 @@ import dataclasses
 import enum
 
 from ebpfwatch.kernellog.diseases import Relation
-from ebpfwatch.kernellog.oops import Report
+from ebpfwatch.kernellog.report import Report
 
 __all__ = ["Assessment", "Weight", "assess", "in_reclaim", "in_softirq"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from ebpfwatch.kernellog import arm64
-from ebpfwatch.kernellog.oops import Report
+from ebpfwatch.kernellog.report import Report
 
 __all__ = ["explain", "object_register"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.kernellog.oops import Frame
+from ebpfwatch.kernellog.report import Frame
 
 __all__ = ["Lines"]
 

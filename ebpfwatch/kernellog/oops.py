@@ -6,95 +6,20 @@ arm64 and x86-64 from Linux 4.4 to 6.18 and takes what it finds: no field is req
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator
 
 from ebpfwatch.kernellog.diseases import Disease, recognise
 from ebpfwatch.kernellog.records import Record
+from ebpfwatch.kernellog.report import Frame, Module, Report
 
-__all__ = ["Frame", "Module", "Parser", "Report"]
+__all__ = ["Parser"]
 
 _LONGEST = 1024  # characters: printk has no longer record; only module lists are continued
 _MOST_RECORDS = 400  # of one report: after that it is over, whatever it says
 _MOST_SECONDS = 10.0  # between two records of one report
 _MOST_FRAMES = 64
 _MOST_MODULES = 512
-
-
-@dataclasses.dataclass(frozen=True)
-class Frame:
-    """``symbol+offset/size [module]``; ``sure`` is False for x86's "? symbol"."""
-
-    symbol: str
-    offset: int
-    size: int
-    module: str = ""
-    sure: bool = True
-
-    def __str__(self) -> str:
-        return f"{self.symbol}+{self.offset:#x}" + (f" [{self.module}]" if self.module else "")
-
-
-@dataclasses.dataclass(frozen=True)
-class Module:
-    """A loaded module and its taint flags ("O" out of tree, "E" unsigned, "P" proprietary)."""
-
-    name: str
-    flags: str = ""
-
-    @property
-    def foreign(self) -> bool:
-        """Not of the kernel's own tree."""
-        return "O" in self.flags or "P" in self.flags
-
-
-@dataclasses.dataclass
-class Report:
-    """One report; what the log did not say stays empty, -1 or None.
-
-    ``frames`` go from the innermost outwards and end where the interrupted code begins; that is in
-    ``victim_frames``.  ``other_stacks`` are those of the first free and the allocation, as KASAN,
-    KFENCE and the slab print them, by their heading.
-    """
-
-    disease: Disease
-    headline: str
-    seconds: float | None = None
-    #: the headlines after the first one that belong to it
-    more: list[str] = dataclasses.field(default_factory=list)
-    arch: str = ""
-    cpu: int = -1
-    pid: int = -1
-    comm: str = ""
-    release: str = ""
-    build: str = ""
-    hardware: str = ""
-    taint: str = ""
-    where: str = ""
-    at: Frame | None = None
-    caller: Frame | None = None
-    fault_address: int | None = None
-    number: int = 0
-    code: str = ""
-    cache: str = ""
-    registers: dict[str, int] = dataclasses.field(default_factory=dict)
-    frames: list[Frame] = dataclasses.field(default_factory=list)
-    victim_frames: list[Frame] = dataclasses.field(default_factory=list)
-    other_stacks: dict[str, list[Frame]] = dataclasses.field(default_factory=dict)
-    modules: dict[str, Module] = dataclasses.field(default_factory=dict)
-
-    @property
-    def kind(self) -> str:
-        """The kind of the row that named it."""
-        return self.disease.kind
-
-    @property
-    def symbols(self) -> list[str]:
-        """The functions of its own stack, innermost first, without compiler suffixes."""
-        first = [self.at] if self.at else []
-        rest = self.frames[1:] if self.at and self.frames[:1] == first else self.frames
-        return [frame.symbol.split(".")[0] for frame in [*first, *rest] if frame.sure]
 
 
 # What continues a report, or begins one whose own headline was lost.

@@ -9,7 +9,7 @@ from ebpfwatch.kernellog import fault
 from ebpfwatch.kernellog.advice import modules, next_steps
 from ebpfwatch.kernellog.assess import Weight, in_reclaim, in_softirq
 from ebpfwatch.kernellog.diseases import Relation
-from ebpfwatch.kernellog.oops import Frame, Report
+from ebpfwatch.kernellog.report import Frame
 from ebpfwatch.kernellog.triage import Group, Single, Triage
 from ebpfwatch.sinks.text import plain
 
@@ -70,7 +70,7 @@ def _machine(triage: Triage) -> list[str]:
 
 def _group(group: Group, resolve: Callable[[Frame], str]) -> list[str]:
     report = group.report
-    lines = [f"  {_time(report.seconds)}{_times(group.count)}{title(report)}"]
+    lines = [f"  {_time(report.seconds)}{_times(group.count)}{report.title}"]
     lines.append(f"      {_who(group)}")
     if report.headline not in lines[0]:
         lines.append(f"      {report.headline}")
@@ -82,21 +82,6 @@ def _group(group: Group, resolve: Callable[[Frame], str]) -> list[str]:
         f"-> {group.assessment.why}", _WIDTH, initial_indent="      ", subsequent_indent="         "
     )
     return lines
-
-
-def title(report: Report) -> str:
-    """One line: what, where, fault address."""
-    where = f" at {report.where}" if report.where else ""
-    at = f", {report.at}" if report.at else ""
-    size = f"/{report.at.size:#x}" if report.at else ""
-    caller = ""
-    if report.caller and report.caller != report.at:
-        caller = f", called from {report.caller}"
-    number = f" #{report.number}" if report.number else ""
-    address = (
-        f", fault address {report.fault_address:#x}" if report.fault_address is not None else ""
-    )
-    return f"{report.kind}{number}{where}{at}{size}{caller}{address}"
 
 
 def _who(group: Group) -> str:

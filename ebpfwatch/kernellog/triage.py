@@ -12,8 +12,9 @@ import re
 
 from ebpfwatch.kernellog.assess import Assessment, Weight, assess
 from ebpfwatch.kernellog.diseases import Disease, recognise
-from ebpfwatch.kernellog.oops import Module, Parser, Report
+from ebpfwatch.kernellog.oops import Parser
 from ebpfwatch.kernellog.records import Counts, Record, records
+from ebpfwatch.kernellog.report import Module, Report
 
 __all__ = ["VERDICTS", "Group", "Single", "Triage", "read"]
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit, put, say
 from ebpfwatch.sinks.text import body, plain
+from ebpfwatch.verdicts.early import Early
 from ebpfwatch.verdicts.finding import Finding, Verdict
 
-__all__ = ["MESSAGE_IDS", "Journal", "fields", "read_all"]
+__all__ = ["EARLY_ID", "MESSAGE_IDS", "Journal", "early_fields", "fields", "read_all"]
 
 #: Never change one: alerts and catalog entries refer to them.
 MESSAGE_IDS = {
@@ -29,6 +30,8 @@ MESSAGE_IDS = {
     Verdict.FREED_IN_RECLAIM: "27a9f8d0d6214187931700e4e64e0b1d",
     Verdict.CONCURRENT_UNLINK: "816b754decd64fcbb6b04dc0342012f5",
 }
+#: The early warning's: no finding, but worth a catalog entry of its own.
+EARLY_ID = "f68048250df04df29d73b7b3bc7b732d"
 
 _PATIENCE_SECONDS = 0.2
 
@@ -61,6 +64,20 @@ def fields(finding: Finding) -> dict[str, str]:
     }
 
 
+def early_fields(early: Early) -> dict[str, str]:
+    """The journal fields of an early warning."""
+    return {
+        "MESSAGE": f"EARLY WARNING: {plain(early.summary)}",
+        "MESSAGE_ID": EARLY_ID,
+        "PRIORITY": "3",
+        "SYSLOG_IDENTIFIER": "ebpfwatch",
+        **{
+            f"EBPFWATCH_{name}": plain(reason)
+            for name, reason in zip(("PRESSURE", "BURST", "PRECURSOR"), early.reasons)
+        },
+    }
+
+
 class Journal:
     """Sends findings to journald, or to stdout as JSON lines where there is none.
 
@@ -82,19 +99,22 @@ class Journal:
         """Whether journald is there."""
         return self._send is not None
 
+    def warn(self, early: Early) -> bool:
+        """Deliver an early warning; False where there is no journald to take it."""
+        return self._send is not None and self._sent(early_fields(early))
+
     def write(self, finding: Finding) -> None:
         """Deliver one finding; never raises."""
         missed = 0
         if self._send is not None:
-            if self._sent(finding):
+            if self._sent(fields(finding)):
                 return
             missed = 1
         if self._wanted and not put("stdout", json.dumps(finding.to_json(), ensure_ascii=True)):
             missed = 1
         self.errors += missed
 
-    def _sent(self, finding: Finding) -> bool:
-        record = fields(finding)
+    def _sent(self, record: dict[str, str]) -> bool:
         try:
             if not self._takes():
                 return False

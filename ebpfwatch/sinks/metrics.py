@@ -21,6 +21,7 @@ from prometheus_client.core import (
 
 from ebpfwatch import __version__
 from ebpfwatch.host.state import SOURCES
+from ebpfwatch.kernellog.diseases import KINDS
 from ebpfwatch.sinks import host_metrics
 from ebpfwatch.status import COUNTERS, LOSSES, Status
 from ebpfwatch.verdicts.finding import Confidence, Verdict
@@ -57,6 +58,7 @@ class WatchCollector:
         yield from _lifecycle(status)
         yield from _table(status)
         yield from _findings(status)
+        yield from _kernel_log(status)
         yield from host_metrics.collect(status.host)
 
 
@@ -165,6 +167,22 @@ def _lifecycle(status: Status) -> Iterator[Metric]:
     )
     grace.add_metric([], buckets, sum_value=status.grace_sum_ns / 1e9)
     yield grace
+
+
+def _kernel_log(status: Status) -> Iterator[Metric]:
+    yield _counters(
+        "kernel_log_events",
+        "Messages of the kernel itself in its log since the start, by kind.",
+        "kind",
+        status.kernel_log,
+        KINDS,
+    )
+    yield _gauge(
+        "early_warning",
+        "1 while low memory, a burst of reclaimed inodes and a precursor in the kernel log are"
+        " there together.",
+        float(status.early_warning),
+    )
 
 
 def _table(status: Status) -> Iterator[Metric]:

@@ -7,11 +7,11 @@ __all__ = ["ReclaimBursts"]
 
 class ReclaimBursts:
     """Turns the running total of inodes evicted by reclaim into bursts; ``last`` is when the
-    latest was, in seconds on the caller's clock.
+    latest was, in seconds on the caller's clock, and its line.
     """
 
     def __init__(self) -> None:
-        self.last = -float("inf")
+        self.last = (-float("inf"), "")
         self._base = 0
         self._noticed = -float("inf")
 
@@ -20,8 +20,8 @@ class ReclaimBursts:
         evicted, self._base = total - self._base, total
         if evicted < burst_inodes:
             return ""
-        self.last = now
-        return f"reclaim evicted {evicted} ext4 inodes"
+        self.last = (now, f"reclaim evicted {evicted} ext4 inodes")
+        return self.last[1]
 
     def notice_due(self, now: float, notice_seconds: float) -> bool:
         """Whether people should hear of it, too: at most once in that time."""

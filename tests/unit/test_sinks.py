@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
 from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.kernellog.diseases import KINDS
 from ebpfwatch.sinks import journal, metrics, store, text
-from ebpfwatch.status import HookStatus, Status
+from ebpfwatch.status import LOSSES, HookStatus, Status
+from ebpfwatch.verdicts.early import Early
 from ebpfwatch.verdicts.finding import Finding, Moment, Process, Verdict
 from tests.unit.host import fixture
 from tests.unit.test_verdicts import judged
@@ -83,7 +85,10 @@ def test_every_series_exists_from_the_start() -> None:
     """All verdicts, confidences and losses at 0, so that rate() works from the first event."""
     scrape = generate_latest(metrics.registry(lambda: Status(started=0))).decode()
     assert len(re.findall(r"(?m)^ebpfwatch_findings_total\{.*\} 0\.0$", scrape)) == 8 * 3 * 2
-    assert len(re.findall(r"(?m)^ebpfwatch_lost_events_total\{.*\} 0\.0$", scrape)) == 10
+    lost = len(re.findall(r"(?m)^ebpfwatch_lost_events_total\{.*\} 0\.0$", scrape))
+    assert lost == len(LOSSES)
+    said = len(re.findall(r"(?m)^ebpfwatch_kernel_log_events_total\{.*\} 0\.0$", scrape))
+    assert said == len(KINDS)
 
 
 def findings(count: int) -> list[Finding]:
@@ -146,7 +151,9 @@ def test_every_verdict_has_a_message_id_and_a_catalog_entry() -> None:
     for verdict, identifier in journal.MESSAGE_IDS.items():
         assert f"-- {identifier}\n" in catalog, verdict
     used = set(re.findall(r"@(\w+)@", catalog))
-    assert used <= set(journal.fields(judged()))
+    early = journal.early_fields(Early(("pressure", "burst", "precursor")))
+    assert f"-- {early['MESSAGE_ID']}\n" in catalog
+    assert used <= {*journal.fields(judged()), *early}
 
 
 def test_journal_fields_are_structured() -> None:

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from ebpfwatch.commands import main
 from ebpfwatch.kernellog import arm64, story
 from ebpfwatch.kernellog.diseases import DISEASES, KINDS, Relation, recognise
-from ebpfwatch.kernellog.oops import Parser, Report
+from ebpfwatch.kernellog.oops import Parser
 from ebpfwatch.kernellog.records import Counts, Record, records
+from ebpfwatch.kernellog.report import Report
 from ebpfwatch.kernellog.triage import Triage, read
 
 ROOT = Path(__file__).parents[2]
@@ -224,11 +225,11 @@ def test_shuffled_lines(lines: list[bytes]) -> None:
 
 def test_hostile_lines_take_no_time() -> None:
     """Long lines that almost match do not make the expressions run wild."""
-    began = time.monotonic()
+    began = time.process_time()
     for piece in ("WARNING: [", "list_del ", "a", "[1.0] ", "x (", "BUG x (", "INFO: task a ", "]"):
         triage((piece * 20000).encode() + b"\n")
         triage(("kernel BUG at " + piece * 2000 + "\n").encode() * 20)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 _BIG = """\

@@ -1,0 +1,120 @@
+"""The kernel's log as it is written: /dev/kmsg, one record a read.
+
+Only facility 0 counts: that is the kernel itself.  Whatever user space writes into /dev/kmsg gets
+another facility from the kernel (devkmsg_write()), so nobody can forge a message, and our own
+findings in that log are never read back.  Opened while we may; reading needs no privilege later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+
+from ebpfwatch.kernellog.diseases import Disease, recognise
+from ebpfwatch.kernellog.oops import Parser
+from ebpfwatch.kernellog.records import Record
+from ebpfwatch.kernellog.report import Report
+
+__all__ = ["Batch", "Event", "Watcher"]
+
+_LARGEST = 8192  # bytes: CONSOLE_EXT_LOG_MAX, the most that one read may give
+_PORTION = 500  # records at once: the ring of probe events must not wait longer
+_HISTORY = 20000  # records of the time before us that are looked at
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """One message of a known kind, as it came; ``ns`` is CLOCK_MONOTONIC when it was read."""
+
+    ns: int
+    disease: Disease
+    text: str
+
+
+@dataclasses.dataclass
+class Batch:
+    """What one look found: single messages, and reports that are complete with their stack."""
+
+    events: list[Event] = dataclasses.field(default_factory=list)
+    reports: list[Report] = dataclasses.field(default_factory=list)
+
+
+class Watcher:
+    """``fd`` becomes readable when there is more, -1 where there is no log (``missing`` says why).
+
+    ``before`` counts what this boot's log held already when it was opened, by kind; it is no event
+    any more.  ``lost`` counts records that the kernel overwrote before they were read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.lost = 0
+        self.missing = ""
+        self.before: dict[str, int] = {}
+        self._next: int | None = None
+        self._parser = Parser()
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        except OSError as error:
+            self.fd = -1
+            self.missing = f"{path}: {error.strerror}"
+            return
+        self._read_history()
+
+    def _read_history(self) -> None:
+        for _ in range(_HISTORY):
+            text = self._read()
+            if text is None:
+                break
+            disease = recognise(text)
+            if disease is not None:
+                self.before[disease.kind] = self.before.get(disease.kind, 0) + 1
+        else:
+            os.lseek(self.fd, 0, os.SEEK_END)
+            self._next = None
+        self.lost = 0  # what was overwritten before we came is not our loss
+
+    def read(self) -> Batch:
+        """At most a portion of what is there; never waits, never raises."""
+        batch = Batch()
+        for _ in range(_PORTION if self.fd >= 0 else 0):
+            text = self._read()
+            if text is None:
+                break
+            disease = recognise(text)
+            if disease is not None:
+                batch.events.append(Event(time.monotonic_ns(), disease, text[:300]))
+            batch.reports += self._parser.feed(Record(text, time.monotonic()), disease)
+        return batch
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def _read(self) -> str | None:
+        """The next message of the kernel itself, "" for another's, None when there is none."""
+        try:
+            data = os.read(self.fd, _LARGEST)
+        except BlockingIOError:
+            return None
+        except BrokenPipeError:
+            return ""  # overrun: the next record's number says how many are gone
+        except OSError:
+            return None
+        return self._message(data) if data else None
+
+    def _message(self, data: bytes) -> str:
+        """Documentation/ABI/testing/dev-kmsg: "6,339,5140900,-;text\\n KEY=value\\n"."""
+        head, _, body = data.partition(b";")
+        numbers = head.split(b",")
+        try:
+            facility, sequence = int(numbers[0]) >> 3, int(numbers[1])
+        except (ValueError, IndexError):
+            return ""
+        if self._next is not None and sequence > self._next:
+            self.lost += sequence - self._next
+        self._next = sequence + 1
+        return body.partition(b"\n")[0].decode("utf-8", "replace").strip() if not facility else ""

@@ -1,0 +1,140 @@
+"""The early warning: only the three together, only in their time, only now and then."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebpfwatch.host.zoneinfo import Zone
+from ebpfwatch.kernellog.watcher import Watcher
+from ebpfwatch.paths import Paths
+from ebpfwatch.precursors import Precursors
+from ebpfwatch.sinks.journal import Journal
+from ebpfwatch.verdicts.early import EarlyWarning
+from ebpfwatch.verdicts.recorder import Recorder
+
+MIB = 1 << 20
+LOW = Zone(0, "Normal", 70 * MIB, 66 * MIB, 84 * MIB, 101 * MIB, 15000 * MIB)
+FINE = Zone(0, "DMA32", 900 * MIB, 6 * MIB, 8 * MIB, 10 * MIB, 3000 * MIB)
+
+
+def ready(now: float = 1000.0) -> EarlyWarning:
+    """All three, just now."""
+    early = EarlyWarning()
+    early.pressure(now, (FINE, LOW))
+    early.burst(now, "reclaim evicted 20000 ext4 inodes")
+    early.precursor(now, "WARNING: dentry_free")
+    return early
+
+
+def test_the_three_together_are_a_warning_with_three_reasons() -> None:
+    """What, how much, how long ago."""
+    warning = ready().judge(1002.0, 300)
+    assert warning is not None
+    assert warning.reasons == (
+        "free memory of node 0 Normal is between min and low (70 MiB) (2 s ago)",
+        "reclaim evicted 20000 ext4 inodes (2 s ago)",
+        "the kernel said: WARNING: dentry_free (2 s ago)",
+    )
+
+
+@pytest.mark.parametrize("absent", ["pressure", "burst", "precursor"])
+def test_two_of_three_are_none(absent: str) -> None:
+    """Each alone is an ordinary day."""
+    early = EarlyWarning()
+    if absent != "pressure":
+        early.pressure(1, (LOW,))
+    if absent != "burst":
+        early.burst(1, "burst")
+    if absent != "precursor":
+        early.precursor(1, "said")
+    early.pressure(1, (FINE,))
+    early.burst(-float("inf"), "") if absent == "burst" else None
+    assert not early.active(1) and early.judge(1, 0) is None
+
+
+def test_each_has_its_time() -> None:
+    """A burst of a minute ago is over; a precursor counts for five."""
+    early = ready(0)
+    assert early.active(60) and not early.active(61)
+    early.pressure(299, (LOW,))
+    early.burst(299, "again")
+    assert early.active(300) and not early.active(301)
+
+
+def test_it_is_not_said_again_at_once() -> None:
+    """At most one in that time, however long it lasts."""
+    early = ready(0)
+    assert early.judge(0, 300) and not early.judge(10, 300)
+    for observe in (lambda: early.pressure(310, (LOW,)), lambda: early.burst(310, "b")):
+        observe()
+    early.precursor(310, "p")
+    assert early.judge(310, 300)
+
+
+@given(st.lists(st.tuples(st.sampled_from("pbwj"), st.floats(0, 100)), max_size=60))
+def test_never_two_within_the_interval(steps: list[tuple[str, float]]) -> None:
+    """Whatever order things come in."""
+    early, now, said = EarlyWarning(), 0.0, []
+    for what, later in steps:
+        now += later
+        if what == "p":
+            early.precursor(now, "x")
+        elif what == "b":
+            early.burst(now, "y")
+        elif what == "w":
+            early.pressure(now, (LOW,))
+        elif early.judge(now, 120):
+            said.append(now)
+    assert all(after - before >= 120 for before, after in zip(said, said[1:]))
+
+
+def test_without_a_kernel_log_it_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A container has none: nothing is counted, nothing fails."""
+    found = Precursors(Paths(dev=tmp_path), Recorder())
+    found.drain()
+    found.judge((LOW,), (-float("inf"), ""), 300, Journal(tmp_path / "none", "off"))
+    found.look_back()
+    assert f"cannot be followed: {tmp_path}/kmsg: No such file" in capsys.readouterr().err
+    assert found.watcher.fd == -1 and set(found.counts.values()) == {0}
+
+
+RECORDS = (
+    b"4,10,1,-;kernel BUG at mm/slub.c:1!\n",
+    b"12,11,1,-;kernel BUG at mm/slub.c:2!\n",  # user space: facility 1
+    b"garbage\n",
+    b"4,13,1,-;ordinary\n SUBSYSTEM=x\n",
+    b"6,20,1,c;list_del corruption. next->prev should be x\n",
+)
+
+
+def test_records_their_facility_and_their_gaps(tmp_path: Path) -> None:
+    """One read is one record, as in the kernel's file: here a socket that keeps the borders."""
+    import socket
+
+    writer, reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with writer, reader:
+        reader.setblocking(False)
+        watcher = Watcher(tmp_path / "none")
+        watcher.fd = os.dup(reader.fileno())
+        for record in RECORDS:
+            writer.send(record)
+        batch = watcher.read()
+        watcher.close()
+    assert [e.disease.kind for e in batch.events] == ["slab_corruption", "list_corruption"]
+    assert watcher.lost == 7, "12 and 14 to 19"
+
+
+@given(st.lists(st.binary(min_size=1, max_size=200), max_size=20))
+def test_any_records(records: list[bytes]) -> None:
+    """Whatever is read: no exception."""
+    watcher = Watcher(Path("/nonexistent"))
+    for record in records:
+        watcher._message(record)
+    assert watcher.lost >= 0
