@@ -1,16 +1,46 @@
-"""``ebpfwatch check``: the ladder as this kernel would take it, without staying loaded."""
+"""``ebpfwatch check``: a doctor. Reads, tries each hook with an empty program, changes nothing."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import platform
+import shutil
+import textwrap
+from collections.abc import Iterable
+from typing import Any
 
-from ebpfwatch.errors import Exit
-from ebpfwatch.host.mounts import ext4_mounts
-from ebpfwatch.kernel.ladder import LADDER, REQUIRED
+from ebpfwatch.advice import Advice, Level, hooks, memory, modules, plans, storage, survival
+from ebpfwatch.errors import EbpfwatchError, Exit, say
+from ebpfwatch.host import room
+from ebpfwatch.host.sources import Sources
+from ebpfwatch.host.state import HostReader, HostState
 from ebpfwatch.kernel.session import Ladder, probe
 from ebpfwatch.paths import Paths
+from ebpfwatch.sinks.text import plain
+
+_ABOUT = {
+    "hooks": "what the watcher can see here",
+    "survival": "what a crash would leave behind",
+    "memory": "how near reclaim is, where the inodes of this bug die",
+    "storage": "the ext4 filesystems",
+    "modules": "whose code runs in this kernel",
+    "plans": "what people try against this bug, judged for this machine; nothing of it was done",
+}
+
+
+@dataclasses.dataclass
+class _Hooks:
+    """What trying the hooks gave: the ladder, or the error that says why there is none."""
+
+    ladder: list[Ladder]
+    features: dict[str, bool]
+    error: EbpfwatchError | None = None
+
+    @property
+    def usable(self) -> bool:
+        return self.error is None and hooks.usable(self.ladder)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,40 +50,103 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit 0 if the watcher can do its work here, 69 if it cannot."""
-    hooks, reply = probe(arguments.verbose)
-    mounts = ext4_mounts(Paths())
-    usable = _usable(hooks)
+    """Exit 0 if all is well, 1 if a line says FAIL, 69 if the watcher cannot work here, 77 if what
+    we may see is not enough to tell.
+    """
+    tried = _try_hooks(arguments.verbose)
+    host = _host(Paths())
+    advice = [*_of_hooks(tried), *_of_host(host)]
+    code = _exit_code(tried, host, advice)
     if arguments.json:
-        print(
-            json.dumps(
-                {
-                    "kernel": platform.release(),
-                    "machine": platform.machine(),
-                    "usable": usable,
-                    "hooks": [vars(hook) for hook in hooks],
-                    "features": reply["features"],
-                    "mounts": [mount.path for mount in mounts],
-                }
-            )
-        )
-        return Exit.OK if usable else Exit.UNAVAILABLE
-    print(f"kernel {platform.release()} {platform.machine()}")
-    for hook in hooks:
-        best = LADDER[hook.role][0].name
-        mark = "OK  " if hook.rung == best else "WARN" if hook.rung else "MISS"
-        print(f"{mark} {hook.role:9} {hook.rung or 'no rung holds'}")
-        if hook.reason:
-            print(f"               {hook.reason}")
-    for name, have in reply["features"].items():
-        print(f"{'OK  ' if have else 'WARN'} {name:9} {'yes' if have else 'no'}")
-    paths = ", ".join(mount.path for mount in mounts)
-    print(f"{'OK  ' if mounts else 'MISS'} ext4      {paths or 'no ext4 filesystem is mounted'}")
-    print("the watcher can do its work here" if usable else "the watcher cannot work here")
-    return Exit.OK if usable else Exit.UNAVAILABLE
+        print(json.dumps(_body(tried, host, advice)))
+    else:
+        _print(tried, advice)
+    if tried.error is not None:
+        say(str(tried.error), "err")
+    return code
 
 
-def _usable(hooks: list[Ladder]) -> bool:
-    rungs = {hook.role: hook.rung for hook in hooks}
-    frees = rungs.get("rcu_free") or rungs.get("any_free")
-    return all(rungs.get(role) for role in REQUIRED) and bool(frees)
+def _try_hooks(verbose: bool) -> _Hooks:
+    try:
+        ladder, reply = probe(verbose)
+    except EbpfwatchError as error:
+        return _Hooks([], {}, error)
+    return _Hooks(ladder, reply["features"])
+
+
+def _host(paths: Paths) -> HostState:
+    """The state; a source that fails is a line of advice, so nothing is logged."""
+    sources = Sources(lambda line, level: None)
+    state = HostReader(paths, sources).state()
+    found = sources.read("room", lambda: room.read(paths, state.disks), None)
+    return dataclasses.replace(state, room=found)
+
+
+def _of_hooks(tried: _Hooks) -> list[Advice]:
+    if tried.error is None:
+        return hooks.advise(tried.ladder, tried.features)
+    refused = tried.error.exit_code is Exit.UNAVAILABLE
+    level = Level.FAIL if refused else Level.UNKNOWN
+    return [Advice("hooks", "all", level, tried.error.message, tried.error.hint)]
+
+
+def _of_host(host: HostState) -> list[Advice]:
+    sections = (survival, memory, storage, modules, plans)
+    return [line for section in sections for line in section.advise(host)]
+
+
+def _exit_code(tried: _Hooks, host: HostState, advice: Iterable[Advice]) -> Exit:
+    """The plans are not what is, so they do not count."""
+    if tried.error is not None:
+        return tried.error.exit_code
+    no_ext4 = not host.disks and "disks" not in host.problems
+    if not tried.usable or no_ext4:
+        return Exit.UNAVAILABLE
+    failed = any(line.level is Level.FAIL and line.section != "plans" for line in advice)
+    return Exit.FAILED if failed else Exit.OK
+
+
+def _body(tried: _Hooks, host: HostState, advice: Iterable[Advice]) -> dict[str, Any]:
+    return {
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "usable": tried.usable,
+        "hooks": [vars(hook) for hook in tried.ladder],
+        "features": tried.features,
+        "mounts": [disk.mount for disk in host.disks],
+        "advice": [{**vars(line), "level": line.level.value} for line in advice],
+        "host": host.to_json(),
+    }
+
+
+def _print(tried: _Hooks, advice: list[Advice]) -> None:
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    print(f"Linux {platform.release()} {platform.machine()}")
+    section = ""
+    for line in advice:
+        if line.section != section:
+            section = line.section
+            print(f"\n{section}: {_ABOUT[section]}")
+        _print_line(line, width)
+    counted = [line.level for line in advice if line.section != "plans"]
+    sums = ", ".join(f"{counted.count(level)} {level.value}" for level in Level)
+    can = "can" if tried.usable else "cannot"
+    if tried.error is not None and tried.error.exit_code is not Exit.UNAVAILABLE:
+        can = "may or may not be able to"
+    print(f"\n{sums}; the watcher {can} do its work here")
+
+
+def _print_line(line: Advice, width: int) -> None:
+    head = f"  {line.level.value:<8}{plain(line.item)}: {plain(line.value)}"
+    for text, indent in ((head, 10), (plain(line.why), 10)):
+        first = "" if text is head else " " * indent
+        for part in textwrap.wrap(
+            text,
+            width,
+            initial_indent=first,
+            subsequent_indent=" " * indent,
+            break_on_hyphens=False,
+        ):
+            print(part)
+    if line.command:
+        print(f"{'':10}$ {plain(line.command)}")  # in one piece, so that it can be copied

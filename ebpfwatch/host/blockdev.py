@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ebpfwatch.host.fields import optional
+from ebpfwatch.host.mounts import Mount
 from ebpfwatch.paths import Paths
 
 __all__ = ["Stack", "behind", "is_guest"]
@@ -49,9 +50,9 @@ class Stack:
     passed: tuple[str, ...] = ()
 
 
-def behind(paths: Paths, major: int, minor: int, mounted: Mapping[str, tuple[int, int]]) -> Stack:
-    """The stack below a device; ``mounted`` says which device a loop's file lies on, by mount
-    point.  What cannot be found is left out.
+def behind(paths: Paths, major: int, minor: int, mounted: Mapping[str, Mount]) -> Stack:
+    """The stack below a device; ``mounted``, by mount point, says what a loop's file lies on.
+    What cannot be found is left out.
     """
     walk = _Walk(paths, mounted)
     walk.number(f"{major}:{minor}", 0)
@@ -70,7 +71,7 @@ def is_guest(paths: Paths) -> bool:
 
 
 class _Walk:
-    def __init__(self, paths: Paths, mounted: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(self, paths: Paths, mounted: Mapping[str, Mount]) -> None:
         self._sys = paths.sys
         self._guest = is_guest(paths)
         self._mounted = mounted
@@ -78,10 +79,13 @@ class _Walk:
         self.drivers: list[str] = []
         self.passed: list[str] = []
 
-    def number(self, device: str, depth: int) -> None:
+    def number(self, device: str, depth: int) -> bool:
+        """Walk down from "major:minor"; False if there is no such device."""
         link = self._sys / "dev/block" / device
         if link.exists():
             self._device(link.resolve(), depth)
+            return True
+        return False
 
     def _device(self, directory: Path, depth: int) -> None:
         if depth > _DEEPEST or len(self.layers) > _WIDEST:
@@ -105,8 +109,9 @@ class _Walk:
         """Down to the device of the filesystem with the longest mount point above the file."""
         above = [point for point in self._mounted if _is_below(file, point)]
         if above:
-            major, minor = self._mounted[max(above, key=len)]
-            self.number(f"{major}:{minor}", depth)
+            mount = self._mounted[max(above, key=len)]
+            if not self.number(f"{mount.major}:{mount.minor}", depth):
+                self.drivers.append(mount.filesystem)  # tmpfs, nfs: no device at all
 
     def _driver(self, disk: Path) -> None:
         places = [disk / "device", *sorted((disk / "device").glob("nvme*"))]

@@ -47,7 +47,7 @@ class DiskReader:
 
 
 def _disks(paths: Paths, mounts: tuple[Mount, ...]) -> tuple[Disk, ...]:
-    mounted = {mount.path: (mount.major, mount.minor) for mount in mounts}
+    mounted = {mount.path: mount for mount in mounts}
     return tuple(
         _disk(paths, mount, behind(paths, mount.major, mount.minor, mounted))
         for mount in one_a_device(mount for mount in mounts if mount.filesystem == "ext4")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -63,6 +64,21 @@ def test_check_not_root(anybody: list[object]) -> None:
     code, line = refuse([*anybody, "check"], Path("/run"), Path("/"))
     assert code == 77, line
     assert "CAP_BPF" in line
+
+
+def test_check_shows_anybody_what_it_can(anybody: list[object]) -> None:
+    """Not root: what can be seen is judged, what cannot is UNKNOWN; not being able to look is no
+    "fine", so the exit code is 77.
+    """
+    words = [str(word) for word in (*anybody, "check", "--json")]
+    done = subprocess.run(words, cwd="/", capture_output=True, text=True, timeout=60)
+    assert done.returncode == 77, done.stderr
+    said = json.loads(done.stdout)["advice"]
+    levels = {(line["section"], line["item"]): line["level"] for line in said}
+    assert levels["hooks", "all"] == levels["memory", "slabinfo"] == "UNKNOWN"
+    assert levels["survival", "slub_debug"] == "UNKNOWN"
+    assert levels["survival", "panic_on_oops"] != "UNKNOWN"
+    assert levels["memory", "overcommit"] != "UNKNOWN"
 
 
 def test_root_without_capabilities(tmp_path: Path) -> None:

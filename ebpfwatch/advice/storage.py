@@ -1,0 +1,102 @@
+"""The ext4 filesystems: what they have noted, how they journal, what they lie on."""
+
+from __future__ import annotations
+
+import datetime
+
+from ebpfwatch.advice import Advice, Level
+from ebpfwatch.host.disks import Disk
+from ebpfwatch.host.ext4 import Ext4Errors
+from ebpfwatch.host.state import HostState
+
+__all__ = ["advise"]
+
+_SECTION = "storage"
+
+_LATEST = 253402300799  #: the end of the year 9999: a damaged superblock may say anything
+
+_JOURNAL = {
+    "ordered": "the default: this bug is in memory, the journal's mode does not touch it",
+    "journal": "data goes through the journal: ext4_evict_inode() may wait for a commit, also in"
+    " reclaim, and inodes are dying for longer",
+    "writeback": "after a crash files may hold old data: a crash of this bug then costs more",
+    "none": "no journal: after a crash of this bug the disk needs a full e2fsck",
+    "": "the mode of the journal is not told",
+}
+
+
+def advise(host: HostState) -> list[Advice]:
+    """Three lines a filesystem: disk, journal, errors."""
+    if "disks" in host.problems:
+        return [Advice(_SECTION, "ext4", Level.UNKNOWN, host.problems["disks"], "")]
+    if not host.disks:
+        why = "ebpfwatch follows ext4's inodes: there are none"
+        return [Advice(_SECTION, "ext4", Level.FAIL, "no ext4 filesystem is mounted", why)]
+    errors = {found.device: found for found in host.ext4}
+    lines = []
+    for disk in host.disks:
+        lines += [_disk(disk), _journal(disk)]
+        found = errors.get(disk.device)
+        if found is not None:
+            lines.append(_errors(disk, found))
+    if "ext4" in host.problems:
+        lines.append(Advice(_SECTION, "errors", Level.UNKNOWN, host.problems["ext4"], ""))
+    return lines
+
+
+def _disk(disk: Disk) -> Advice:
+    below = " > ".join((*disk.stack.layers, "+".join(disk.stack.drivers) or "unknown driver"))
+    item = f"{disk.mount} disk"
+    if disk.stack.passed:
+        return Advice(
+            _SECTION,
+            item,
+            Level.WARN,
+            f"{below}, {', '.join(disk.stack.passed)} passed through (vfio)",
+            "a real device writes into this guest's memory by itself: its firmware, or the host's"
+            " IOMMU, could damage a slab unseen; compare with the same load on a virtio disk",
+        )
+    if not disk.stack.layers:
+        return Advice(_SECTION, item, Level.UNKNOWN, "not in /sys/dev/block", "")
+    return Advice(
+        _SECTION,
+        item,
+        Level.OK,
+        below,
+        "not passed through: only this kernel's own driver moves its data",
+    )
+
+
+def _journal(disk: Disk) -> Advice:
+    level = {"ordered": Level.OK, "": Level.UNKNOWN}.get(disk.journal, Level.WARN)
+    value = f"data={disk.journal}" if disk.journal not in ("", "none") else disk.journal
+    fix = ""
+    if disk.journal == "none":
+        fix = f"tune2fs -O has_journal /dev/{disk.device}   # unmounted; / from a rescue system"
+    elif disk.journal in ("journal", "writeback"):
+        fix = "# take data= out of /etc/fstab or rootflags= and mount again: a remount cannot"
+    return Advice(
+        _SECTION, f"{disk.mount} journal", level, value or "not told", _JOURNAL[disk.journal], fix
+    )
+
+
+def _errors(disk: Disk, found: Ext4Errors) -> Advice:
+    item = f"{disk.mount} errors"
+    if found.errors:
+        seconds = max(0, min(found.last_time, _LATEST))
+        when = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+        return Advice(
+            _SECTION,
+            item,
+            Level.FAIL,
+            f"{found.errors}, the last {when:%Y-%m-%d %H:%M} UTC in {found.last_function or '?'}",
+            "what ext4 holds to be true on disk is not: a damaged inode table alone can make the"
+            " same inode die twice; repair before anything else is concluded",
+            f"e2fsck -f /dev/{disk.device}   # unmounted; / by fsck.mode=force at the next boot",
+        )
+    if found.warnings:
+        why = "ext4 has warned, and lost nothing by its own account"
+        return Advice(
+            _SECTION, item, Level.WARN, f"{found.warnings} warnings", why, "dmesg | grep EXT4-fs"
+        )
+    return Advice(_SECTION, item, Level.OK, "none", "the disk structures are not the cause")
