@@ -91,7 +91,7 @@ class Parser:
                 yield from self.close()
             self._begin(record, disease)
         elif self._open is None and (lost := _DETAIL.match(record.text)):
-            row = recognise("kernel BUG at :0" if "BUG" in lost[0] else "Unable to handle kernel")
+            row = recognise("kernel BUG at ?:0" if "BUG" in lost[0] else "Unable to handle kernel")
             assert row is not None
             self._begin(record, row)
         if self._open is not None:
