@@ -20,6 +20,7 @@ COMMANDS = {
     "unlinks": "show every unlink as it happens: who, which path, which inode, the result",
     "report": "show findings, newest first",
     "triage": "read the log of a machine that is dead: is it this bug, why, what to do next",
+    "cache": "which files and mounts hold the page cache, and how many inodes are in memory",
     "print-probes": "print the C as it would be compiled",
     "check-config": "read a configuration file and say what is wrong with it",
 }
