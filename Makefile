@@ -12,9 +12,9 @@ HOURS   := 1
 RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev procps python3-venv python3-systemd python3-yaml \
                  python3-prometheus-client
 TEST_PACKAGES := $(RUN_PACKAGES) help2man gcc libc6-dev e2fsprogs mount util-linux bpftool prometheus \
-                 prometheus-alertmanager curl systemd
+                 prometheus-alertmanager curl systemd python3-bcrypt
 
-DEPLOY_PACKAGES := chromium chromium-driver python3-selenium python3-bcrypt \
+DEPLOY_PACKAGES := chromium chromium-driver python3-selenium \
                    apache2-utils openssl
 DEPLOY_MODULES  := axe-core@4
 

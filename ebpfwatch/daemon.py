@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from ebpfwatch import __version__, config, privileges
 from ebpfwatch.bootwatch import BootWatch
@@ -35,6 +36,9 @@ from ebpfwatch.precursors import Precursors
 from ebpfwatch.scene import Scene
 from ebpfwatch.status import LOSSES, HookStatus, Status
 from ebpfwatch.verdicts.bursts import ReclaimBursts
+
+if TYPE_CHECKING:
+    from ebpfwatch.sinks.web import Web
 
 __all__ = ["Daemon"]
 
@@ -79,7 +83,7 @@ class Daemon:
         wakeup = self._take_signals()
         # Everything that can fail is tried before BPF is loaded: a start that fails costs nothing.
         self._outlet = Outlet(self._config, self._paths)
-        web = self._bind()
+        self._web = self._bind()
         pending = start_loader(self._request())
         try:
             # While the child compiles:
@@ -97,7 +101,7 @@ class Daemon:
         self._session = load(pending)
         self._armed = self._session.dump.changed
         try:
-            self._begin(lock, web)
+            self._begin(lock)
             self._follow(wakeup)
             self._outlet.disk.submit(lambda: self._boot.remember(clean=True))
         finally:
@@ -110,13 +114,13 @@ class Daemon:
             lock.release()
         say("stopped; the probes are unloaded")
 
-    def _bind(self) -> object | None:
+    def _bind(self) -> Web | None:
         address = config.split_address(self._config.metrics.listen)
         if address is None:
             return None
         from ebpfwatch.sinks.web import Web
 
-        return Web(*address)
+        return Web(*address, self._config.metrics.web_config)
 
     def _request(self) -> dict[str, object]:
         found = mounts.ext4_mounts(self._paths)
@@ -159,7 +163,7 @@ class Daemon:
         signal.signal(signal.SIGHUP, reload)
         return reader
 
-    def _begin(self, lock: Lock, web: object | None) -> None:
+    def _begin(self, lock: Lock) -> None:
         session = self._session
         test_page = self._test_page()
         self._liveness = Liveness(session.hooks, self._paths, self._sources, self._scene.recorder)
@@ -184,13 +188,11 @@ class Daemon:
         exe = ("sys_ptrace",) if self._config.evidence.exe else ()
         kept = privileges.drop(self._touch_everything, exe)
         url = "off"
-        if web is not None:
+        if self._web is not None:
             from ebpfwatch.sinks import metrics
-            from ebpfwatch.sinks.web import Web
 
-            assert isinstance(web, Web)
-            web.start(metrics.registry(self.status), self.status, self._outlet.recent)
-            url = web.url
+            self._web.start(metrics.registry(self.status), self.status, self._outlet.recent)
+            url = self._web.url
         lock.publish(
             {
                 "version": __version__,
@@ -417,6 +419,8 @@ class Daemon:
             last_boot=self._boot.last,
             kernel_log=dict(self._precursors.counts),
             early_warning=self._precursors.active,
+            web_exposed=self._web.exposed if self._web else "",
+            web_up_to_date=self._web.up_to_date if self._web else True,
             ready=True,
         )
 

@@ -78,6 +78,8 @@ class Status:
     ``last_boot`` is how it ended: "clean", "panic", "unknown", or "" where nobody knows.
     ``kernel_log`` counts the kernel's own messages since the start, by kind of
     ``kernellog.diseases``.
+    ``web_exposed`` says what should stand between the network and /metrics and does not ("TLS and a
+    password"); ``web_up_to_date`` is False while the web configuration on disk is wrong.
     ``kernel_memory_bytes`` is what our maps and programs have charged.
     """
 
@@ -101,6 +103,8 @@ class Status:
     last_boot: str = ""
     kernel_log: dict[str, int] = dataclasses.field(default_factory=dict)
     early_warning: bool = False
+    web_exposed: str = ""
+    web_up_to_date: bool = True
     ready: bool = False
 
     @property

@@ -1,4 +1,4 @@
-"""``ebpfwatch check-config FILE``: the same reader as the daemon's."""
+"""``ebpfwatch check-config FILE``: the daemon's own readers, of the web configuration too."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit 78 with one line if the file is wrong."""
-    config.load(arguments.file)
+    web_config = config.load(arguments.file).metrics.web_config
+    if web_config:
+        from ebpfwatch.sinks.web.guard import Guard
+
+        Guard(web_config)
     say(f"{arguments.file} is fine")
     return Exit.OK

@@ -95,6 +95,16 @@ def _self(status: Status) -> Iterator[Metric]:
         ended.add_metric([status.last_boot], 1.0)
         yield ended
     yield _gauge("ready", "1 when the programs are loaded and attached.", float(status.ready))
+    yield _gauge(
+        "web_exposed",
+        "1 if /metrics can be read from the network without TLS or without a password.",
+        float(bool(status.web_exposed)),
+    )
+    yield _gauge(
+        "web_config_last_reload_successful",
+        "0 while the web configuration on disk is wrong and an older one is in force.",
+        float(status.web_up_to_date),
+    )
     yield _gauge("resident_memory_bytes", "Resident memory of the daemon.", status.rss_bytes)
     yield _gauge(
         "kernel_memory_bytes",

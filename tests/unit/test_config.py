@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebpfwatch import config
+from ebpfwatch import config, strictyaml
 from ebpfwatch.errors import EbpfwatchError, Exit
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
@@ -127,6 +127,8 @@ def test_addresses() -> None:
 def test_any_text_is_a_config_or_one_line(tmp_path_factory: object, text: str) -> None:
     """Random text never raises anything else."""
     try:
-        assert isinstance(config._parse("f", text.encode("utf-8", "replace")), config.Config)
+        assert isinstance(
+            strictyaml._parse("f", text.encode("utf-8", "replace"), config.Config), config.Config
+        )
     except EbpfwatchError as error:
         assert "\n" not in str(error)

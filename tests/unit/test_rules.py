@@ -246,10 +246,7 @@ def test_every_alert_tells_what_to_do() -> None:
 COMING = {
     "ebpfwatch_early_warning",
     "ebpfwatch_kernel_log_events_total",
-    "ebpfwatch_zone_level",
-    "ebpfwatch_crash_ready",
     "ebpfwatch_governor_step",
-    "ebpfwatch_web_exposed",
     "ebpfwatch_last_boot_ended",
 }
 

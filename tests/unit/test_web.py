@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import http.client
 import re
 import socket
@@ -15,6 +17,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.zoneinfo import Zone
@@ -31,7 +34,7 @@ NOW = STATUS.started + 7200
 
 def shown(status: Status = STATUS, *findings: Finding) -> str:
     """The page."""
-    return page(status, findings, NOW, "nonce")
+    return page(status, findings, NOW)
 
 
 @given(st.text())
@@ -143,16 +146,14 @@ def test_the_server_answers(served: web.Web) -> None:
 
 
 def test_the_policy_lets_one_style_through(served: web.Web) -> None:
-    """A nonce of its own for each page; nothing at all elsewhere."""
-    nonces = set()
-    for _ in range(2):
-        _, body, headers = ask(served, "GET", "/")
-        found = re.search(r"style-src 'nonce-(\w+)'", headers["Content-Security-Policy"])
-        assert found is not None and f"<style nonce='{found.group(1)}'>".encode() in body
-        assert headers["Content-Security-Policy"].startswith("default-src 'none'; ")
-        assert "unsafe" not in headers["Content-Security-Policy"]
-        nonces.add(found.group(1))
-    assert len(nonces) == 2
+    """By its hash, on the page only; nothing at all elsewhere."""
+    _, body, headers = ask(served, "GET", "/")
+    style = re.search(rb"<style>(.*)</style>", body, re.DOTALL)
+    assert style is not None
+    digest = base64.b64encode(hashlib.sha256(style.group(1)).digest()).decode()
+    policy = headers["Content-Security-Policy"]
+    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}'; ")
+    assert "unsafe" not in policy
     assert "style-src" not in ask(served, "GET", "/metrics")[2]["Content-Security-Policy"]
 
 
@@ -232,6 +233,16 @@ def test_a_taken_port_names_the_address(served: web.Web) -> None:
 
 
 def test_listening_to_the_world_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
-    """A warning, not a refusal."""
-    web.Web("0.0.0.0", 0)._server.server_close()
-    assert "open to the network" in capsys.readouterr().err
+    """A warning, not a refusal; and on the page, and in a metric."""
+    open_web = web.Web("0.0.0.0", 0)
+    open_web._server.server_close()
+    assert "open to the network without TLS and a password" in capsys.readouterr().err
+    status = dataclasses.replace(STATUS, web_exposed=open_web.exposed)
+    assert "without TLS and a password" in shown(status)
+    assert b"ebpfwatch_web_exposed 1.0" in generate_latest(metrics.registry(lambda: status))
+    assert "open to the network" not in shown()
+
+
+def test_the_loopback_is_no_network(served: web.Web) -> None:
+    """Nothing to warn of."""
+    assert served.exposed == ""

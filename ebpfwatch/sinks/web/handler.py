@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import http.client
 import http.server
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client.exposition import choose_encoder
 
 from ebpfwatch import __version__
-from ebpfwatch.sinks.web.page import page
+from ebpfwatch.sinks.web.page import page, style_hash
 
 if TYPE_CHECKING:
     from ebpfwatch.sinks.web.server import Server
@@ -45,7 +44,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """The answer, or 500 where making it failed: that is a defect of ours and is said."""
         try:
-            answer = self._route(self.path.partition("?")[0])
+            if self.server.guard.allows(self.headers.get("Authorization")):
+                answer = self._route(self.path.partition("?")[0])
+            else:
+                answer = _text(401, "who are you?")
         except Exception as error:
             self.server.defect(self.path, error)
             answer = _text(500, "a defect of ebpfwatch; its log has the line")
@@ -58,9 +60,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             encoder, kind = choose_encoder(self.headers.get("Accept", ""))
             return 200, kind, encoder(self.server.registry), ""
         if path == "/":
-            nonce = os.urandom(16).hex()
-            body = page(self.server.status(), self.server.findings(), time.time(), nonce)
-            return 200, "text/html; charset=utf-8", body.encode(), f"style-src 'nonce-{nonce}'; "
+            body = page(self.server.status(), self.server.findings(), time.time())
+            return 200, "text/html; charset=utf-8", body.encode(), f"style-src {style_hash()}; "
         if path == "/-/healthy":
             return _text(200, "healthy")
         if path == "/-/ready":
@@ -82,6 +83,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             ),
         ):
             self.send_header(name, value)
+        if code == 401:
+            self.send_header("WWW-Authenticate", 'Basic realm="ebpfwatch", charset="UTF-8"')
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

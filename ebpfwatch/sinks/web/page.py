@@ -7,6 +7,7 @@ were chosen by anybody.
 from __future__ import annotations
 
 import datetime
+import functools
 import html
 import os
 from pathlib import Path
@@ -17,22 +18,23 @@ from ebpfwatch.sinks.web.svg import LEVELS, level, size, watermarks
 from ebpfwatch.status import COUNTERS, LOSSES, HookStatus, Status
 from ebpfwatch.verdicts.finding import Confidence, Finding, Severity, Verdict
 
-__all__ = ["headline", "page"]
+__all__ = ["headline", "page", "style_hash"]
 
 
-def page(status: Status, findings: tuple[Finding, ...], now: float, nonce: str = "") -> str:
-    """The document. ``now`` is seconds since the epoch; ``nonce`` lets the one style through."""
+def page(status: Status, findings: tuple[Finding, ...], now: float) -> str:
+    """The document; ``now`` is seconds since the epoch."""
     host = os.uname()
     return (
         "<!doctype html><html lang=en><meta charset=utf-8>"
         f"<title>ebpfwatch on {_e(host.nodename)}</title>"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<style nonce='{_e(nonce)}'>{_style()}</style>"
+        f"<style>{_style()}</style>"
         f"<header><h1>ebpfwatch</h1><span class=dim>{_e(host.nodename)} · Linux"
         f" {_e(host.release)} · {_e(host.machine)}</span><nav aria-label=Endpoints>"
         "<a href='/metrics'>metrics</a><a href='/-/healthy'>healthy</a>"
         "<a href='/-/ready'>ready</a></nav></header><main>"
         + _headline(status, now)
+        + _notices(status)
         + _card("Last findings", _findings(findings, now))
         + _card("Hooks", _hooks(status))
         + _card("Memory against its watermarks", _zones(status))
@@ -81,6 +83,19 @@ def _e(text: object) -> str:
     return html.escape(plain(str(text)))
 
 
+@functools.lru_cache(maxsize=1)
+def style_hash() -> str:
+    """What a Content-Security-Policy calls our one style.
+
+    Not a nonce: before Linux 5.6 a machine without a source of entropy makes getrandom() wait.
+    """
+    import base64
+    import hashlib
+
+    return f"'sha256-{base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()}'"
+
+
+@functools.lru_cache(maxsize=1)
 def _style() -> str:
     return Path(__file__).with_name("page.css").read_text(encoding="ascii")
 
@@ -96,6 +111,18 @@ def _headline(status: Status, now: float) -> str:
         f"<div class='headline {kind}' role=status><p>{_e(what)}</p>"
         f"<p>{_e(why)} <span class=dim>Watching for {_age(now - status.started)}.</span></p></div>"
     )
+
+
+def _notices(status: Status) -> str:
+    notices = []
+    if status.web_exposed:
+        notices.append(
+            f"This page and /metrics are open to the network without {status.web_exposed}."
+            " Listen on a loopback address, or set metrics.web_config."
+        )
+    if not status.web_up_to_date:
+        notices.append("The web configuration on disk is wrong; an older one is in force.")
+    return "".join(f"<p class='notice warn'>{_e(notice)}</p>" for notice in notices)
 
 
 def _findings(findings: tuple[Finding, ...], now: float) -> str:

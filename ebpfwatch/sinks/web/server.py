@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from ebpfwatch.errors import EbpfwatchError, Exit, say
 from ebpfwatch.sinks.text import plain
+from ebpfwatch.sinks.web.guard import Guard
 from ebpfwatch.sinks.web.handler import TIMEOUT_SECONDS, Handler
 from ebpfwatch.status import Status
 from ebpfwatch.verdicts.finding import Finding
@@ -32,11 +33,14 @@ VISIT_SECONDS = 4 * TIMEOUT_SECONDS
 class Web:
     """The server; bound when made, serving after ``start``."""
 
-    def __init__(self, host: str, port: int) -> None:
-        """Bind; raises ``EbpfwatchError`` (exit 71) naming the address if it is taken."""
+    def __init__(self, host: str, port: int, web_config: str = "") -> None:
+        """Bind; raises ``EbpfwatchError``: exit 71 naming the address if it is taken, 78 if the
+        web configuration is wrong.
+        """
+        guard = Guard(web_config)
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._server = Server((host, port), family)
+            self._server = Server((host, port), family, guard)
         except (OSError, OverflowError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise EbpfwatchError(
@@ -44,13 +48,26 @@ class Web:
                 "choose another address in metrics.listen",
                 Exit.OSERR,
             ) from None
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._server.server_port}"
-        if not _is_loopback(host):
+        scheme = "https" if guard.tls else "http"
+        place = f"[{host}]" if ":" in host else host
+        self.url = f"{scheme}://{place}:{self._server.server_port}"
+        self._open = not _is_loopback(host)
+        if self.exposed:
             say(
-                f"{self.url}/metrics is open to the network, without TLS and without a password;"
-                " metrics.listen should be a loopback address behind a proxy",
+                f"{self.url}/metrics is open to the network without {self.exposed}: file and task"
+                " names can be read there; listen on a loopback address or set metrics.web_config",
                 "warning",
             )
+
+    @property
+    def exposed(self) -> str:
+        """What should stand between the network and us and does not, in words; "" if nothing."""
+        return " and ".join(self._server.guard.missing) if self._open else ""
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether the web configuration on disk is the one in force."""
+        return self._server.guard.up_to_date
 
     def start(
         self,
@@ -81,10 +98,14 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     status: Callable[[], Status]
     findings: Callable[[], tuple[Finding, ...]]
 
-    def __init__(self, address: tuple[str, int], family: socket.AddressFamily) -> None:
+    def __init__(
+        self, address: tuple[str, int], family: socket.AddressFamily, guard: Guard
+    ) -> None:
         self.address_family = family
+        self.guard = guard
         self._slots = threading.BoundedSemaphore(MAX_CLIENTS)
-        self._visits: dict[socket.socket, float] = {}  # socket: when its budget ends
+        # By what was accepted: what is spoken over (encrypted or not), and when its budget ends.
+        self._visits: dict[socket.socket, tuple[socket.socket, float]] = {}
         self._defects = 0
         super().__init__(address, Handler)
         self.server_port = int(self.server_address[1])
@@ -97,7 +118,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                 request.sendall(b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 1\r\n\r\n")
             self.shutdown_request(request)
             return
-        self._visits[request] = time.monotonic() + VISIT_SECONDS
+        self._visits[request] = request, time.monotonic() + VISIT_SECONDS
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no thread to be had
@@ -111,13 +132,30 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         finally:
             self._leave(request)
 
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Shake hands where there is TLS, here and not in the accepting thread; then answer."""
+        self.guard.refresh()
+        request.settimeout(TIMEOUT_SECONDS)
+        secured = self.guard.wrap(request)
+        if secured is request:
+            super().finish_request(request, client_address)
+            return
+        # The file descriptor has moved.
+        self._visits[request] = secured, self._visits[request][1]
+        try:
+            secured.do_handshake()  # type: ignore[attr-defined]
+            super().finish_request(secured, client_address)
+        finally:
+            self.shutdown_request(secured)
+
     def service_actions(self) -> None:
         """Twice a second, from the accepting thread: whoever has stayed too long goes."""
         now = time.monotonic()
-        for request, until in list(self._visits.items()):
+        for spoken, until in list(self._visits.values()):
             if now > until:
                 with contextlib.suppress(OSError):
-                    request.shutdown(socket.SHUT_RDWR)
+                    # Past SSLSocket.shutdown(), which would pull the rug from under its thread.
+                    socket.socket.shutdown(spoken, socket.SHUT_RDWR)
 
     def _leave(self, request: socket.socket) -> None:
         self._visits.pop(request, None)

@@ -1,0 +1,235 @@
+"""Who may come in: TLS and passwords, from a file that is read again whenever it changes.
+
+``ssl`` and ``bcrypt`` are imported only where a web configuration asks for them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NoReturn
+
+from ebpfwatch.errors import EbpfwatchError, Exit, say
+from ebpfwatch.sinks.web import webconfig
+from ebpfwatch.sinks.web.webconfig import TlsServerConfig, WebConfig
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["Guard", "Passwords"]
+
+_REMEMBERED = 100
+_AGAIN_SECONDS = 5.0
+
+
+class Guard:
+    """The present certificate and users. Without a file: nobody is asked anything."""
+
+    def __init__(self, path: str = "") -> None:
+        """Read the file; raises ``EbpfwatchError`` where it is wrong."""
+        self._path = path
+        self._lock = threading.Lock()
+        self._stamp: tuple[object, ...] = ()
+        self._config = WebConfig()
+        self._context: ssl.SSLContext | None = None
+        self._passwords = Passwords({})
+        self._problem = ""
+        self._again = 0.0
+        self.up_to_date = True  #: False while the file on disk is wrong and an older one is used
+        if path:
+            self._read()
+
+    @property
+    def tls(self) -> bool:
+        """Whether connections are encrypted."""
+        return self._context is not None
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What an open network would ask for and is not there."""
+        tls = self._config.tls_server_config
+        known = self._config.basic_auth_users or tls.client_auth_type.startswith("Require")
+        return (*(() if self.tls else ("TLS",)), *(() if known else ("a password",)))
+
+    def refresh(self) -> None:
+        """Look at the files, and read them if they are other ones than before.
+
+        A file that is wrong now leaves the last right one in force, with one line in the log: a
+        typo must not blind the monitoring.
+        """
+        if not self._path:
+            return
+        with self._lock:
+            stamp, now = self._files(), time.monotonic()
+            if stamp == self._stamp and (self.up_to_date or now < self._again):
+                return
+            try:
+                self._read()
+            except EbpfwatchError as error:
+                # A file that only the wrong configuration names is not in the stamp: try again.
+                self._stamp, self._again = stamp, now + _AGAIN_SECONDS
+                self.up_to_date = False
+                if str(error) != self._problem:
+                    say(f"keeping the old web configuration: {error}", "err")
+                self._problem = str(error)
+            else:
+                self.up_to_date, self._problem = True, ""
+                say(f"read {self._path} again")
+
+    def wrap(self, request: socket.socket) -> socket.socket:
+        """The connection, encrypted if it has to be; the handshake is the caller's to make."""
+        if self._context is None:
+            return request
+        return self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+
+    def allows(self, authorization: str | None) -> bool:
+        """Whether the header names a user and the right password."""
+        return self._passwords.allow(authorization)
+
+    def _read(self) -> None:
+        # The stamps first: what changes while we read is then read again.
+        itself = _identity(self._path)
+        config = webconfig.load(self._path)
+        stamp = (itself, *_identities(config.tls_server_config))
+        context = _context(self._path, config.tls_server_config)
+        passwords = Passwords(config.basic_auth_users)
+        # All of it was right: now it counts.
+        self._config, self._context, self._passwords = config, context, passwords
+        self._stamp = stamp
+
+    def _files(self) -> tuple[object, ...]:
+        return _identity(self._path), *_identities(self._config.tls_server_config)
+
+
+def _identities(tls: TlsServerConfig) -> tuple[object, ...]:
+    return tuple(_identity(file) for file in (tls.cert_file, tls.key_file, tls.client_ca_file))
+
+
+def _identity(path: str) -> object:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _context(path: str, tls: TlsServerConfig) -> ssl.SSLContext | None:
+    verified = tls.client_auth_type != "NoClientCert"
+    if bool(tls.cert_file) != bool(tls.key_file):
+        _refuse(path, "cert_file and key_file need each other")
+    if verified != bool(tls.client_ca_file):
+        _refuse(path, "client_auth_type and client_ca_file need each other")
+    if not tls.cert_file:
+        if tls != TlsServerConfig():
+            _refuse(path, "tls_server_config needs cert_file and key_file")
+        return None
+    import ssl
+
+    versions = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = versions[tls.min_version]
+    context.maximum_version = versions[tls.max_version]
+    if tls.max_version < tls.min_version:
+        _refuse(path, "max_version is below min_version")
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    if not tls.prefer_server_cipher_suites:
+        context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    with _naming(path, f"{tls.cert_file} and {tls.key_file}"):
+        # An encrypted key must be an error, not a question on a terminal that nobody watches.
+        context.load_cert_chain(tls.cert_file, tls.key_file, password=lambda: b"")
+    if verified:
+        with _naming(path, tls.client_ca_file):
+            context.load_verify_locations(tls.client_ca_file)
+        required = tls.client_auth_type == "RequireAndVerifyClientCert"
+        context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
+    return context
+
+
+@contextlib.contextmanager
+def _naming(path: str, files: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        _refuse(path, f"cannot use {files}: {reason}")
+
+
+def _refuse(path: str, problem: str) -> NoReturn:
+    raise EbpfwatchError(f"{path}: {problem}", "see docs/web.md", Exit.CONFIG)
+
+
+class Passwords:
+    """bcrypt, made cheap for those who are right and slow for those who guess.
+
+    bcrypt costs tens of milliseconds on purpose. A scraper comes every few seconds, so what was
+    right once is remembered, as a keyed hash: no password stays in memory, and how long the look-up
+    takes says nothing to somebody who does not know the key. Whoever is wrong waits, one at a time,
+    so guessing costs this machine a tenth of one core at most.
+    """
+
+    def __init__(self, users: dict[str, str]) -> None:
+        """Raises ``EbpfwatchError`` where there are users, but no bcrypt."""
+        self._users = {name.encode(): hashed.encode() for name, hashed in users.items()}
+        self._known: set[bytes] = set()
+        self._one_at_a_time = threading.Lock()
+        if users:
+            self._secret = os.urandom(32)
+            try:
+                import bcrypt
+            except ImportError:
+                raise EbpfwatchError(
+                    "basic_auth_users needs bcrypt", "apt-get install python3-bcrypt", Exit.CONFIG
+                ) from None
+            self._check = bcrypt.checkpw
+
+    def allow(self, header: str | None) -> bool:
+        """Whether this Authorization header names a user and the right password."""
+        if not self._users:
+            return True
+        credentials = _basic(header)
+        if credentials is None:
+            return False
+        user, password = credentials
+        # A user who does not exist takes as long as one who does.
+        hashed = self._users.get(user) or next(iter(self._users.values()))
+        remembered = self._digest(user, hashed, password)
+        if remembered in self._known:
+            return True
+        with self._one_at_a_time:
+            began = time.monotonic()
+            right = self._matches(password, hashed) and user in self._users
+            if right:
+                if len(self._known) >= _REMEMBERED:
+                    self._known.clear()
+                self._known.add(remembered)
+            else:
+                time.sleep(9 * (time.monotonic() - began))
+        return right
+
+    def _matches(self, password: bytes, hashed: bytes) -> bool:
+        try:
+            return bool(self._check(password, hashed))
+        except ValueError:  # a NUL byte, or (newer versions) more than 72 bytes
+            return False
+
+    def _digest(self, *parts: bytes) -> bytes:
+        import hashlib
+
+        return hashlib.blake2b(repr(parts).encode(), key=self._secret).digest()
+
+
+def _basic(header: str | None) -> tuple[bytes, bytes] | None:
+    scheme, _, encoded = (header or "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        user, colon, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
+    except (binascii.Error, ValueError):
+        return None
+    return (user, password) if colon else None

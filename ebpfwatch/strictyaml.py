@@ -1,0 +1,152 @@
+"""YAML into frozen dataclasses, strictly.
+
+Works on YAML nodes, not on Python objects, so every complaint names its line. An unknown key is an
+error: a key that is silently ignored is a promise that nobody keeps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from pathlib import Path
+from typing import Any, Callable, NoReturn, TypeVar
+
+import yaml
+
+from ebpfwatch.errors import EbpfwatchError, Exit
+
+__all__ = ["between", "key", "one_of", "power_of_two", "read"]
+
+_MAX_BYTES = 1 << 20
+_T = TypeVar("_T")
+
+
+def between(low: float, high: float) -> Callable[[Any], str]:
+    """A number within these."""
+    return lambda value: "" if low <= value <= high else f"must be between {low} and {high}"
+
+
+def power_of_two(low: int, high: int) -> Callable[[Any], str]:
+    """A power of two within these."""
+
+    def check(value: Any) -> str:
+        if low <= value <= high and value & (value - 1) == 0:
+            return ""
+        return f"must be a power of two between {low} and {high}"
+
+    return check
+
+
+def one_of(*choices: str) -> Callable[[Any], str]:
+    """One of these words."""
+    return lambda value: "" if value in choices else f"must be one of {', '.join(choices)}"
+
+
+def key(default: Any, check: Callable[[Any], str] = lambda _: "") -> Any:
+    """A field of a dataclass; ``check`` says what is wrong with a value, or ""."""
+    return dataclasses.field(default=default, metadata={"check": check})
+
+
+def read(path: str | Path, cls: type[_T], hint: str) -> _T:
+    """The file as an instance of the class; raises ``EbpfwatchError`` (exit 78) with one line:
+    where, what, what to do. ``hint`` is for a file that cannot be opened.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise EbpfwatchError(f"cannot read {path}: {error.strerror}", hint, Exit.CONFIG) from None
+    if len(data) > _MAX_BYTES:
+        _fail(str(path), 0, "is larger than 1 MiB", "is it really the configuration?")
+    return _parse(str(path), data, cls)
+
+
+def _parse(path: str, data: bytes, cls: type[_T]) -> _T:
+    try:
+        text = data.decode("utf-8")
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                line = event.start_mark.line + 1 if event.start_mark else 0
+                _fail(path, line, "aliases (*name) are not understood", "")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        _fail(path, 0, f"is not UTF-8 (byte {error.start})", "save it as UTF-8")
+    except RecursionError:
+        _fail(path, 0, "is nested too deeply", "")
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        _fail(path, line, f"is not YAML: {error.problem}", "")
+    except (yaml.YAMLError, ValueError) as error:
+        _fail(path, 0, f"is not YAML: {' '.join(str(error).split())}", "")
+    if node is None:
+        return cls()
+    value: _T = _mapping(path, node, cls, "")
+    return value
+
+
+def _fail(path: str, line: int, problem: str, hint: str) -> NoReturn:
+    where = f"{path}:{line}" if line else path
+    raise EbpfwatchError(f"{where}: {problem}", hint, Exit.CONFIG)
+
+
+def _mapping(path: str, node: yaml.Node, cls: Any, prefix: str) -> Any:
+    line = node.start_mark.line + 1
+    if not isinstance(node, yaml.MappingNode):
+        _fail(path, line, f"{prefix.rstrip('.') or 'the file'} must be a mapping", "")
+    types = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, 1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(fields)}"
+            _fail(path, line, f"unknown key {prefix}{key!s:.80}", hint)
+        if key in values:
+            _fail(path, line, f"{prefix}{key} is given twice", "")
+        if dataclasses.is_dataclass(types[key]):
+            values[key] = _mapping(path, value_node, types[key], f"{prefix}{key}.")
+        elif types[key] == dict[str, str]:
+            values[key] = _texts(path, value_node, f"{prefix}{key}", fields[key])
+        else:
+            values[key] = _scalar(path, value_node, types[key], f"{prefix}{key}", fields[key])
+    return cls(**values)
+
+
+def _texts(path: str, node: yaml.Node, key: str, field: dataclasses.Field[Any]) -> dict[str, str]:
+    line = node.start_mark.line + 1
+    values: dict[str, str] = {}
+    if not isinstance(node, yaml.MappingNode):
+        _fail(path, line, f"{key} must be a mapping", "")
+    for pair in node.value:
+        line = pair[0].start_mark.line + 1
+        if not all(isinstance(n, yaml.ScalarNode) and n.tag.endswith(":str") for n in pair):
+            _fail(path, line, f"{key} must be names with a text each", "")
+        name, value = (str(n.value) for n in pair)
+        if name in values:
+            _fail(path, line, f"{key}.{name:.80} is given twice", "")
+        values[name] = value
+    problem = field.metadata["check"](values)
+    if problem:
+        _fail(path, line, f"{key}{problem}", "")
+    return values
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _scalar(path: str, node: yaml.Node, kind: type, key: str, field: dataclasses.Field[Any]) -> Any:
+    line = node.start_mark.line + 1
+    try:
+        value = yaml.SafeLoader("").construct_object(node, deep=True)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
+        value = None
+    right = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
+    if not right or (isinstance(value, bool) and kind is not bool):
+        _fail(path, line, f"{key} must be {_WORDS[kind]}", f"the default is {field.default!r}")
+    problem = field.metadata["check"](value)
+    if problem:
+        _fail(path, line, f"{key} {problem}", f"the default is {field.default!r}")
+    return value

@@ -1,0 +1,175 @@
+"""The web configuration: what is read, what is refused, and passwords."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.sinks.web import webconfig
+from ebpfwatch.sinks.web.guard import Guard, Passwords, _basic
+
+# htpasswd -nbBC 4 '' secret
+HASH = "$2y$04$.M2Am9ftGgE8Pv14FwoLDuQPxCAKsJRFhzs9n4SrDGPo28PIfVvnm"
+
+needs_bcrypt = pytest.mark.skipif(
+    not importlib.util.find_spec("bcrypt"), reason="no bcrypt: apt-get install python3-bcrypt"
+)
+
+
+def basic(user: str, password: str) -> str:
+    """The header."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("tls_server_config:\n  cipher_suites: [x]", ":2: unknown key tls_server_config.cipher_su"),
+        ("tls_server_config:\n  cert: x", "did you mean tls_server_config.cert_file?"),
+        ("rate_limit:\n  burst: 1", ":1: unknown key rate_limit; known: tls_server_config"),
+        ("tls_server_config:\n  min_version: TLS10", "must be one of TLS12, TLS13"),
+        ("tls_server_config:\n  client_auth_type: RequireAnyClientCert", "must be one of NoClient"),
+        ("tls_server_config:\n  cert_file: x", "cert_file and key_file need each other"),
+        ("tls_server_config:\n  min_version: TLS13", "needs cert_file and key_file"),
+        (
+            "tls_server_config:\n  client_auth_type: RequireAndVerifyClientCert",
+            "client_auth_type and client_ca_file need each other",
+        ),
+        (
+            "tls_server_config:\n  {cert_file: a, key_file: b, min_version: TLS13,"
+            " max_version: TLS12}",
+            "max_version is below min_version",
+        ),
+        ("tls_server_config:\n  {cert_file: no, key_file: no.key}", "must be text"),
+        ("tls_server_config:\n  {cert_file: x, key_file: y}", "/x and "),
+        ("http_server_config:\n  http2: true", "only HTTP/1 is spoken"),
+        ("http_server_config:\n  headers: {}", "unknown key http_server_config.headers"),
+        ("basic_auth_users: 3", "basic_auth_users must be a mapping"),
+        ("basic_auth_users:\n  a: 3", "basic_auth_users must be names with a text each"),
+        ("basic_auth_users:\n  a: secret", "basic_auth_users.a is no bcrypt hash"),
+        (f"basic_auth_users:\n  a: {HASH.replace('$04', '$31')}", "a cost from 4 to 15"),
+        (f"basic_auth_users:\n  'a:b': {HASH}", "nor contain a colon"),
+        (f"basic_auth_users:\n  a: {HASH}\n  a: {HASH}", ":3: basic_auth_users.a is given twice"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:
+    """Exit 78, the file, and never a password."""
+    file = tmp_path / "web.yml"
+    file.write_text(text)
+    with pytest.raises(EbpfwatchError) as raised:
+        Guard(str(file))
+    assert complaint in str(raised.value)
+    assert raised.value.exit_code is Exit.CONFIG
+    assert str(raised.value).startswith(str(file)) and "\n" not in str(raised.value)
+    assert "secret" not in str(raised.value) and HASH not in str(raised.value)
+
+
+def test_an_empty_file_asks_nobody(tmp_path: Path) -> None:
+    """Plain HTTP for all, as in the exporters."""
+    file = tmp_path / "web.yml"
+    file.write_text("# nothing\nhttp_server_config:\n  http2: false\n")
+    guard = Guard(str(file))
+    assert not guard.tls and guard.allows(None)
+    assert guard.missing == ("TLS", "a password")
+    assert Guard().allows(None)
+
+
+def test_paths_begin_at_the_file(tmp_path: Path) -> None:
+    """A relative certificate lies beside the configuration; an absolute one where it says."""
+    (tmp_path / "web.yml").write_text("tls_server_config: {cert_file: a.pem, key_file: /b.pem}")
+    tls = webconfig.load(str(tmp_path / "web.yml")).tls_server_config
+    assert (tls.cert_file, tls.key_file) == (str(tmp_path / "a.pem"), "/b.pem")
+
+
+@needs_bcrypt
+def test_passwords() -> None:
+    """The right one, and nothing else; htpasswd's $2y$ included."""
+    passwords = Passwords({"prometheus": HASH, "b": HASH.replace("2y", "2b")})
+    assert passwords.allow(basic("prometheus", "secret")) and passwords.allow(basic("b", "secret"))
+    for header in (
+        None,
+        "",
+        "Basic",
+        "Basic !!!",
+        "Basic " + base64.b64encode(b"prometheus").decode(),
+        "Bearer " + base64.b64encode(b"prometheus:secret").decode(),
+        basic("prometheus", "Secret"),
+        basic("prometheus", "secret\0"),
+        basic("prometheus", ""),
+        basic("", "secret"),
+        basic("nobody", "secret"),
+        basic("prometheus", "x" * 5000),
+    ):
+        assert not passwords.allow(header), header
+
+
+@needs_bcrypt
+def test_the_right_password_is_remembered_and_no_wrong_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """bcrypt runs once for each right pair, and each time for a wrong one or an unknown user."""
+    passwords = Passwords({"a": HASH})
+    real, runs = passwords._check, []
+
+    def counted(password: bytes, hashed: bytes) -> bool:
+        runs.append(password)
+        return bool(real(password, hashed))
+
+    monkeypatch.setattr(passwords, "_check", counted)
+    assert all(passwords.allow(basic("a", "secret")) for _ in range(100))
+    assert runs == [b"secret"]
+    assert not any(passwords.allow(basic(user, "wrong")) for user in ("a", "a", "nobody"))
+    assert not passwords.allow(basic("nobody", "secret"))  # right for another
+    assert len(runs) == 5
+    assert b"secret" not in repr(vars(passwords)["_known"]).encode()
+
+
+@needs_bcrypt
+def test_guessing_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong password waits nine times as long as it took to find out."""
+    naps: list[float] = []
+    monkeypatch.setattr(time, "sleep", naps.append)
+    began = time.monotonic()
+    assert not Passwords({"a": HASH}).allow(basic("a", "wrong"))
+    took = time.monotonic() - began
+    assert 0 < naps[0] <= 9 * took
+
+
+@needs_bcrypt
+def test_a_changed_file_counts_and_a_broken_one_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """New users at the next visit; a typo is one line and the old users; healed is healed."""
+    file = tmp_path / "web.yml"
+    file.write_text(f"basic_auth_users:\n  old: {HASH}\n")
+    guard = Guard(str(file))
+    assert guard.allows(basic("old", "secret")) and guard.missing == ("TLS",)
+    file.write_text(f"basic_auth_users:\n  new: {HASH}\n")
+    guard.refresh()
+    assert guard.allows(basic("new", "secret")) and not guard.allows(basic("old", "secret"))
+    for _ in range(3):
+        file.write_text("basic_auth_users:\n  newer: secret\n")
+        guard.refresh()
+    assert guard.allows(basic("new", "secret")) and not guard.up_to_date
+    assert capsys.readouterr().err.count("keeping the old web configuration") == 1
+    os.unlink(file)
+    guard.refresh()
+    assert guard.allows(basic("new", "secret")) and not guard.up_to_date
+    file.write_text(f"basic_auth_users:\n  newest: {HASH}\n")
+    guard.refresh()
+    assert guard.allows(basic("newest", "secret")) and guard.up_to_date
+
+
+@given(st.text())
+def test_any_header_is_credentials_or_nothing(header: str) -> None:
+    """Never an exception."""
+    found = _basic(header)
+    assert found is None or len(found) == 2
