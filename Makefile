@@ -8,6 +8,7 @@ KERNELS :=
 KERNEL  :=
 SCENARIOS :=
 HOURS   := 1
+EVENTS  := 4000000
 
 RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev procps python3-venv python3-systemd python3-yaml \
                  python3-prometheus-client
@@ -77,7 +78,8 @@ golden:  ## rewrite tests/golden from the present output
 bench:  ## cost of detection, side by side
 	$(RUN) -m tests.bench.storm
 
-soak: install-test  ## storm, reclaim and self-tests: HOURS=n; FIGURES=1 writes docs/reliability.md
+soak: install-test  ## millions of model events, then storm, reclaim and self-tests: HOURS=n; FIGURES=1 writes docs/reliability.md
+	EBPFWATCH_EVENTS=$(EVENTS) $(RUN) -m pytest tests/live/test_model.py
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.soak --hours $(HOURS)
 
 install-run: $(VENV)/.run

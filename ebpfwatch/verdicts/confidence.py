@@ -30,6 +30,16 @@ CRITICAL = {
     Verdict.FOREIGN_FREE,
 }
 
+#: What happens to an object that was evicted before. An inode that loses the race in iget_locked()
+#: is destroyed without ever living: where its allocation was not seen, only its i_count tells it
+#: from the dead one whose memory, and on some kernels whose i_state, it has inherited.
+_OF_THE_DEAD = {
+    Verdict.DOUBLE_DESTROY,
+    Verdict.DOUBLE_EVICT,
+    Verdict.DOUBLE_FREE,
+    Verdict.IDENTITY_CHANGED,
+}
+
 _ORDER = (Confidence.CONFIRMED, Confidence.PROBABLE, Confidence.UNDECIDABLE)
 
 
@@ -53,14 +63,10 @@ def doubts(
             doubt(Confidence.UNDECIDABLE if silent else Confidence.PROBABLE, "; ".join(weak))
     if verdict in CRITICAL and not event.flags & Flag.WITNESS_READ:
         doubt(Confidence.PROBABLE, "the object's own memory could not be read")
-    if verdict is Verdict.DOUBLE_EVICT and not event.flags & Flag.WITNESS_CLEAR:
+    if verdict in _OF_THE_DEAD and not _testifies_death(event):
         doubt(
             Confidence.PROBABLE,
-            "the object does not say that it was evicted before (no I_FREEING | I_CLEAR)",
-        )
-    if verdict is Verdict.DOUBLE_FREE and not event.flags & Flag.WITNESS_CLEAR:
-        doubt(
-            Confidence.PROBABLE, "the object does not say that it is dead (no I_FREEING | I_CLEAR)"
+            "the object does not say that it is dead (I_FREEING | I_CLEAR, and no references)",
         )
     if verdict is not Verdict.IDENTITY_CHANGED and _identity_differs(event):
         life = event.life
@@ -92,6 +98,10 @@ def _weakness(role: str, event: VerdictEvent, knowledge: Knowledge) -> str:
     if alive is None and role != "reclaim":
         return f"the hook {role} has not been proven alive yet"
     return ""
+
+
+def _testifies_death(event: VerdictEvent) -> bool:
+    return bool(event.flags & Flag.WITNESS_CLEAR) and event.count == 0
 
 
 def _since(event: VerdictEvent) -> int:

@@ -6,6 +6,7 @@ The object is a page of map memory, the programs are the real ones, run by BPF_P
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +17,17 @@ from hypothesis import strategies as st
 from ebpfwatch.events.wire import KernelVerdict, State, VerdictEvent, decode
 from ebpfwatch.kernel.session import Session
 from ebpfwatch.kernel.testbed import Testbed
+from ebpfwatch.verdicts.confidence import CRITICAL
+from ebpfwatch.verdicts.correlator import judge
+from ebpfwatch.verdicts.finding import Confidence, Verdict
+from ebpfwatch.verdicts.knowledge import Knowledge
 from ebpfwatch.verdicts.lifecycle import Step, Witness, step
 from tests.live.conftest import load_session
+from tests.live.model import WAYS, WEIGHTS, Action, Arena, Expected, Model, dry_session, history
 
 EXAMPLES = int(os.environ.get("EBPFWATCH_EXAMPLES", "300"))
+EVENTS = int(os.environ.get("EBPFWATCH_EVENTS", "100000"))
+SEED = int(os.environ.get("EBPFWATCH_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +96,98 @@ def test_the_kernel_does_what_the_table_says(
         if expected.counted:
             assert after[expected.counted] >= before[expected.counted] + 1, expected
         state = expected.state
+
+
+class Judged(Model):
+    """The model, with each verdict judged as the daemon would, knowing what was lost."""
+
+    confirmed = critical = 0
+
+    def judged(self, pairs: list[tuple[Expected, VerdictEvent]]) -> None:
+        """Confirmed means that it happened, whatever was lost; doubted it is with cause only."""
+        for wanted, event in pairs:
+            finding = judge(event, knowledge(wanted.lost), 1)
+            assert finding is not None
+            if finding.verdict not in CRITICAL | {Verdict.IDENTITY_CHANGED}:
+                assert finding.confidence is not Confidence.CONFIRMED
+                continue
+            self.critical += 1
+            if finding.confidence is Confidence.CONFIRMED:
+                self.confirmed += 1
+                assert wanted.crime, (finding.verdict, wanted)
+            elif not wanted.lost:
+                assert wanted.crime and finding.reasons, (finding.verdict, wanted)
+
+
+ROLES = ("alloc", "unlink", "evict", "rcu_free", "any_free", "reclaim")
+
+
+def knowledge(lost: frozenset[str]) -> Knowledge:
+    """All hooks proven; runs of these were lost, and the canary has found alloc to be silent."""
+    return Knowledge(
+        attached=frozenset(ROLES),
+        alive={role: role != "alloc" or "alloc" not in lost for role in ROLES},
+        lost=lambda role, since: int(role in lost),
+        symbol=lambda address: "",
+        realtime_offset_ns=1_700_000_000_000_000_000,
+        test_object=lambda address: False,
+    )
+
+
+@pytest.fixture(scope="module")
+def arena(ext4: Path) -> Iterator[Arena]:
+    """The programs, attached to nothing, and eleven inodes or so that share one bucket."""
+    session = dry_session(ext4)
+    yield Arena(session)
+    session.close()
+
+
+@pytest.mark.parametrize(
+    ("inodes", "lost"),
+    [(WAYS, 0.0), (99, 0.0), (WAYS, 0.05), (99, 0.05)],
+    ids=["all remembered", "a full table", "runs lost", "a full table, runs lost"],
+)
+def test_the_programs_are_the_model(
+    arena: Arena, inodes: int, lost: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every record, every counter, the table's fill; no confirmed verdict that was not a crime."""
+    chance = random.Random(f"{SEED} {inodes} {lost}")
+    model = Judged.fresh(arena)
+    before = dict(model.counters)
+    inodes = min(inodes, len(arena.inodes))
+    rest = EVENTS // 4
+    while model.played < EVENTS // 4:
+        actions = history(chance, min(rest, 10_000), inodes, lost)
+        for number, action in enumerate(actions):
+            try:
+                model.play(action)
+            except AssertionError:
+                print(f"EBPFWATCH_SEED={SEED}, the last actions: {actions[: number + 1][-20:]}")
+                raise
+    model.check()
+    losses = ("forgotten_dying", "forgotten_dead")
+    forgotten = sum(model.counters[name] - before[name] for name in losses)
+    if inodes == WAYS and not lost:
+        assert model.unseen == 0
+    with capsys.disabled():
+        print(
+            f"\n  {model.played} events of {inodes} inodes, {model.crimes} crimes,"
+            f" {model.critical} verdicts of damage read from the ring, {model.confirmed} of them"
+            f" confirmed, none wrongly; {forgotten} forgotten; seed {SEED}"
+        )
+
+
+ACTIONS = st.tuples(st.sampled_from(list(WEIGHTS)), st.integers(0, 5), st.booleans())
+
+
+@settings(max_examples=EXAMPLES // 3, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(actions=st.lists(ACTIONS, max_size=60))
+def test_any_history_is_the_models(arena: Arena, actions: list[Action]) -> None:
+    """The same, by histories that hypothesis can make short when one fails."""
+    model = Judged.fresh(arena)
+    for action in actions:
+        model.play(action)
+    model.check()
 
 
 def test_identity_changed_is_found(session: Session, bed: Testbed) -> None:
