@@ -20,18 +20,19 @@ def modules(triage: Triage) -> list[str]:
     said = [
         f"out of tree: {names}. They are suspects, not culprits: loaded is all that the log says",
     ]
-    on_stack = {
-        frame.module
-        for group in triage.groups
-        if group.assessment.weight >= Weight.UNDECIDED
-        for frame in group.report.frames
-        if frame.module in {module.name for module in foreign}
-    }
+    on_stack = sorted(_at_work(triage) & {module.name for module in foreign})
     if on_stack:
-        said.append(f"on the stack of a report above: {', '.join(sorted(on_stack))}")
-    elif triage.verdict in ("this_bug", "suspected"):
+        said.append(f"on the stack, or the work function, of a report above: {', '.join(on_stack)}")
+    elif triage.verdict in ("this_bug", "suspected") and not triage.traced:
         said.append("none of them is on a stack in this log: who freed first is not in it")
     return said
+
+
+def _at_work(triage: Triage) -> set[str]:
+    """Modules whose code a report that matters shows at work."""
+    reports = [g.report for g in triage.groups if g.assessment.weight >= Weight.UNDECIDED]
+    modules = {frame.module for report in reports for frame in report.frames}
+    return modules | {report.work.partition("[")[2].rstrip("]") for report in reports}
 
 
 def next_steps(triage: Triage) -> list[str]:
@@ -41,9 +42,15 @@ def next_steps(triage: Triage) -> list[str]:
     if triage.verdict == "not_this_bug":
         return ["follow the first complaint above; ebpfwatch has nothing to add to it"]
     steps = _vmcore(triage)
+    if triage.traced:
+        steps.append(
+            "name the addresses that ebpfwatch printed: its next start on that machine does it by"
+            " itself, and `ebpfwatch report` shows what reached the disk"
+        )
     steps.append(
-        "find the first free, which no log holds: run `ebpfwatch run` with evidence.first_stacks on"
-        " and do again what users did; a finding names both contexts and the module of each frame"
+        "find the first free with its stack, which no log holds: run `ebpfwatch run` with"
+        " evidence.first_stacks on and do again what users did; a finding names both"
+        " contexts and the module of each frame"
     )
     if any(module.foreign for module in triage.modules.values()):
         steps.append(

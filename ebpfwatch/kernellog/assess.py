@@ -9,7 +9,7 @@ import dataclasses
 import enum
 
 from ebpfwatch.kernellog.diseases import Relation
-from ebpfwatch.kernellog.report import Report
+from ebpfwatch.kernellog.report import Module, Report
 
 __all__ = ["Assessment", "Weight", "assess", "in_reclaim", "in_softirq"]
 
@@ -90,6 +90,8 @@ _RCU = {
     "__rcu_process_callbacks",
 }
 _SOFTIRQ = {"__do_softirq", "do_softirq", "handle_softirqs", "run_ksoftirqd"}
+#: They call what somebody gave them: a callback that jumps to the slab leaves only these.
+_DISPATCH = {"process_one_work", "worker_thread", "kthread", "call_timer_fn", "expire_timers"}
 _RECLAIM = {"shrink_slab", "do_shrink_slab", "super_cache_scan"}
 _CACHES = {"ext4_inode_cache": "an ext4 inode", "dentry": "a dentry"}
 
@@ -201,8 +203,21 @@ def _freed_by(report: Report, symbols: list[str]) -> Assessment:
             "an RCU callback freed an object that the slab could not take; the callback's name is"
             " not on the stack (it jumped to kmem_cache_free), so it may be ext4's",
         )
+    if callers[0] in _DISPATCH:
+        named = report.work or "a function that is not on the stack"
+        return Assessment(
+            Weight.UNDECIDED,
+            f"it was {named} that freed the object, by a jump to the slab; the log does not say"
+            " whether that was an inode",
+        )
     module = next((f.module for f in report.frames if f.symbol.split(".")[0] == callers[0]), "")
     named = f"{callers[0]} [{module}]" if module else callers[0]
+    if module and report.modules.get(module, Module("")).foreign and "kfree" not in symbols:
+        return Assessment(
+            Weight.UNDECIDED,
+            f"it was {named}, out of tree, that freed the object; the log does not say whether it"
+            " was one of its own or an inode",
+        )
     return Assessment(
         Weight.OTHER, f"it was {named} that freed the object: not an inode but an object of its own"
     )

@@ -57,7 +57,8 @@ _SLUB = r"BUG \S+ \([^)]*\): "
 DISEASES = (
     Disease(
         "dentry_alias",
-        _WARNING + r"(?:dentry_free|__d_free|d_shrink_del)\b",
+        # The check may be inlined into its callers; other warnings of fs/dcache.c are in others.
+        _WARNING + r"(?:dentry_free|__dentry_kill|shrink_kill)\b",
         _P,
         "a dentry was freed while still on its inode's list of aliases: dentry and inode no longer"
         " agree on who is alive",

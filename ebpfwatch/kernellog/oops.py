@@ -198,6 +198,8 @@ def _details(report: Report, text: str) -> None:
                 setattr(report, name, int(found[value]))
         report.comm = found["comm"] or report.comm
         report.at = _spot(text) or report.at
+    elif text.startswith("Workqueue: "):
+        report.work = text.partition(": ")[2].partition(" ")[2]
     elif text.startswith("Hardware name:"):
         report.hardware = text.partition(": ")[2]
     elif text.startswith(("pc :", "pc:", "RIP:", "IP:", "PC is at")):

@@ -58,6 +58,7 @@ class Report:
     build: str = ""
     hardware: str = ""
     taint: str = ""
+    work: str = ""
     where: str = ""
     at: Frame | None = None
     caller: Frame | None = None

@@ -34,6 +34,10 @@ def tell(triage: Triage, name: str, resolve: Callable[[Frame], str] = str) -> st
         lines.append("What the kernel said, in order:")
     for event in sorted(events, key=_when):
         lines += _group(event, resolve) if isinstance(event, Group) else _single(event)
+    lines += _section(
+        "What ebpfwatch printed before the kernel went on (a self-test prints such a line, too):",
+        [verdict.text(None) for verdict in triage.traced[:20]],
+    )
     lines += _section("Why:", reasons(triage))
     lines += _section("Modules:", modules(triage))
     lines += _section("What to do next:", next_steps(triage))
@@ -126,6 +130,11 @@ def reasons(triage: Triage) -> list[str]:
         said += _about_proof(proven)
         if suspected is not None:
             said += _lead(suspected, proven)
+    if triage.traced and proven is None:
+        said.append(
+            "ebpfwatch's own probe saw it in the kernel: the log itself has no report of the second"
+            " free"
+        )
     if triage.verdict == "undecided":
         said.append(
             "a second free of an inode does this to whoever comes next, but a wild write, bad"
@@ -213,6 +222,7 @@ def to_json(triage: Triage) -> dict[str, Any]:
         "kinds": dict(sorted(triage.kinds.items())),
         "reports": [_report(group) for group in triage.groups],
         "reasons": reasons(triage),
+        "ebpfwatch": [verdict.text(None) for verdict in triage.traced],
         "out_of_tree": [m.name for m in triage.modules.values() if m.foreign],
         "next": next_steps(triage),
         "lines": triage.counts.lines,

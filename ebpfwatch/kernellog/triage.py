@@ -15,13 +15,18 @@ from ebpfwatch.kernellog.diseases import Disease, recognise
 from ebpfwatch.kernellog.oops import Parser
 from ebpfwatch.kernellog.records import Counts, Record, records
 from ebpfwatch.kernellog.report import Module, Report
+from ebpfwatch.lastboot import TracedVerdict, traced
 
 __all__ = ["VERDICTS", "Group", "Single", "Triage", "read"]
 
 _MOST_GROUPS = 128
 _MOST_TASKS = 32
+_MOST_TRACED = 400  # lines of ebpfwatch itself that are kept: some four a verdict
 _MOST_LINES = 512  # different lines whose repetitions are counted
 _REPEATED = 20  # times: below that a repeated line is not worth a word
+
+#: What the probes see of a second free; their other verdicts are context.
+_PROOFS = ("double_free", "double_destroy", "double_evict", "free_while_alive")
 
 #: What a log can be, from the heaviest report in it.
 VERDICTS = {
@@ -69,7 +74,8 @@ class Triage:
     """What the log holds.
 
     ``repeated`` are lines that nobody knows, by how often they came, digits taken out;
-    ``more_groups`` counts reports that had no room.
+    ``more_groups`` counts reports that had no room.  ``traced`` are the verdicts that the probes
+    of ebpfwatch printed themselves, where the kernel dumped its trace buffer.
     """
 
     counts: Counts = dataclasses.field(default_factory=Counts)
@@ -85,6 +91,7 @@ class Triage:
     first: float | None = None
     last: float | None = None
     more_groups: int = 0
+    traced: list[TracedVerdict] = dataclasses.field(default_factory=list)
     repeated: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
@@ -94,6 +101,9 @@ class Triage:
         for single in self.singles.values():
             suspect = single.disease.relation.value == "precursor"
             weights.append(Weight.SUSPECTED if suspect else Weight.OTHER)
+        for verdict in self.traced:
+            proof = verdict.verdict in _PROOFS
+            weights.append(Weight.PROVEN if proof else Weight.SUSPECTED)
         return max(weights, default=None)
 
     @property
@@ -112,9 +122,12 @@ def read(stream: io.BufferedReader) -> Triage:
     parser = Parser()
     groups: dict[tuple[object, ...], Group] = {}
     lines = _Repetitions()
+    own: list[str] = []
     for record in records(stream, result.counts):
         _note_time(result, record)
         disease = recognise(record.text)
+        if "ebpfwatch " in record.text and len(own) < _MOST_TRACED:
+            own.append(record.text[:400])
         if disease is not None:
             _note(result, record, disease)
         elif not parser.busy:
@@ -126,6 +139,7 @@ def read(stream: io.BufferedReader) -> Triage:
     for report in parser.close():
         _group(result, groups, report)
     result.repeated = lines.most()
+    result.traced = list(traced(own))
     return result
 
 
