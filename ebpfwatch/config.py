@@ -73,6 +73,18 @@ class EvidenceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ActionsConfig:
+    """What to do at a finding besides telling of it; fixed at start."""
+
+    snapshot: bool = _key(False)
+    snapshots_kept: int = _key(5, _between(1, 100))
+    command: str = _key("", lambda value: _absolute(value) if value else "")
+    command_seconds: float = _key(10, _between(0.1, 300))
+    crash: str = _key("never", _one_of("never", "confirmed"))
+    every_seconds: float = _key(300, _between(1, 86400))
+
+
+@dataclasses.dataclass(frozen=True)
 class ReclaimConfig:
     """When reclaim is worth a line in the log."""
 
@@ -98,6 +110,7 @@ class Config:
     canary: CanaryConfig = CanaryConfig()
     findings: FindingsConfig = FindingsConfig()
     evidence: EvidenceConfig = EvidenceConfig()
+    actions: ActionsConfig = ActionsConfig()
     reclaim: ReclaimConfig = ReclaimConfig()
     metrics: MetricsConfig = MetricsConfig()
     journal: str = key("auto", one_of("auto", "off"))
@@ -124,7 +137,7 @@ def split_address(text: str) -> tuple[str, int] | None:
 def restart_needed(old: Config, new: Config) -> tuple[str, ...]:
     """The changed keys that only a restart can apply."""
     changed = []
-    for section in ("hooks", "kernel", "evidence", "metrics"):
+    for section in ("hooks", "kernel", "evidence", "actions", "metrics"):
         before, after = getattr(old, section), getattr(new, section)
         for field in dataclasses.fields(before):
             if getattr(before, field.name) != getattr(after, field.name):

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ebpfwatch import __version__, config, privileges
+from ebpfwatch.actions import Actions
 from ebpfwatch.bootwatch import BootWatch
 from ebpfwatch.errors import EbpfwatchError, Exit, defect, say
 from ebpfwatch.events import wire
@@ -83,6 +84,7 @@ class Daemon:
         wakeup = self._take_signals()
         # Everything that can fail is tried before BPF is loaded: a start that fails costs nothing.
         self._outlet = Outlet(self._config, self._paths)
+        self._actions = Actions(self._config, self._paths)
         self._web = self._bind()
         pending = start_loader(self._request())
         try:
@@ -174,6 +176,7 @@ class Daemon:
             self._liveness,
             self._outlet,
             self._scene,
+            self._actions,
             test_page,
         )
         self._boot = BootWatch(
@@ -187,6 +190,7 @@ class Daemon:
         self._judging.configure()
         exe = ("sys_ptrace",) if self._config.evidence.exe else ()
         kept = privileges.drop(self._touch_everything, exe)
+        self._actions.start()
         url = "off"
         if self._web is not None:
             from ebpfwatch.sinks import metrics
@@ -407,6 +411,7 @@ class Daemon:
             grace_sum_ns=grace_ns,
             findings=dict(self._judging.counts),
             sink_errors=self._outlet.errors,
+            actions=dict(self._actions.counts),
             collector_errors=dict(self._sources.errors),
             host=self._host.state(),
             table_slots=session.table_slots,

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import time
 
+from ebpfwatch.actions import Actions
 from ebpfwatch.config import Config
 from ebpfwatch.errors import say
 from ebpfwatch.events import wire
@@ -52,6 +53,7 @@ class Judging:
         liveness: Liveness,
         outlet: Outlet,
         scene: Scene,
+        actions: Actions,
         test_page: range,
     ) -> None:
         self.counts: dict[tuple[str, str, bool], int] = {}
@@ -61,6 +63,7 @@ class Judging:
         self._liveness = liveness
         self._outlet = outlet
         self._scene = scene
+        self._actions = actions
         self._test_page = test_page
         self._losses = LossHistory()
         self._sequence = 0
@@ -88,15 +91,15 @@ class Judging:
         self.counts[key] = self.counts.get(key, 0) + 1
         write, folded = self.folder.admit(finding, time.monotonic())
         if write:
-            self._outlet.tell(
-                dataclasses.replace(
-                    finding,
-                    folded=folded,
-                    machine=self._scene.recorder.before(event.ns),
-                    host=self._scene.host(),
-                    object_bytes=self._scene.object_bytes(),
-                )
+            told = dataclasses.replace(
+                finding,
+                folded=folded,
+                machine=self._scene.recorder.before(event.ns),
+                host=self._scene.host(),
+                object_bytes=self._scene.object_bytes(),
             )
+            self._outlet.tell(told)
+            self._actions.act(told)
         self._scene.recorder.found(finding)
         return write
 

@@ -11,7 +11,7 @@ import dataclasses
 from ebpfwatch.host.state import HostState
 from ebpfwatch.host.zoneinfo import Zone
 
-__all__ = ["COUNTERS", "LOSSES", "HookStatus", "Status"]
+__all__ = ["ACTIONS", "COUNTERS", "LOSSES", "RESULTS", "HookStatus", "Status"]
 
 #: What the kernel side counts as handled, by the name of the metric label ``event``.
 COUNTERS = {
@@ -43,6 +43,10 @@ LOSSES = {
     "rate": "findings not written because of the rate limit",
 }
 
+#: Labels of ebpfwatch_actions_total.
+ACTIONS = ("snapshot", "command", "crash")
+RESULTS = ("done", "failed", "skipped")
+
 
 @dataclasses.dataclass(frozen=True)
 class HookStatus:
@@ -73,7 +77,8 @@ class Status:
     ``counters`` and ``losses`` are totals since the programs were loaded, keyed as ``COUNTERS``
     and ``LOSSES``.  ``grace_log2`` counts frees by the time from evict to free: bucket i holds
     durations below 2**i microseconds (and at least 2**(i-1)); ``grace_sum_ns`` is their sum.
-    ``findings`` counts by (verdict, confidence, is test).  Times are seconds since the epoch.
+    ``findings`` counts by (verdict, confidence, is test), ``actions`` by (action, result).
+    Times are seconds since the epoch.
     ``horizon_seconds`` is the age of the oldest dead inode the table still remembers.
     ``last_boot`` is how it ended: "clean", "panic", "unknown", or "" where nobody knows.
     ``kernel_log`` counts the kernel's own messages since the start, by kind of
@@ -91,6 +96,7 @@ class Status:
     grace_sum_ns: int = 0
     findings: dict[tuple[str, str, bool], int] = dataclasses.field(default_factory=dict)
     sink_errors: dict[str, int] = dataclasses.field(default_factory=dict)
+    actions: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
     collector_errors: dict[str, int] = dataclasses.field(default_factory=dict)
     host: HostState = HostState()
     table_slots: int = 0

@@ -23,7 +23,7 @@ from ebpfwatch import __version__
 from ebpfwatch.host.state import SOURCES
 from ebpfwatch.kernellog.diseases import KINDS
 from ebpfwatch.sinks import host_metrics
-from ebpfwatch.status import COUNTERS, LOSSES, Status
+from ebpfwatch.status import ACTIONS, COUNTERS, LOSSES, RESULTS, Status
 from ebpfwatch.verdicts.finding import Confidence, Verdict
 
 __all__ = ["COLLECTORS", "SINKS", "WatchCollector", "registry"]
@@ -225,6 +225,15 @@ def _findings(status: Status) -> Iterator[Metric]:
     yield _counters(
         "sink_errors", "Findings a sink could not take.", "sink", status.sink_errors, SINKS
     )
+    actions = CounterMetricFamily(
+        "ebpfwatch_actions",
+        "Actions at findings: done, failed, or skipped because of their limits.",
+        labels=["action", "result"],
+    )
+    for action in ACTIONS:
+        for result in RESULTS:
+            actions.add_metric([action, result], status.actions.get((action, result), 0))
+    yield actions
     yield _counters(
         "collector_errors",
         "Times a source of host state could not be read.",

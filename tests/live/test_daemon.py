@@ -116,6 +116,30 @@ def test_a_second_daemon_says_who_holds_the_machine(daemon: DaemonProcess) -> No
     assert second.stderr.count("\n") == 1
 
 
+def test_actions_are_done_with_what_the_daemon_has_left(tmp_path: Path, ext4: Path) -> None:
+    """Snapshot and program after privileges are dropped, and the daemon waits for neither."""
+    hook = tmp_path / "hook"
+    hook.write_text(f"#!/bin/sh\ncat >{tmp_path}/got\ngrep CapEff /proc/self/status; sleep 60\n")
+    hook.chmod(0o755)
+    daemon = start_daemon(tmp_path, snapshot="true", command=str(hook), command_seconds="3")
+    began = time.monotonic()
+    assert command("selftest", run_directory=daemon.run_directory).returncode == 0
+    assert time.monotonic() - began < 3
+    log = daemon.wait_log("action command failed")
+    kept = re.search(r"was killed after 3 s: CapEff:\\x09([0-9a-f]+)", log)
+    assert kept is not None and not int(kept.group(1), 16) >> CAPABILITIES["sys_admin"] & 1
+    check(json.loads((tmp_path / "got").read_text()))
+    (snapshot,) = (daemon.state / "snapshots").iterdir()
+    for name in ("slabinfo", "zoneinfo", "kernel-log", "finding.json", "findings"):
+        assert (snapshot / name).exists(), name
+    assert b"cannot be read" not in (snapshot / "slabinfo").read_bytes()
+    metrics = daemon.settled_metrics()
+    assert metrics['ebpfwatch_actions_total{action="snapshot",result="done"}'] == 1
+    assert metrics['ebpfwatch_actions_total{action="command",result="failed"}'] == 1
+    assert metrics['ebpfwatch_actions_total{action="crash",result="done"}'] == 0
+    assert daemon.stop() == 0
+
+
 def test_kill_9_leaves_nothing_loaded(tmp_path: Path, ext4: Path) -> None:
     """The links live in the fds: no daemon, no programs."""
     before = loaded_programs()
