@@ -12,6 +12,16 @@
 #define bpf_probe_read_user_str bpf_probe_read_str
 #endif
 
+/*
+ * Old verifiers forget what a comparison told of a value; a mask that the compiler cannot see to be
+ * needless is believed.  `size` is a power of two.
+ */
+#define BOUND(index, size)                      \
+	do {                                    \
+		asm volatile("" : "+r"(index)); \
+		(index) &= (size) - 1;          \
+	} while (0)
+
 /* The return address at a function's entry. */
 static __always_inline u64 caller_of(struct pt_regs *ctx)
 {

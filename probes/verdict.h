@@ -93,7 +93,7 @@ static __always_inline void trace_verdict(const struct suspicion *why, const str
 static __always_inline void read_parents(struct verdict_record *record, const struct note *note)
 {
 	u64 directory = note->directory, above = 0, inode = 0, name = 0, ino = 0;
-	u32 at = 0;
+	u64 at = 0;
 	long size;
 
 	if (READ(inode, directory + OFF_D_INODE) || READ(ino, inode + OFF_I_INO))
@@ -109,16 +109,17 @@ static __always_inline void read_parents(struct verdict_record *record, const st
 			record->flags |= PARENTS_WHOLE;
 			break;
 		}
-		if (at >= PARENTS_LEN - 2 * NAME_LEN || READ(name, directory + OFF_D_NAME))
+		if (at > PARENTS_LEN - 2 * NAME_LEN - 1 || READ(name, directory + OFF_D_NAME))
 			break;
+		BOUND(at, PARENTS_LEN / 2);
 		size = bpf_probe_read_kernel_str(&record->parents[at], NAME_LEN, (void *)name);
 		if (size < 0)
 			break;
-		at += (u32)size & (2 * NAME_LEN - 1);
+		at += size;
 		directory = above;
 	}
-	if (at < PARENTS_LEN)
-		record->parents[at] = 0;
+	BOUND(at, PARENTS_LEN);
+	record->parents[at] = 0;
 }
 
 /* `life` may be NULL; it and `key` must still be the entry as it was before this step. */
