@@ -84,8 +84,9 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 			count(COUNTER_TORN, 1);
 			return;
 		}
-		life = &bucket->life[way & (WAYS - 1)];
 	}
+	/* From the way, not from above: an old verifier does not see that a key means a life. */
+	life = &bucket->life[way & (WAYS - 1)];
 	life->ino = why.ino;
 	life->generation = why.generation;
 	life->dev = why.dev;
