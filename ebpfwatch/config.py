@@ -18,6 +18,10 @@ def _absolute(value: Any) -> str:
     return "" if value.startswith("/") else "must be an absolute path"
 
 
+def _absolute_or_none(value: Any) -> str:
+    return _absolute(value) if value else ""
+
+
 def _address(value: Any) -> str:
     try:
         split_address(value)
@@ -76,12 +80,12 @@ class EvidenceConfig:
 class ActionsConfig:
     """What to do at a finding besides telling of it; fixed at start."""
 
-    snapshot: bool = _key(False)
-    snapshots_kept: int = _key(5, _between(1, 100))
-    command: str = _key("", lambda value: _absolute(value) if value else "")
-    command_seconds: float = _key(10, _between(0.1, 300))
-    crash: str = _key("never", _one_of("never", "confirmed"))
-    every_seconds: float = _key(300, _between(1, 86400))
+    snapshot: bool = key(False)
+    snapshots_kept: int = key(5, between(1, 100))
+    command: str = key("", _absolute_or_none)
+    command_seconds: float = key(10, between(0.1, 300))
+    crash: str = key("never", one_of("never", "confirmed"))
+    every_seconds: float = key(300, between(1, 86400))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +101,7 @@ class MetricsConfig:
     """Where /metrics listens, "" is nowhere; and the file with its certificate and users."""
 
     listen: str = key("127.0.0.1:9866", _address)
-    web_config: str = key("", lambda value: _absolute(value) if value else "")
+    web_config: str = key("", _absolute_or_none)
 
 
 @dataclasses.dataclass(frozen=True)
