@@ -15,7 +15,7 @@ RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev procps python3-venv pytho
 TEST_PACKAGES := $(RUN_PACKAGES) help2man gcc libc6-dev e2fsprogs mount util-linux bpftool prometheus \
                  prometheus-alertmanager curl systemd python3-bcrypt
 
-DEPLOY_PACKAGES := chromium chromium-driver python3-selenium \
+DEPLOY_PACKAGES := ansible-core systemd-journal-remote iproute2 chromium chromium-driver python3-selenium \
                    apache2-utils openssl
 DEPLOY_MODULES  := axe-core@4
 
@@ -24,6 +24,8 @@ VM_PACKAGES   := qemu-system-arm qemu-user-static binfmt-support mmdebstrap arch
 
 .PHONY: guests test-vm install-vm run test unit live lint golden bench install-run install-test clean
 .PHONY: soak
+
+IMAGE_PACKAGES := mmdebstrap qemu-user-static binfmt-support arch-test squashfs-tools
 
 DEB_PACKAGES  := build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools \
                  python3-shtab python3-yaml help2man bash-completion lintian man-db mmdebstrap
@@ -45,12 +47,12 @@ unit:  ## no root, no BCC
 live:  ## as root, on the running kernel
 	EBPFWATCH_STORM=$(STORM) $(RUN) -m pytest tests/live
 
-test-vm: install-vm  ## crimes in arm64 guests: KERNELS=4.19 or KERNEL=/an/image, SCENARIOS=benign,destroy
+test-vm: install-vm install-deb  ## crimes in arm64 guests: KERNELS=4.19 or KERNEL=/an/image, SCENARIOS=benign,destroy
 	$(RUN) -m tests.vm.matrix --kernels "$(or $(KERNEL),$(KERNELS))" --scenarios "$(SCENARIOS)" \
 	    $(if $(SCENARIOS)$(KERNEL)$(KERNELS),,--table docs/detection.md)
 
 # One boot each: the unit under systemd as PID 1, a real double free, refusals.
-guests: install-vm  ## the oldest and the newest kernel, as arm64 guests
+guests: install-vm install-deb  ## the oldest and the newest kernel, as arm64 guests
 	$(RUN) -m tests.vm.matrix --ci --kernels "4.19 6.12" --scenarios service
 
 .PHONY: alerts test-alerts test-deploy screenshots install-deploy
@@ -108,6 +110,19 @@ $(VENV)/.deploy: $(VENV)/.test
 
 install-vm: $(VENV)/.test
 	sh deploy/install-packages.sh $(VM_PACKAGES)
+
+.PHONY: test-install
+test-install: install-test  ## as root: docs/install.md, word by word, in a fresh Debian 12 with systemd
+	sh deploy/install-packages.sh systemd-container mmdebstrap git
+	$(RUN) -m pytest -s tests/install
+
+.PHONY: image test-image
+image: install-deb  ## dist/ebpfwatch-image_VERSION_arm64.deb: self-contained, for hosts with an old Python
+	sh deploy/install-packages.sh $(IMAGE_PACKAGES)
+	sh deploy/image/build.sh dist
+
+test-image: image install-vm  ## the image in a 4.19 guest that has no Python
+	$(RUN) -m tests.vm.matrix --kernels 4.19 --scenarios image
 
 install-deb:
 	sh deploy/install-packages.sh $(DEB_PACKAGES)

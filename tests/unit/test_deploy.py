@@ -200,8 +200,8 @@ def test_every_file_of_deploy_is_exercised_by_a_test() -> None:
         ["git", "ls-files", "deploy"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
     text = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
-    # The package is built from these, and made to work, by tests/deb.
-    built = ("deploy/debian/", "deploy/man/")
+    # Packages are built from these, and made to work: by tests/deb, and by the guests' `image`.
+    built = ("deploy/debian/", "deploy/man/", "deploy/image/")
     missing = [
         name for name in listed if not name.startswith(built) and Path(name).name not in text
     ]

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ class Scenario:
     ``guilty``: the module's own code is on the stack, so it must be named.  ``script`` replaces
     the crime and judges itself.  ``append`` goes to the kernel's command line and makes the guest
     one that is reset, not ended, by a panic; ``kernels`` are those that can do it (ramoops built
-    in), () for all.
+    in), () for all.  ``asked``: only run when it is named.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Scenario:
     timeout: float = 300
     append: str = ""
     kernels: tuple[str, ...] = ()
+    asked: bool = False
 
 
 SCENARIOS = (
@@ -57,7 +59,20 @@ SCENARIOS = (
     Scenario("again", "double_free", "a second RCU free at once"),
     Scenario("late", "double_free", "a second RCU free two seconds later"),
     Scenario(
-        "service", "", "the unit under systemd as PID 1", script=payloads.SERVICE, timeout=500
+        "service",
+        "",
+        "the package, its unit under systemd as PID 1",
+        script=payloads.SERVICE,
+        timeout=900,
+    ),
+    Scenario(
+        "image",
+        "",
+        "the self-contained image, on a host without Python",
+        script=payloads.IMAGE,
+        timeout=900,
+        kernels=("4.19",),
+        asked=True,
     ),
     Scenario("churn", "", "storms, trees, drop_caches, kswapd", script=payloads.CHURN, timeout=500),
     Scenario("loads", "", "20 loads and unloads in a row", script=payloads.LOADS, timeout=1500),
@@ -85,7 +100,13 @@ def payload(kernel: kernels.Kernel, scenario: Scenario, directory: Path) -> Path
     shutil.copy(kernels.build_module(kernel, directory / "module"), content)
     if kernel.needs_headers and kernel.headers is not None:
         shutil.copytree(kernel.headers, content / "headers", symlinks=True)
-    shutil.copy(ROOT / "deploy/ebpfwatch.service", content)
+    if scenario.script == payloads.SERVICE:
+        subprocess.run(["sh", str(ROOT / "deploy/build-deb.sh"), str(content)], check=True)
+    if scenario.script == payloads.IMAGE:
+        images = sorted((ROOT / "dist").glob("ebpfwatch-image_*_arm64.deb"))
+        if not images:
+            raise SystemExit("no image in dist/: make image")
+        shutil.copy(images[-1], content)
     # Traced into /results/output, so that one that hangs says where.
     (content / "run.sh").write_text("set -x\n" + (scenario.script or payloads.crime(scenario.name)))
     return content
@@ -321,7 +342,7 @@ def main() -> int:
         for scenario in SCENARIOS:
             if scenario.kernels and kernel.name not in scenario.kernels:
                 continue
-            if not wanted or scenario.name in wanted:
+            if scenario.name in wanted or not (wanted or scenario.asked):
                 todo.append((kernel, scenario, arguments.results / kernel.name / scenario.name))
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         rows = list(pool.map(lambda job: run_one(*job), todo))

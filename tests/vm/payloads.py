@@ -7,7 +7,7 @@ A payload that judges itself exits 0 or says in ``/results/why`` what was wrong.
 
 from __future__ import annotations
 
-__all__ = ["CHURN", "LOADS", "RAMOOPS", "REBOOT", "SERVICE", "crime"]
+__all__ = ["CHURN", "IMAGE", "LOADS", "RAMOOPS", "REBOOT", "SERVICE", "crime"]
 
 _HEADERS = """\
 if [ -d headers ]; then
@@ -89,22 +89,20 @@ def crime(name: str) -> str:
     return _RUN + _CRIME.format(name=name) + (_REUSE if name == "reused" else "") + _END
 
 
-#: The unit as it is installed, under systemd as PID 1.
-SERVICE = (
-    _HEADERS
-    + """\
-mkdir -p /opt/ebpfwatch /etc/ebpfwatch
-cp -r ebpfwatch probes /opt/ebpfwatch/
-cp config.example.yaml /etc/ebpfwatch/config.yaml
-cp ebpfwatch.service /etc/systemd/system/
-printf '#!/bin/sh\\nPYTHONPATH=/opt/ebpfwatch exec python3 -m ebpfwatch "$@"\\n' >/usr/bin/ebpfwatch
-chmod +x /usr/bin/ebpfwatch
-systemctl daemon-reload
-systemd-analyze verify ebpfwatch.service >/results/verify 2>&1 || wrong "systemd-analyze verify"
-systemctl start ebpfwatch || wrong "the unit did not start"
+#: The installed unit, under systemd as PID 1: it sees everything, and may do little.
+_PROVEN = """\
 wait_alive
 systemctl status --no-pager ebpfwatch >/results/status 2>&1
 grep -q 'Status: ".*hooks proven alive' /results/status || wrong "no status line"
+# Under the unit's lines nothing is blind: no sink is missing, and root is root no more.
+journalctl --no-pager -u ebpfwatch >/results/err
+grep 'an oops will not print\\|cannot go to /dev/kmsg' /results/err && wrong "the unit blinds it"
+grep CapBnd /proc/$(systemctl show -p MainPID --value ebpfwatch)/status >/results/capabilities
+case $(uname -r) in
+4.*) bounding=0000000400200000 ;; # syslog, sys_admin
+*) bounding=000000c400000000 ;; # bpf, perfmon, syslog
+esac
+grep -q $bounding /results/capabilities || wrong "capabilities: $(cat /results/capabilities)"
 timeout 60 ebpfwatch selftest >/results/selftest 2>&1 || wrong "the self-test"
 echo x >/mnt/vdb/victim
 insmod crime.ko path=/mnt/vdb/victim scenario=benign || wrong "insmod"
@@ -115,10 +113,31 @@ journalctl --no-pager -o verbose EBPFWATCH_VERDICT=double_free EBPFWATCH_TEST=0 
 for field in PRIORITY=2 EBPFWATCH_INODE=12 EBPFWATCH_CONFIDENCE=confirmed 'EBPFWATCH_RESPONSIBLE=module crime'; do
     grep -q "$field" /results/journal || wrong "the journal has no $field"
 done
+journalctl --no-pager -x EBPFWATCH_VERDICT=double_free EBPFWATCH_TEST=0 | grep -q free.list.is.damaged ||
+    wrong "the journal does not explain the finding"
 counted='ebpfwatch_findings_total{confidence="confirmed",test="false",verdict="double_free"}'
 [ "$(metric "$counted")" = 1.0 ] || wrong "the metric says $(metric "$counted")"
 ebpfwatch report >/results/report 2>&1 || wrong "report"
 grep -q '\\[crime' /results/report || wrong "the report does not name the module"
+"""
+
+_PURGED = """\
+dpkg --purge "$package" >/results/purge 2>&1 || wrong "the purge"
+ls -d /etc/ebpfwatch /var/lib/ebpfwatch /run/ebpfwatch 2>/dev/null && wrong "the purge left something"
+[ ! -s /results/why ]
+"""
+
+#: The package, its unit, and the refusals of both.
+SERVICE = (
+    _HEADERS
+    + """\
+package=ebpfwatch
+mkdir -p /usr/share/man/man5 /usr/share/man/man8
+dpkg -i ebpfwatch_*_all.deb >/results/dpkg 2>&1 || wrong "the installation"
+systemctl is-active ebpfwatch || wrong "the installation did not start the unit"
+"""
+    + _PROVEN
+    + """\
 systemctl restart ebpfwatch || wrong "restart"
 [ "$(systemctl show -p NRestarts --value ebpfwatch)" = 0 ] || wrong "it restarted by itself"
 systemctl stop ebpfwatch || wrong "stop"
@@ -139,8 +158,27 @@ if [ -d headers ]; then
 fi
 journalctl --no-pager -u ebpfwatch >/results/err
 grep -q Traceback /results/err && wrong "a traceback"
-[ ! -s /results/why ]
+systemctl reset-failed ebpfwatch
 """
+    + _PURGED
+)
+
+#: The self-contained image, on a host that has lost its Python and its compiler.
+IMAGE = (
+    _HEADERS
+    + """\
+package=ebpfwatch-image
+rm -rf /usr/bin/python3* /usr/lib/python3* /usr/lib/*/libbcc* /usr/lib/*/libLLVM* /usr/lib/*/libclang*
+dpkg -i ebpfwatch-image_*_arm64.deb >/results/dpkg 2>&1 || wrong "the installation"
+systemctl is-active ebpfwatch || wrong "the installation did not start the unit"
+"""
+    + _PROVEN
+    + """\
+systemctl stop ebpfwatch || wrong "stop"
+bpftool prog show 2>/dev/null | grep -q 'name on_\\|ext4_evict' && wrong "programs are left"
+journalctl --no-pager -u ebpfwatch >/results/err
+"""
+    + _PURGED
 )
 
 #: Loads and unloads in a row; the kernel must have nothing to say about it.
