@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ebpfwatch.kernel.ladder import wishes
 from ebpfwatch.strictyaml import between, key, one_of, power_of_two, read
 
 __all__ = ["Config", "load", "restart_needed"]
@@ -20,6 +21,14 @@ def _absolute(value: Any) -> str:
 
 def _absolute_or_none(value: Any) -> str:
     return _absolute(value) if value else ""
+
+
+def _wishes(value: Any) -> str:
+    try:
+        wishes(value)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _address(value: Any) -> str:
@@ -36,6 +45,8 @@ class HooksConfig:
 
     alloc: bool = key(True)
     strict: bool = key(True)
+    rungs: str = key("", _wishes)
+    btf: str = key("", _absolute_or_none)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -136,6 +136,8 @@ class Daemon:
             "unit": "ebpfwatch.c",
             "alloc": self._config.hooks.alloc,
             "strict": self._config.hooks.strict,
+            "rungs": self._config.hooks.rungs,
+            "btf": self._config.hooks.btf,
             "table_slots": self._config.kernel.table_slots,
             "note_slots": self._config.kernel.note_slots,
             "ring_bytes": self._config.kernel.ring_bytes,

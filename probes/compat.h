@@ -5,6 +5,8 @@
 #ifndef EBPFWATCH_COMPAT_H
 #define EBPFWATCH_COMPAT_H
 
+#define FENTRY_FRAMES 6
+
 #ifndef HAVE_PROBE_READ_KERNEL
 /* One helper for both address spaces, before Linux 5.5. */
 #define bpf_probe_read_kernel bpf_probe_read
@@ -33,6 +35,33 @@ static __always_inline u64 caller_of(struct pt_regs *ctx)
 	bpf_probe_read_kernel(&address, sizeof(address), (void *)PT_REGS_SP(ctx));
 	return address;
 #endif
+}
+
+/* bpf_get_func_ip and bpf_get_func_arg, by number: bcc's list may be older. */
+static u64 (*func_ip)(void *ctx) = (void *)173;
+static long (*func_arg)(void *ctx, u32 n, u64 *value) = (void *)183;
+
+/* As a number: the context itself holds a typed pointer, which may not be hashed. */
+static __always_inline u64 fentry_argument(void *ctx, u32 n)
+{
+	u64 value = 0;
+
+	func_arg(ctx, n, &value);
+	return value;
+}
+
+/* The return address of the function that a fentry program stands in: the frame behind its own. */
+static __always_inline u64 fentry_caller(void *ctx)
+{
+	u64 frames[FENTRY_FRAMES] = {};
+	u64 function = func_ip(ctx);
+
+	bpf_get_stack(ctx, frames, sizeof(frames), 0);
+#pragma unroll
+	for (int i = 0; i < FENTRY_FRAMES - 1; i++)
+		if (frames[i] - function < 64)
+			return frames[i + 1];
+	return 0;
 }
 
 #endif

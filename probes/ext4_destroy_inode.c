@@ -51,6 +51,14 @@ static __always_inline void on_destroy(void *ctx, u64 inode, u64 call_site)
 			    life->dev, 0);
 }
 
+#ifdef DESTROY_FENTRY
+int ext4_destroy_inode(struct bpf_raw_tracepoint_args *ctx)
+{
+	on_destroy(ctx, fentry_argument(ctx, 0), fentry_caller(ctx));
+	return 0;
+}
+#endif
+
 #ifdef DESTROY_KPROBE
 int ext4_destroy_inode(struct pt_regs *ctx)
 {

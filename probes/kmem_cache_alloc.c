@@ -43,6 +43,14 @@ int kmem_cache_alloc(struct bpf_raw_tracepoint_args *ctx)
 }
 #endif
 
+#ifdef ALLOC_FENTRY
+int inode_init_always(struct bpf_raw_tracepoint_args *ctx)
+{
+	on_alloc(ctx, object_of(fentry_argument(ctx, 1)));
+	return 0;
+}
+#endif
+
 #ifdef ALLOC_KPROBE
 int inode_init_always(struct pt_regs *ctx)
 {

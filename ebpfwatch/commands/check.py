@@ -16,6 +16,7 @@ from ebpfwatch.errors import EbpfwatchError, Exit, say
 from ebpfwatch.host import room
 from ebpfwatch.host.sources import Sources
 from ebpfwatch.host.state import HostReader, HostState
+from ebpfwatch.kernel.ladder import wishes
 from ebpfwatch.kernel.session import Ladder, probe
 from ebpfwatch.paths import Paths
 from ebpfwatch.sinks.text import plain
@@ -46,14 +47,28 @@ class _Hooks:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Output form."""
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument(
+        "--btf", default="", metavar="FILE", help="this kernel's BTF, where it has none of its own"
+    )
+    parser.add_argument(
+        "--rungs", type=_wishes, default="", help='as hooks.rungs: "alloc=kprobe destroy=none"'
+    )
     parser.add_argument("--verbose", action="store_true", help="show what the loader says")
+
+
+def _wishes(text: str) -> str:
+    try:
+        wishes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit 0 if all is well, 1 if a line says FAIL, 69 if the watcher cannot work here, 77 if what
     we may see is not enough to tell.
     """
-    tried = _try_hooks(arguments.verbose)
+    tried = _try_hooks(arguments)
     host = _host(Paths())
     advice = [*_of_hooks(tried), *_of_host(host)]
     code = _exit_code(tried, host, advice)
@@ -66,9 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _try_hooks(verbose: bool) -> _Hooks:
+def _try_hooks(arguments: argparse.Namespace) -> _Hooks:
     try:
-        ladder, reply = probe(verbose)
+        ladder, reply = probe(arguments.verbose, arguments.rungs, arguments.btf)
     except EbpfwatchError as error:
         return _Hooks([], {}, error)
     return _Hooks(ladder, reply["features"])

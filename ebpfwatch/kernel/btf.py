@@ -77,7 +77,9 @@ class Btf:
         # libbpf before 1.0 returns ERR_PTR.
         if not self._btf or self._btf > 2**64 - 4096:
             code = ctypes.get_errno() or errno.EINVAL
-            raise BtfError(f"cannot read BTF {file or module or 'vmlinux'}: {os.strerror(code)}")
+            # libbpf has errors of its own (from 4000) for what is no BTF.
+            why = "it is no BTF" if code >= 4000 else os.strerror(code)
+            raise BtfError(f"cannot read BTF {file or module or 'vmlinux'}: {why}")
         lib.btf__find_by_name_kind.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32]
         lib.btf__type_by_id.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
         lib.btf__type_by_id.restype = ctypes.c_void_p
@@ -94,9 +96,10 @@ class Btf:
             raise BtfError(f"struct {struct} has no member {member}")
         return found // 8
 
-    def has_function(self, name: str) -> bool:
-        """Whether BTF describes this function (what fentry needs)."""
-        return bool(library().btf__find_by_name_kind(self._btf, name.encode(), _KIND_FUNC) > 0)
+    def function(self, name: str) -> int:
+        """The type id of a function (what fentry needs); 0 if BTF does not describe it."""
+        found = library().btf__find_by_name_kind(self._btf, name.encode(), _KIND_FUNC)
+        return max(0, int(found))
 
     def raw_tracepoint_arguments(self, name: str) -> list[str]:
         """The struct names of a raw tracepoint's arguments, "" for what is no struct pointer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import sysconfig
@@ -11,6 +12,7 @@ from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel import source
+from ebpfwatch.kernel.fentry import load_fentry
 from ebpfwatch.kernel.prober import PROGRAM_TYPES
 from ebpfwatch.paths import PROBES
 
@@ -24,10 +26,24 @@ class Module:
 
     def __init__(self, bpf: Any) -> None:
         self._bpf = bpf
+        self._fds: list[int] = []
 
-    def load(self, kind: str, function: str) -> int:
-        """Load one function; the program's fd."""
+    def load(self, kind: str, function: str, btf_id: int = 0) -> int:
+        """Load one function; the program's fd. ``btf_id``: what a fentry program will stand in."""
+        if kind == "fentry":
+            return self._load_fentry(function, btf_id)
         return int(self._bpf.load_func(function.encode(), PROGRAM_TYPES[kind]).fd)
+
+    def _load_fentry(self, function: str, btf_id: int) -> int:
+        # bcc takes the target from the function's name and cannot be told another.
+        from bcc.libbcc import lib
+
+        code = ctypes.string_at(
+            lib.bpf_function_start(self._bpf.module, function.encode()),
+            lib.bpf_function_size(self._bpf.module, function.encode()),
+        )
+        self._fds.append(load_fentry(code, btf_id, function))
+        return self._fds[-1]
 
     def map(self, name: str) -> int:
         """The fd of a map."""
@@ -35,6 +51,8 @@ class Module:
 
     def close(self) -> None:
         """Unload."""
+        while self._fds:
+            os.close(self._fds.pop())
         self._bpf.cleanup()
 
 

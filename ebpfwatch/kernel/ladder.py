@@ -2,14 +2,29 @@
 
 Data only.  A rung is taken if every one of its attachments can really be attached: the loader
 tries each with an empty program before it compiles.  Symbol candidates match with compiler
-suffixes (``.isra.0``, ``.part.1`` ...).
+suffixes (``.isra.0``, ``.part.1`` ...).  The order is by what it costs and what it tells;
+`make test-vm SCENARIOS=price` measures it (docs/architecture.md).
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-__all__ = ["LADDER", "REQUIRED", "SHARED", "SHARED_FREE", "UNITS", "Attachment", "Rung", "Unit"]
+__all__ = [
+    "LADDER",
+    "NONE",
+    "REQUIRED",
+    "SHARED",
+    "SHARED_FREE",
+    "UNITS",
+    "Attachment",
+    "Rung",
+    "Unit",
+    "Wish",
+    "wishes",
+]
+
+NONE = "none"  #: a wish for no hook at all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +44,9 @@ class Attachment:
 class Rung:
     """A way to fill a role.
 
-    ``kind`` is "raw_tracepoint", "kprobe" or "tracepoint"; ``defines`` select the code in probes/.
-    ``cache_argument`` names the raw tracepoint that must carry a ``struct kmem_cache *``, and the
-    define that gets its index.
+    ``kind`` is "raw_tracepoint", "fentry", "kprobe" or "tracepoint"; ``defines`` select the code in
+    probes/.  ``cache_argument`` names the raw tracepoint that must carry a ``struct kmem_cache *``,
+    and the define that gets its index.
     """
 
     kind: str
@@ -46,12 +61,53 @@ class Rung:
         return f"{self.kind} {self.attachments[0].target}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """One word of ``hooks.rungs``: the kind a role shall take ("none": no hook), and where."""
+
+    kind: str
+    target: str = ""
+
+    def grants(self, rung: Rung) -> bool:
+        """Whether this rung is what was wished."""
+        targets = [attachment.target for attachment in rung.attachments]
+        return self.kind == rung.kind and self.target in ("", *targets)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.target}" if self.target else self.kind
+
+
+def wishes(text: str) -> dict[str, Wish]:
+    """``ROLE=KIND[:TARGET]``, any number of them, as in "evict=kprobe destroy=none".
+
+    Raises ``ValueError`` saying which word is wrong.
+    """
+    found: dict[str, Wish] = {}
+    for word in text.replace(",", " ").split():
+        role, _, wanted = word.partition("=")
+        kind, _, target = wanted.partition(":")
+        wish = Wish(kind, target)
+        if role not in LADDER:
+            raise ValueError(f"names no role in {word!r}: {', '.join(LADDER)}")
+        if kind != NONE and not any(wish.grants(rung) for rung in LADDER[role]):
+            rungs = ", ".join(f"{r.kind}:{r.attachments[0].target}" for r in LADDER[role])
+            raise ValueError(f"names no rung in {word!r}: {rungs}, {NONE}")
+        found[role] = wish
+    return found
+
+
+def _fentry(target: str, function: str, *defines: str) -> Rung:
+    return Rung("fentry", (Attachment(target, function),), defines)
+
+
 def _kprobe(target: str, function: str, *defines: str, note: str = "") -> Rung:
     return Rung("kprobe", (Attachment(target, function),), defines, note=note)
 
 
 LADDER: dict[str, tuple[Rung, ...]] = {
     "alloc": (
+        _fentry("inode_init_always_gfp", "inode_init_always", "HAVE_ALLOC", "ALLOC_FENTRY"),
+        _fentry("inode_init_always", "inode_init_always", "HAVE_ALLOC", "ALLOC_FENTRY"),
         _kprobe("inode_init_always_gfp", "inode_init_always", "HAVE_ALLOC", "ALLOC_KPROBE"),
         _kprobe("inode_init_always", "inode_init_always", "HAVE_ALLOC", "ALLOC_KPROBE"),
         Rung(
@@ -81,10 +137,17 @@ LADDER: dict[str, tuple[Rung, ...]] = {
         _kprobe("ext4_evict_inode", "ext4_evict_inode", "EVICT_KPROBE"),
     ),
     "destroy": (
+        _fentry("ext4_destroy_inode", "ext4_destroy_inode", "DESTROY_FENTRY"),
         _kprobe("ext4_destroy_inode", "ext4_destroy_inode", "DESTROY_KPROBE"),
-        _kprobe("destroy_inode", "ext4_destroy_inode", "DESTROY_KPROBE"),
+        _kprobe(
+            "destroy_inode",
+            "ext4_destroy_inode",
+            "DESTROY_KPROBE",
+            note="runs for every filesystem, and not for who calls ext4's own function",
+        ),
     ),
     "rcu_free": (
+        _fentry("ext4_free_in_core_inode", "ext4_free_in_core_inode", "RCU_FREE_FENTRY"),
         _kprobe("ext4_free_in_core_inode", "ext4_free_in_core_inode", "RCU_FREE_KPROBE"),
         _kprobe(
             "ext4_i_callback", "ext4_free_in_core_inode", "RCU_FREE_KPROBE", "RCU_FREE_FROM_HEAD"

@@ -19,8 +19,9 @@ from typing import Any
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel import handoff, offsets, tracebuffer
 from ebpfwatch.kernel.btf import Btf, BtfError
+from ebpfwatch.kernel.choice import Chooser, configure, insist
 from ebpfwatch.kernel.compiler import Compiler, Module
-from ebpfwatch.kernel.ladder import SHARED, SHARED_FREE, UNITS, Rung, Unit
+from ebpfwatch.kernel.ladder import UNITS, Rung, Unit
 from ebpfwatch.kernel.learn import learn
 from ebpfwatch.kernel.prober import Prober, attach_or_fail
 from ebpfwatch.kernel.running import capabilities_missing, find_symbols, version_code
@@ -31,16 +32,6 @@ __all__ = ["main"]
 _CLONE_NEWNS = 0x20000
 _PR_SET_PDEATHSIG = 1
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
-
-
-@dataclasses.dataclass
-class Choice:
-    """What became of one role: the rung it got (or None), and why no better one."""
-
-    role: str
-    rung: Rung | None
-    name: str
-    reason: str
 
 
 def main(argv: list[str]) -> int:
@@ -113,20 +104,30 @@ class _Loading:
             for rung in rungs
             for attachment in rung.attachments
         }
-        self.prober = Prober(version_code(), find_symbols(targets))
+        self.btf, self.why_no_btf = self._open_btf(request.get("btf", ""))
+        # A detached BTF tells offsets; only the kernel's own makes it take fentry programs.
+        own = None if request.get("btf") else self.btf
+        self.prober = Prober(version_code(), find_symbols(targets), own)
         self.features = self.prober.features()
-        self.btf: Btf | None = None
-        self.why_no_btf = ""
+        self.chooser = Chooser(self.prober, self.btf, request.get("rungs", ""))
+
+    def _open_btf(self, file: str) -> tuple[Btf | None, str]:
         try:
-            self.btf = Btf()
+            return Btf(file=file), ""
         except BtfError as error:
-            self.why_no_btf = str(error)
+            if file:
+                raise EbpfwatchError(
+                    f"hooks.btf: {error}",
+                    "it must be BTF of this very kernel, raw or in an ELF file",
+                    Exit.CONFIG,
+                ) from None
+            return None, str(error)
 
     def serve(self) -> tuple[dict[str, Any], list[int]]:
         """The reply, and the fds in its order: maps, programs, links."""
-        choices = [self._choose(role, rungs) for role, rungs in self.unit.ladder.items()]
+        choices = [self.chooser.choose(role, rungs) for role, rungs in self.unit.ladder.items()]
         teachers = [c.rung for c in choices if c.role in ("evict", "any_free") and c.rung]
-        _configure(choices, self.request)
+        configure(choices, self.request)
         reply: dict[str, Any] = {
             "hooks": [
                 {"role": c.role, "rung": c.name if c.rung else "", "reason": c.reason}
@@ -136,7 +137,7 @@ class _Loading:
         }
         if self.request.get("probe_only"):
             return reply, []
-        _insist(self.unit, choices, self.why_no_btf)
+        insist(self.unit, choices, self.why_no_btf)
         compiler = Compiler(self.prober.version, self.features)
         if self.btf is not None:
             reply["offsets"] = offsets.from_btf(self.btf)
@@ -161,41 +162,9 @@ class _Loading:
         reply["maps"] = names
         return reply, self._attach_all(module, rungs, reply)
 
-    def _choose(self, role: str, rungs: tuple[Rung, ...]) -> Choice:
-        reasons: list[str] = []
-        for rung in rungs:
-            why_not = self.prober.why_not(rung) or self._why_no_cache(rung)
-            if not why_not:
-                return Choice(role, rung, rung.name, "; ".join(reasons) or rung.note)
-            reasons.append(f"{rung.name}: {why_not}")
-        return Choice(role, None, "", "; ".join(reasons))
-
-    def _why_no_cache(self, rung: Rung) -> str:
-        tracepoint, _ = rung.cache_argument
-        if not tracepoint or self._cache_index(rung) is not None:
-            return ""
-        if self.btf is None:
-            return f"without BTF nobody knows the arguments of the tracepoint {tracepoint}"
-        return f"the tracepoint {tracepoint} does not carry the cache on this kernel"
-
-    def _cache_index(self, rung: Rung) -> int | None:
-        if self.btf is None:
-            return None
-        try:
-            arguments = self.btf.raw_tracepoint_arguments(rung.cache_argument[0])
-            return arguments.index("kmem_cache")
-        except (BtfError, ValueError):
-            return None
-
-    def _defines(self, rung: Rung) -> list[str]:
-        flags = [f"-D{define}" for define in rung.defines]
-        if rung.cache_argument[0]:
-            flags.append(f"-D{rung.cache_argument[1]}={self._cache_index(rung)}")
-        return flags
-
     def _sizes(self, rungs: list[Rung]) -> list[str]:
         request, page = self.request, os.sysconf("SC_PAGE_SIZE")
-        flags = [flag for rung in rungs for flag in self._defines(rung)]
+        flags = [flag for rung in rungs for flag in self.chooser.defines(rung)]
         return [
             *flags,
             f"-DTABLE_BUCKETS={max(1, request['table_slots'] // 4)}",
@@ -212,7 +181,7 @@ class _Loading:
                 "see `ebpfwatch check`",
                 Exit.UNAVAILABLE,
             )
-        how = flags + [flag for rung in teachers for flag in self._defines(rung)]
+        how = flags + [flag for rung in teachers for flag in self.chooser.defines(rung)]
         learned = learn(compiler, self.prober, teachers, how, self.request["mounts"])
         reply["learned"] = learned
         reply["offsets"]["OFF_VFS_INODE"] = learned["vfs_inode"]
@@ -230,8 +199,10 @@ class _Loading:
         # seen to end that was not seen to begin.
         for rung in rungs:
             for attachment in rung.attachments:
-                program = module.load(rung.kind, attachment.function)
                 symbol = self.prober.symbol(rung.kind, attachment)
+                program = module.load(
+                    rung.kind, attachment.function, self.prober.btf_id(rung.kind, symbol)
+                )
                 try:
                     if self.request.get("attach", True):  # a model test runs them by hand
                         links.append(attach_or_fail(rung.kind, program, attachment, symbol))
@@ -248,38 +219,6 @@ class _Loading:
         # The module must not be collected before its fds are sent.
         self.module = module
         return fds + links
-
-
-def _insist(unit: Unit, choices: list[Choice], why_no_btf: str) -> None:
-    """Raise unless the roles that nothing works without have a rung."""
-    by_role = {choice.role: choice for choice in choices}
-    needed = [by_role[role] for role in unit.required if by_role[role].rung is None]
-    if "rcu_free" in by_role and by_role["rcu_free"].rung is None:
-        needed.append(by_role["rcu_free"])
-    for choice in needed:
-        raise EbpfwatchError(
-            f"no way to hook {choice.role} on this kernel: {choice.reason}"
-            + (f"; {why_no_btf}" if why_no_btf else ""),
-            "see `ebpfwatch check`; Linux 4.17 or later with ext4 tracepoints is needed",
-            Exit.UNAVAILABLE,
-        )
-
-
-def _configure(choices: list[Choice], request: dict[str, Any]) -> None:
-    """Apply hooks.alloc and hooks.strict; a free without a hook of its own shares the strict."""
-    by_role = {choice.role: choice for choice in choices}
-    if "alloc" in by_role and not request["alloc"]:
-        by_role["alloc"].rung = None
-        by_role["alloc"].reason = "switched off: hooks.alloc is false"
-    if "any_free" not in by_role:
-        return
-    rcu, strict = by_role["rcu_free"], by_role["any_free"]
-    if rcu.rung is None and strict.rung is not None:
-        rcu.rung = Rung(strict.rung.kind, (), (SHARED_FREE,))
-        rcu.name = f"{strict.name} {SHARED}"
-    elif not request["strict"]:
-        strict.rung = None
-        strict.reason = "switched off: hooks.strict is false"
 
 
 if __name__ == "__main__":

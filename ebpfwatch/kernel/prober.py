@@ -10,13 +10,16 @@ import os
 import struct
 
 from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.kernel.btf import Btf
+from ebpfwatch.kernel.fentry import load_fentry
 from ebpfwatch.kernel.ladder import Attachment, Rung
 from ebpfwatch.kernel.libbpf import library
 
 __all__ = ["PROGRAM_TYPES", "Prober", "attach", "attach_or_fail"]
 
-PROGRAM_TYPES = {"kprobe": 2, "tracepoint": 5, "raw_tracepoint": 17}
+PROGRAM_TYPES = {"kprobe": 2, "tracepoint": 5, "raw_tracepoint": 17, "fentry": 26}
 
+_ENOTSUPP = 524
 _SOCKET_FILTER = 1
 _RINGBUF = 27
 
@@ -31,6 +34,15 @@ _CMPXCHG = (
     + _instruction(0xB7)  # r0 = 0
     + _instruction(0xB7, dst=1)  # r1 = 0
     + _instruction(0xDB, dst=10, src=1, off=-8, imm=0xF1)  # cmpxchg(fp - 8, r0, r1)
+    + _EXIT
+)
+
+#: What our fentry programs need (Linux >= 5.17): the argument as a number, not a typed pointer.
+_FENTRY_ARGUMENT = (
+    _instruction(0xB7, dst=2)  # r2 = 0
+    + _instruction(0xBF, dst=3, src=10)  # r3 = fp
+    + _instruction(0x07, dst=3, imm=-8)  # r3 -= 8
+    + _instruction(0x85, imm=183)  # bpf_get_func_arg(r1, r2, r3)
     + _EXIT
 )
 
@@ -62,11 +74,18 @@ def _load(kind: int, code: bytes, version: int, name: bytes = b"probe") -> int:
     return int(fd) if fd >= 0 else -(ctypes.get_errno() or 1)
 
 
+def _says(code: int) -> str:
+    # The kernel's own ENOTSUPP, which no libc knows.
+    return "not supported by this kernel" if code == _ENOTSUPP else os.strerror(code)
+
+
 def attach(kind: str, program_fd: int, attachment: Attachment, symbol: str) -> int:
     """Attach a loaded program; returns the link's fd or -errno. Closing the fd detaches."""
     ctypes.set_errno(0)
     if kind == "raw_tracepoint":
         fd = library().bpf_attach_raw_tracepoint(program_fd, symbol.encode())
+    elif kind == "fentry":
+        fd = library().bpf_attach_raw_tracepoint(program_fd, None)  # the program names its place
     elif kind == "tracepoint":
         category, _, name = symbol.partition(":")
         fd = library().bpf_attach_tracepoint(program_fd, category.encode(), name.encode())
@@ -100,35 +119,55 @@ class Prober:
     here.
     """
 
-    def __init__(self, version: int, symbols: dict[str, str]) -> None:
+    def __init__(self, version: int, symbols: dict[str, str], btf: Btf | None) -> None:
         self.version = version
         self.symbols = symbols
+        self._btf = btf
 
     def why_not(self, rung: Rung) -> str:
         """An empty string if every attachment of the rung holds, else the reason in words."""
         if rung.kind == "kprobe" and not os.path.exists("/sys/bus/event_source/devices/kprobe"):
             return "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)"
-        program = _load(PROGRAM_TYPES[rung.kind], _EXIT, self.version)
-        if program < 0:
-            return f"a {rung.kind} program is refused: {os.strerror(-program)}"
-        try:
-            for attachment in rung.attachments:
-                symbol = self.symbol(rung.kind, attachment)
-                if not symbol:
-                    return f"no function {attachment.target} in /proc/kallsyms"
-                link = attach(rung.kind, program, attachment, symbol)
-                if link < 0 and attachment.optional:
-                    continue
-                if link < 0:
-                    return f"attaching to {symbol}: {os.strerror(-link)}"
-                os.close(link)
-        finally:
-            os.close(program)
+        for attachment in rung.attachments:
+            why_not = self._why_not(rung.kind, attachment)
+            if why_not and not attachment.optional:
+                return why_not
         return ""
+
+    def _why_not(self, kind: str, attachment: Attachment) -> str:
+        symbol = self.symbol(kind, attachment)
+        if not symbol:
+            return "not in /proc/kallsyms"
+        try:
+            program = self._load(kind, symbol)
+        except OSError as error:
+            return f"the kernel refuses such a program: {_says(error.errno or 0)}"
+        if not program:
+            return "not in the kernel's BTF" if self._btf else "the kernel has no BTF of its own"
+        link = attach(kind, program, attachment, symbol)
+        os.close(program)
+        if link < 0:
+            return f"attaching: {_says(-link)}"
+        os.close(link)
+        return ""
+
+    def _load(self, kind: str, symbol: str) -> int:
+        """An empty program for this place; 0 if fentry cannot be there; raises ``OSError``."""
+        if kind == "fentry":
+            btf_id = self.btf_id(kind, symbol)
+            return load_fentry(_FENTRY_ARGUMENT, btf_id, "probe") if btf_id else 0
+        program = _load(PROGRAM_TYPES[kind], _EXIT, self.version)
+        if program < 0:
+            raise OSError(-program, os.strerror(-program))
+        return program
+
+    def btf_id(self, kind: str, symbol: str) -> int:
+        """The type of the function that a fentry program stands in; 0 for other kinds."""
+        return self._btf.function(symbol) if kind == "fentry" and self._btf else 0
 
     def symbol(self, kind: str, attachment: Attachment) -> str:
         """What to attach to; "" if there is nothing of that name."""
-        if kind != "kprobe":
+        if kind not in ("kprobe", "fentry"):
             return attachment.target
         return self.symbols.get(attachment.target, "")
 

@@ -61,8 +61,9 @@ def find_symbols(wanted: set[str], kallsyms: Path = Path("/proc/kallsyms")) -> d
             fields = line.split(None, 3)
             if len(fields) < 3 or fields[1] not in "tTwW":
                 continue
-            stem, dot, _ = fields[2].partition(".")
-            if stem in wanted and (not dot or stem not in found):
+            stem, dot, suffix = fields[2].partition(".")
+            # The cold part of a function is jumped to, not called: a probe there sees nothing.
+            if stem in wanted and "cold" not in suffix and (not dot or stem not in found):
                 found[stem] = fields[2]
     return found
 

@@ -138,13 +138,17 @@ def start_loader(request: dict[str, Any]) -> Pending:
     return Pending(request)
 
 
-def probe(verbose: bool = False) -> tuple[list[Ladder], dict[str, Any]]:
+def probe(
+    verbose: bool = False, rungs: str = "", btf: str = ""
+) -> tuple[list[Ladder], dict[str, Any]]:
     """What this kernel offers, without loading the watcher; raises ``EbpfwatchError``."""
     request = {
         "unit": "ebpfwatch.c",
         "probe_only": True,
         "alloc": True,
         "strict": True,
+        "rungs": rungs,
+        "btf": btf,
         "verbose": verbose,
     }
     reply, _ = start_loader(request).collect()
