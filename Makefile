@@ -19,8 +19,8 @@ DEPLOY_PACKAGES := ansible-core systemd-journal-remote iproute2 chromium chromiu
                    apache2-utils openssl
 DEPLOY_MODULES  := axe-core@4
 
-VM_PACKAGES   := qemu-system-arm qemu-user-static binfmt-support mmdebstrap arch-test make \
-                 gcc-aarch64-linux-gnu libc6-dev-arm64-cross xz-utils kmod cpio e2fsprogs
+VM_PACKAGES   := qemu-system-arm qemu-utils qemu-user-static binfmt-support mmdebstrap arch-test make \
+                 gcc-aarch64-linux-gnu libc6-dev-arm64-cross xz-utils kmod cpio e2fsprogs pahole
 
 .PHONY: guests test-vm install-vm run test unit live lint golden bench install-run install-test clean
 .PHONY: soak

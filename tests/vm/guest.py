@@ -1,19 +1,32 @@
-"""One boot: a payload directory in, a results directory out, whatever becomes of the kernel."""
+"""One boot: a payload directory in, a results directory out, whatever becomes of the kernel.
+
+Booting and loading BPF cost an emulated guest a minute, a crime seconds.  So a guest can be
+stopped where it waits for its order (``prepare``) and be brought to life from there as often as
+wanted (``resume``), each time with disks of its own.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.vm.kernels import Kernel
 from tests.vm.root import root_image
 
-__all__ = ["Outcome", "run"]
+__all__ = ["READY", "Outcome", "Ready", "prepare", "resume", "run"]
+
+#: What a guest prints on its console when it waits for an order on its last disk.
+READY = "guest: ready"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +39,25 @@ class Outcome:
     results: Path
     console: str
 
+    @property
+    def died(self) -> bool:
+        """Whether the kernel ended it before the script did."""
+        return self.panicked or bool(re.search(r"Internal error|Oops", self.console))
+
     def text(self, name: str) -> str:
         """One file of the results, "" if it is not there."""
         path = self.results / name
         return path.read_text(errors="replace") if path.exists() else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A guest that waits for its order: its memory and its disks in ``directory``."""
+
+    kernel: Kernel
+    directory: Path
+    seconds: float
+    console: str
 
 
 def run(
@@ -37,81 +65,137 @@ def run(
     payload: Path,
     results: Path,
     append: str = "",
-    memory_mb: int = 1024,
     timeout: float = 300,
-    suite: str = "bookworm",
     reset: bool = False,
+    icount: bool = False,
 ) -> Outcome:
     """Boot, run ``payload/run.sh`` as root under systemd, power off; never raises for a panic.
 
     With ``reset`` a panic boots the same machine again, its memory kept, as ramoops needs it.
+    With ``icount`` the guest's time is the number of its instructions, two nanoseconds each.
     """
-    shutil.rmtree(results, ignore_errors=True)
-    results.mkdir(parents=True)
-    console = results / "console"
+    with _directory() as directory:
+        _disks(directory, payload)
+        words = [] if reset else ["-no-reboot"]
+        words += ["-icount", "shift=1,sleep=off"] if icount else []
+        return _until_off(_command(kernel, directory, append) + words, directory, results, timeout)
+
+
+def prepare(kernel: Kernel, payload: Path, directory: Path, timeout: float = 600) -> Ready:
+    """Boot until the guest waits for its order, and keep it; raises ``TimeoutError``."""
+    _disks(directory, payload)
+    console, monitor = directory / "console", directory / "monitor"
+    words = _command(kernel, directory, "")
+    words += ["-serial", f"file:{console}", "-qmp", f"unix:{monitor},server=on,wait=off"]
+    began = time.monotonic()
+    with subprocess.Popen(words) as machine:
+        try:
+            while READY not in (console.read_text(errors="replace") if console.exists() else ""):
+                if machine.poll() is not None or time.monotonic() - began > timeout:
+                    raise TimeoutError(f"{kernel.name}: not ready; console: {console}")
+                time.sleep(0.5)
+            _keep(monitor, directory / "memory")
+        finally:
+            machine.kill()
+    return Ready(kernel, directory, time.monotonic() - began, console.read_text(errors="replace"))
+
+
+def resume(ready: Ready, order: str, results: Path, timeout: float = 300) -> Outcome:
+    """Bring a kept guest to life with an order: a script of the payload and its arguments."""
+    with _directory() as directory:
+        for disk in _DISKS:
+            words = ["cp", "--sparse=always", ready.directory / disk, directory / disk]
+            subprocess.run(list(map(str, words)), check=True)
+        (directory / "order.img").write_bytes(order.encode().ljust(4096, b"\0"))
+        words = _command(ready.kernel, directory, "") + ["-no-reboot"]
+        words += ["-incoming", f"exec:cat {ready.directory / 'memory'}"]
+        return _until_off(words, directory, results, timeout)
+
+
+_DISKS = ("root.img", "payload.img", "results.img", "scratch.img", "order.img")
+
+
+@contextlib.contextmanager
+def _directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="ebpfwatch-vm-", dir="/var/tmp") as name:
-        directory = Path(name)
-        disks = {
-            "payload": _disk(directory / "payload.img", "512M", payload),
-            "results": _disk(directory / "results.img", "256M"),
-            "scratch": _disk(directory / "scratch.img", "1G"),
-        }
-        began = time.monotonic()
-        _boot(kernel, root_image(suite), disks, append, memory_mb, timeout, console, reset)
-        seconds = time.monotonic() - began
-        subprocess.run(["e2fsck", "-fy", disks["results"]], capture_output=True)
-        subprocess.run(
-            ["debugfs", "-R", f"rdump / {results}", disks["results"]], capture_output=True
-        )
-    text = console.read_text(errors="replace")
-    code = (results / "exit").read_text().strip() if (results / "exit").exists() else ""
-    return Outcome(
-        int(code) if code else None,
-        bool(re.search(r"Kernel panic - not syncing", text)),
-        seconds,
-        results,
-        text,
-    )
+        yield Path(name)
 
 
-def _disk(path: Path, size: str, content: Path | None = None) -> Path:
+def _disks(directory: Path, payload: Path) -> None:
+    words = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(root_image())]
+    subprocess.run([*words, str(directory / "root.img")], check=True)
+    _disk(directory / "payload.img", "512M", payload)
+    _disk(directory / "results.img", "256M")
+    _disk(directory / "scratch.img", "1G")
+    (directory / "order.img").write_bytes(bytes(4096))
+
+
+def _disk(path: Path, size: str, content: Path | None = None) -> None:
     words: list[object] = ["mke2fs", "-q", "-F", "-t", "ext4"]
     if content is not None:
         words += ["-d", content]
     subprocess.run([*map(str, words), str(path), size], check=True, stdout=subprocess.DEVNULL)
-    return path
 
 
-def _boot(
-    kernel: Kernel,
-    root: Path,
-    disks: dict[str, Path],
-    append: str,
-    memory_mb: int,
-    timeout: float,
-    console: Path,
-    reset: bool,
-) -> None:
-    drives = [f"file={root},if=none,id=d0,format=raw,snapshot=on"]
-    drives += [
-        f"file={disk},if=none,id=d{number},format=raw,cache=unsafe"
-        for number, disk in enumerate(disks.values(), 1)
-    ]
-    words: list[object] = ["qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72", "-smp", "2"]
-    words += ["-m", memory_mb, "-nic", "none", "-display", "none"]
-    words += [] if reset else ["-no-reboot"]
+def _command(kernel: Kernel, directory: Path, append: str) -> list[str]:
+    words = ["qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "1024"]
+    words += ["-nic", "none", "-display", "none", "-monitor", "none", "-kernel", str(kernel.image)]
     if kernel.initrd is not None:
-        words += ["-initrd", kernel.initrd]
-    words += ["-serial", f"file:{console}", "-monitor", "none", "-kernel", kernel.image]
+        words += ["-initrd", str(kernel.initrd)]
     words += [
         "-append",
         "root=/dev/vda rw console=ttyAMA0 panic=-1 oops=panic systemd.show_status=0"
         f" systemd.log_target=null {append}",
     ]
-    for number, drive in enumerate(drives):
+    for number, disk in enumerate(_DISKS):
+        form = "qcow2" if disk == "root.img" else "raw"
+        drive = f"file={directory / disk},if=none,id=d{number},format={form},cache=unsafe"
         words += ["-drive", drive, "-device", f"virtio-blk-pci,drive=d{number}"]
+    return words
+
+
+def _until_off(words: list[str], directory: Path, results: Path, timeout: float) -> Outcome:
+    shutil.rmtree(results, ignore_errors=True)
+    results.mkdir(parents=True)
+    console = results / "console"
+    began = time.monotonic()
     try:
-        subprocess.run([str(word) for word in words], timeout=timeout, check=False)
+        subprocess.run([*words, "-serial", f"file:{console}"], timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
         with open(console, "a") as log:
             log.write(f"\n[guest stopped after {timeout:.0f} s]\n")
+    seconds = time.monotonic() - began
+    disk = directory / "results.img"
+    subprocess.run(["e2fsck", "-fy", disk], capture_output=True)
+    subprocess.run(["debugfs", "-R", f"rdump / {results}", disk], capture_output=True)
+    text = console.read_text(errors="replace")
+    code = (results / "exit").read_text().strip() if (results / "exit").exists() else ""
+    panicked = bool(re.search(r"Kernel panic - not syncing", text))
+    return Outcome(int(code) if code else None, panicked, seconds, results, text)
+
+
+def _keep(monitor: Path, memory: Path) -> None:
+    """Write the machine's memory to a file, by QMP, as a migration to nowhere; it stops there."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(60)
+        connection.connect(str(monitor))
+        lines = connection.makefile("r")
+
+        def ask(command: str, **arguments: object) -> Any:
+            request = {"execute": command, "arguments": arguments}
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            while True:
+                answer = json.loads(lines.readline())
+                if "error" in answer:
+                    raise RuntimeError(f"QEMU: {command}: {answer['error']['desc']}")
+                if "return" in answer:
+                    return answer["return"]
+
+        lines.readline()  # the greeting
+        ask("qmp_capabilities")
+        ask("migrate-set-parameters", **{"max-bandwidth": 1 << 40, "downtime-limit": 20000})
+        ask("migrate", uri=f"exec:cat >{memory}")
+        while (status := ask("query-migrate")["status"]) != "completed":
+            if status in ("failed", "cancelled"):
+                raise RuntimeError(f"QEMU: the machine could not be kept: {status}")
+            time.sleep(0.2)

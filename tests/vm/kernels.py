@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.vm.store import CACHE, locked
 
-__all__ = ["DEBIAN", "Kernel", "build_module", "kernel", "names"]
+__all__ = ["DEBIAN", "Kernel", "build_module", "detached_btf", "kernel", "names"]
 
 ROOT = Path(__file__).parents[2]
 #: Beside the checkout, or beside what holds it (a git worktree).
@@ -199,9 +199,28 @@ def _initramfs(target: Path, modules: Path, release: str) -> None:
 
 def build_module(kernel: Kernel, directory: Path) -> Path:
     """Cross-build crime.ko for a kernel in this new directory."""
+    shutil.copytree(Path(__file__).parent / "modules", directory)
+    return _kbuild(kernel, directory, "modules", "crime.ko")
+
+
+def detached_btf(kernel: Kernel, directory: Path) -> Path:
+    """BTF of the structs that the probes read, made on another machine than it is used on.
+
+    The 4.19 kernel has neither BTF nor debug information, so a compiler that sees its headers
+    writes it, and pahole turns that into BTF; whoever has the debug package uses that instead.
+    """
+    directory.mkdir()
+    shutil.copy(Path(__file__).parent / "types.c", directory)
+    (directory / "Makefile").write_text("obj-m := types.o\n")
+    built = _kbuild(kernel, directory, "KCFLAGS=-g modules", "types.ko")
+    result = directory / "kernel.btf"
+    subprocess.run(["pahole", f"--btf_encode_detached={result}", built], check=True)
+    return result
+
+
+def _kbuild(kernel: Kernel, directory: Path, target: str, result: str) -> Path:
     if kernel.headers is None:
         raise SystemExit(f"no headers to build a module for {kernel.name}: set KERNEL_HEADERS")
-    shutil.copytree(Path(__file__).parent / "modules", directory)
     environment = dict(os.environ)
     words = [
         "make",
@@ -214,11 +233,11 @@ def build_module(kernel: Kernel, directory: Path) -> Path:
         "CC=aarch64-linux-gnu-gcc",
         "CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT=",
         "CONFIG_DEBUG_INFO_BTF_MODULES=",  # needs pahole, and nobody reads it
-        "modules",
+        *target.split(),
     ]
     if kernel.sysroot is not None:
         environment["QEMU_LD_PREFIX"] = str(kernel.sysroot)
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    if not (directory / "crime.ko").exists():
-        raise SystemExit(f"cannot build crime.ko for {kernel.name}:\n{done.stderr[-2000:]}")
-    return directory / "crime.ko"
+    if not (directory / result).exists():
+        raise SystemExit(f"cannot build {result} for {kernel.name}:\n{done.stderr[-2000:]}")
+    return directory / result

@@ -10,11 +10,16 @@
  *   destroy    ext4_destroy_inode() a second time before the grace period ends
  *   shrink     the same by the task that evicts, while it shrinks the slabs
  *   stranger   kmem_cache_free() from this module's own text, after the first free
+ *   tail       the same as the last act of a function: a jump, so that no stack shows this module
+ *   foreign    RCU's callback is swallowed, and this module frees in its place: one free, by a stranger
  *   benign     the first free is swallowed, so that the second harms nothing
  *
  * Each crime is one line in the kernel log: "crime: SCENARIO object=... ino=... generation=...".
  */
 #include <linux/fs.h>
+#ifdef CONFIG_KFENCE
+#include <linux/kfence.h>
+#endif
 #include <linux/kprobes.h>
 #include <linux/module.h>
 #include <linux/namei.h>
@@ -26,6 +31,8 @@ static char *path = "";
 module_param(path, charp, 0400);
 static char *scenario = "again";
 module_param(scenario, charp, 0400);
+static int sampled; /* the victim is the first of FILE1 ... FILEn in KFENCE's pool */
+module_param(sampled, int, 0400);
 
 static struct inode *victim;
 static void *object; /* the ext4_inode_info; known at its first free */
@@ -33,6 +40,8 @@ static struct kmem_cache *cache;
 static unsigned long victim_ino;
 static u32 victim_generation;
 static bool freed, reused, done;
+static struct inode *last_inode; /* of the latest RCU callback, of any file */
+static long vfs_inode = -1;      /* where it lies in its object; known after one free */
 
 static void (*free_inode)(void *argument);   /* ext4_i_callback or ext4_free_in_core_inode */
 static void (*destroy_inode_)(struct inode *inode);
@@ -56,6 +65,7 @@ static void second_callback(struct rcu_head *head)
 {
 	confess(scenario);
 	free_inode(free_takes_head ? (void *)&victim->i_rcu : (void *)victim);
+	barrier(); /* no tail call: it would leave our text out of every stack */
 }
 
 static void commit(struct work_struct *work)
@@ -63,10 +73,10 @@ static void commit(struct work_struct *work)
 	if (is("destroy")) {
 		confess("destroy");
 		destroy_inode_(victim);
-	} else if (is("stranger")) {
-		confess("stranger");
+	} else if (is("stranger") || is("foreign")) {
+		confess(scenario);
 		kmem_cache_free(cache, object);
-		barrier(); /* no tail call: it would leave our text out of every stack */
+		barrier();
 	} else {
 		call_rcu(&second, second_callback);
 	}
@@ -74,12 +84,22 @@ static void commit(struct work_struct *work)
 
 static DECLARE_DELAYED_WORK(crime, commit);
 
+/* Ends in a jump: what kmem_cache_free returns to is the workqueue's own code. */
+static void commit_by_jump(struct work_struct *work)
+{
+	confess("tail");
+	kmem_cache_free(cache, object);
+}
+
+static DECLARE_DELAYED_WORK(crime_by_jump, commit_by_jump);
+
 static void at(unsigned int milliseconds)
 {
 	if (done)
 		return;
 	done = true;
-	mod_delayed_work(system_highpri_wq, &crime, msecs_to_jiffies(milliseconds));
+	mod_delayed_work(system_highpri_wq, is("tail") ? &crime_by_jump : &crime,
+			 msecs_to_jiffies(milliseconds));
 }
 
 /* kmem_cache_free(cache, object) */
@@ -87,12 +107,16 @@ static int on_slab_free(struct kprobe *probe, struct pt_regs *regs)
 {
 	unsigned long address = regs->regs[1];
 
+	if (vfs_inode < 0 && last_inode && (unsigned long)last_inode - address < 2048) {
+		cache = (struct kmem_cache *)regs->regs[0];
+		vfs_inode = (unsigned long)last_inode - address;
+	}
 	if (!victim || (unsigned long)victim - address >= 2048 || freed)
 		return 0;
 	cache = (struct kmem_cache *)regs->regs[0];
 	object = (void *)address;
 	freed = true;
-	if (is("again") || is("stranger"))
+	if (is("again") || is("stranger") || is("tail"))
 		at(0);
 	if (is("late"))
 		at(2000);
@@ -103,6 +127,20 @@ static int on_slab_free(struct kprobe *probe, struct pt_regs *regs)
 		return 1;
 	}
 	return 0;
+}
+
+/* ext4_free_in_core_inode(inode) or ext4_i_callback(head) */
+static int on_callback(struct kprobe *probe, struct pt_regs *regs)
+{
+	void *argument = (void *)regs->regs[0];
+
+	last_inode = free_takes_head ? container_of(argument, struct inode, i_rcu) : argument;
+	if (last_inode != victim || !is("foreign") || done || vfs_inode < 0)
+		return 0;
+	object = (void *)victim - vfs_inode;
+	at(100);
+	instruction_pointer_set(regs, regs->regs[30]);
+	return 1;
 }
 
 /* ext4_destroy_inode(inode) */
@@ -119,6 +157,7 @@ static void destroy_twice(struct inode *inode)
 	destroy_both(inode);
 	confess("shrink");
 	destroy_inode_(inode);
+	barrier();
 }
 
 /* destroy_inode(inode) of fs/inode.c, for any filesystem */
@@ -144,6 +183,7 @@ static int on_init(struct kprobe *probe, struct pt_regs *regs)
 static struct kprobe slab_free = { .symbol_name = "kmem_cache_free", .pre_handler = on_slab_free };
 static struct kprobe destroy = { .symbol_name = "ext4_destroy_inode", .pre_handler = on_destroy };
 static struct kprobe any_destroy = { .symbol_name = "destroy_inode", .pre_handler = on_any_destroy };
+static struct kprobe callback = { .pre_handler = on_callback };
 static struct kprobe init_always = { .symbol_name = "inode_init_always", .pre_handler = on_init };
 
 /* The address of a function that is not exported. */
@@ -159,10 +199,39 @@ static void *address_of(const char *name)
 	return address;
 }
 
+static bool is_sampled(struct inode *inode)
+{
+#ifdef CONFIG_KFENCE
+	return is_kfence_address(inode);
+#else
+	return false;
+#endif
+}
+
+/* PATH, or the first of PATH1, PATH2 ... that KFENCE watches. */
+static int find_file(struct path *found)
+{
+	char name[64];
+	int i, error;
+
+	if (!sampled)
+		return kern_path(path, LOOKUP_FOLLOW, found);
+	for (i = 1; i <= sampled; i++) {
+		snprintf(name, sizeof(name), "%s%d", path, i);
+		error = kern_path(name, LOOKUP_FOLLOW, found);
+		if (error)
+			return error;
+		if (is_sampled(d_inode(found->dentry)))
+			return 0;
+		path_put(found);
+	}
+	return -EAGAIN;
+}
+
 static int find_victim(void)
 {
 	struct path found;
-	int error = kern_path(path, LOOKUP_FOLLOW, &found);
+	int error = find_file(&found);
 
 	if (error)
 		return error;
@@ -204,10 +273,27 @@ static int __init crime_init(void)
 		if (error)
 			return error;
 	}
+	if (is("foreign")) {
+		callback.symbol_name = free_takes_head ? "ext4_i_callback" : "ext4_free_in_core_inode";
+		error = register_kprobe(&callback);
+		if (error)
+			return error;
+	}
 	pr_info("crime: %s armed for %s inode=%px ino=%lu\n", scenario, path, victim, victim_ino);
 	return 0;
 }
 
+/* Only after "benign": whatever else happened, nothing of ours may be running. */
+static void __exit crime_exit(void)
+{
+	unregister_kprobe(&slab_free);
+	unregister_kprobe(&destroy);
+	unregister_kprobe(&init_always);
+	cancel_delayed_work_sync(&crime);
+	rcu_barrier();
+}
+
 module_init(crime_init);
+module_exit(crime_exit);
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("Frees an ext4 inode twice, for the tests of ebpfwatch");

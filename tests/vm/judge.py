@@ -1,0 +1,161 @@
+"""What came of one boot: the findings against what the module confessed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+from ebpfwatch.lastboot import BootRecord, TracedVerdict, traced
+from tests.vm import guest
+from tests.vm.kernels import Kernel
+from tests.vm.scenarios import Scenario
+
+__all__ = ["Row", "judge", "tails"]
+
+_COMPLAINT = (
+    r"kernel BUG at \S+|Unable to handle [^\n\r]*|WARNING: CPU: \d+ PID: \d+ at \S+"
+    r"|list_\w+ corruption|BUG: KFENCE[^\n\r]*|BUG ext4_inode_cache[^\n\r]*"
+    r"|BUG: Bad page[^\n\r]*|Internal error[^\n\r]*|soft lockup[^\n\r]*"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What came of one scenario.
+
+    ``lead_ms``: from the crime to the kernel's own complaint; ``grace_ms``: from eviction to free,
+    the mean over all inodes that died in this guest (the time that a double_destroy is ahead of
+    its damage); both None if unknown.  ``extra`` is what a script that judges itself found.
+    """
+
+    kernel: str
+    release: str
+    scenario: str
+    what: str
+    detected: list[str]
+    places: list[str]
+    named: bool
+    lead_ms: float | None
+    grace_ms: float | None
+    ended: str
+    extra: str
+    ok: bool
+    why: str
+
+
+def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
+    """One line of the table."""
+    files = sorted((outcome.results / "state/findings").glob("*.json"))
+    findings = [json.loads(file.read_text()) for file in files]
+    findings = [f for f in findings if f["verdict"] != "concurrent_unlink"]
+    dumped = [v for v in traced(outcome.console.splitlines()) if v.verdict == scenario.verdict]
+    why = _objection(scenario, findings, dumped, outcome)
+    boot = BootRecord.read(outcome.results / "state/boot.json")
+    modules = [frame["module"] for f in findings for frame in f["second"]["stack"]]
+    names = [f"{f['verdict']} {f['confidence']}" for f in findings]
+    places = ["finding on disk"] if findings else []
+    if dumped:
+        places.append("trace buffer on the console")
+        names = names or [f"{dumped[0].verdict} (by the probe)"]
+        modules += [boot.name(verdict.caller).partition("[")[2] for verdict in dumped if boot]
+    if re.search(r"\] ebpfwatch: " + (scenario.verdict or "nothing"), outcome.console):
+        places.append("kernel log")
+    return Row(
+        kernel.name,
+        kernel.release,
+        scenario.name,
+        scenario.what,
+        names,
+        places,
+        any(module.startswith("crime") for module in modules),
+        _lead_ms(outcome),
+        _grace_ms(outcome.text("metrics")),
+        _ending(outcome),
+        outcome.text("books").strip(),
+        not why,
+        why,
+    )
+
+
+def _objection(
+    scenario: Scenario,
+    findings: list[dict[str, Any]],
+    dumped: list[TracedVerdict],
+    outcome: guest.Outcome,
+) -> str:
+    """What is not as it must be; "" if all is."""
+    if outcome.exit_code is None and not outcome.died:
+        steps = re.findall(r"^\++ (.*)", outcome.text("output"), re.MULTILINE) or ["booting"]
+        return f"stopped after {outcome.seconds:.0f} s in: {steps[-1]}"
+    if not (scenario.alone or scenario.icount) and "ready after" not in outcome.text("err"):
+        return "the daemon was not ready"
+    if scenario.judges:
+        if outcome.exit_code == 0:
+            return ""
+        said = "; ".join(outcome.text("why").split("\n")).strip("; ")
+        return said or f"the script ended with {outcome.exit_code}"
+    if scenario.name == "legal":
+        return ", ".join(f["verdict"] for f in findings)
+    confessed = re.search(r"crime: \w+ object=\S+ ino=(\d+) generation=(\d+)", outcome.console)
+    if not confessed:
+        return outcome.text("why").strip() or "the crime was not committed"
+    return "" if scenario.alone else _miss(scenario, findings, dumped, int(confessed.group(1)))
+
+
+def _miss(
+    scenario: Scenario, findings: list[dict[str, Any]], dumped: list[TracedVerdict], victim: int
+) -> str:
+    found = next((f for f in findings if f["verdict"] == scenario.verdict), None)
+    if found is None and not dumped:
+        return "not detected"
+    # No finding: the kernel died before user space could run, and the probe's own print is there.
+    ino = found["identity"]["ino"] if found else dumped[0].ino
+    if scenario.name != "reused" and ino != victim:
+        return "the wrong inode"
+    if scenario.guilty and found and "module crime" not in found["responsible"]["who"]:
+        return "the guilty module is not named"
+    return ""
+
+
+def _ending(outcome: guest.Outcome) -> str:
+    complaint = re.search(_COMPLAINT, outcome.console)
+    says = complaint.group(0).strip("!") if complaint else "silent"
+    return f"{says}{'; panic' if outcome.panicked else ''}"
+
+
+def _lead_ms(outcome: guest.Outcome) -> float | None:
+    """From the crime (when the verdict fell) to the kernel's own first complaint, by its log."""
+    crime = _stamp(outcome, r"crime: \w+ object=")
+    complaint = _stamp(outcome, _COMPLAINT)
+    return None if crime is None or complaint is None else (complaint - crime) * 1000
+
+
+def _stamp(outcome: guest.Outcome, pattern: str) -> float | None:
+    found = re.search(r"\[ *(\d+\.\d+)\][^\n]*?(?:" + pattern + ")", outcome.console)
+    return float(found.group(1)) if found else None
+
+
+def _grace_ms(metrics: str) -> float | None:
+    values = [
+        re.search(rf"^ebpfwatch_grace_seconds_{name} (\S+)", metrics, re.MULTILINE)
+        for name in ("sum", "count")
+    ]
+    if None in values:
+        return None
+    total, count = (float(value.group(1)) for value in values if value)
+    return total / count * 1000 if count else None
+
+
+def tails(outcome: guest.Outcome) -> str:
+    """The last lines of each, for whoever reads the log of a failed run."""
+    said = {
+        "console": outcome.console,
+        "err": outcome.text("err"),
+        "output": outcome.text("output"),
+    }
+    lines = (
+        f"\n     {name}| {line}" for name, text in said.items() for line in text.splitlines()[-12:]
+    )
+    return "".join(lines)

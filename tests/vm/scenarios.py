@@ -1,0 +1,192 @@
+"""What guests are booted for: each crime under the daemon's eyes, without it, and the rest.
+
+A scenario's script is in scripts/; one that judges itself exits 0 or says in /results/why what was
+wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+__all__ = ["SCENARIOS", "Scenario"]
+
+#: 1 MB behind the kernel's memory that survives a reset (guests have 1024 MB from 0x40000000).
+_RAMOOPS = (
+    "mem=960M panic=1 ramoops.mem_address=0x7c000000 ramoops.mem_size=0x100000"
+    " ramoops.record_size=0x20000 ramoops.console_size=0x20000 ramoops.pmsg_size=0x20000"
+)
+_SLUB_DEBUG = "slub_debug=FZPU,ext4_inode_cache"
+_KFENCE = "kfence.sample_interval=1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """One boot.
+
+    ``script`` and its ``arguments`` are what runs; ``verdict`` is what a crime must get.
+    ``guilty``: the module's own code is on the stack, so it must be named.  ``judges``: the script
+    judges itself.  ``append`` goes to the kernel's command line, ``reset`` boots again after a
+    panic; ``kernels`` are those that can do it, () for all.  ``detached``: no headers, a BTF file
+    instead.  ``icount``: time is instructions.  ``alone``: no daemon; what the kernel itself
+    notices is the result.  ``asked``: only run when it is named.
+    """
+
+    name: str
+    what: str
+    script: str = "crime"
+    arguments: tuple[str, ...] = ()
+    verdict: str = ""
+    guilty: bool = False
+    judges: bool = False
+    asked: bool = False
+    alone: bool = False
+    detached: bool = False
+    reset: bool = False
+    icount: bool = False
+    timeout: float = 600
+    append: str = ""
+    kernels: tuple[str, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it begins where the daemon is ready, with nothing special before."""
+        return self.script in ("crime", "shrink", "legal", "churn", "rungs", "loads")
+
+    @property
+    def heavy(self) -> bool:
+        """Whether it keeps a CPU busy for minutes: a crime waits more than it works."""
+        return not self.ready or self.judges
+
+
+#: name, the verdict it must get, whether the module is on the stack, and what it does.
+_CRIMES = (
+    ("benign", "double_free", False, "the first free swallowed, then ext4's callback again"),
+    ("destroy", "double_destroy", False, "ext4_destroy_inode again before the grace period ends"),
+    ("reused", "free_while_alive", False, "freed after another inode lives at the address"),
+    ("stranger", "double_free", True, "kmem_cache_free by the module itself, after ext4's"),
+    ("tail", "double_free", False, "the same as a jump: the module is on no stack"),
+    (
+        "foreign",
+        "foreign_free",
+        True,
+        "kmem_cache_free by the module in the place of ext4's callback",
+    ),
+    ("again", "double_free", False, "a second RCU free at once"),
+    ("late", "double_free", False, "a second RCU free two seconds later"),
+)
+
+
+def _crimes() -> tuple[Scenario, ...]:
+    return tuple(
+        Scenario(name, what, arguments=(name,), verdict=verdict, guilty=guilty)
+        for name, verdict, guilty, what in _CRIMES
+    )
+
+
+def _alone() -> tuple[Scenario, ...]:
+    """The crimes that do harm, without the daemon, under the kernel's own tools."""
+    found = []
+    for name, _, _, what in _CRIMES:
+        if name in ("benign", "tail", "foreign"):
+            continue
+        for tool, append, sampled in (
+            ("nothing", "", ""),
+            ("slub_debug", _SLUB_DEBUG, ""),
+            ("kfence", _KFENCE, ""),
+            ("kfence-sampled", _KFENCE, "sampled"),
+        ):
+            found.append(
+                Scenario(
+                    f"{tool}:{name}",
+                    what,
+                    "alone",
+                    (name, sampled),
+                    alone=True,
+                    append=append,
+                    kernels=("6.12",) if append == _KFENCE else ("4.19", "6.12"),
+                )
+            )
+    return tuple(found)
+
+
+#: hooks.rungs that hide behind the best ones, and the kernels that have them.
+_RUNGS = {
+    "evict=kprobe reclaim=kprobe any_free=kprobe": ("4.19", "6.12"),
+    "destroy=kprobe:destroy_inode rcu_free=none": ("4.19", "6.12"),
+    "alloc=raw_tracepoint destroy=none": ("6.1", "6.12"),
+    "alloc=kprobe destroy=kprobe rcu_free=kprobe": ("6.12",),
+}
+
+
+def _rungs() -> tuple[Scenario, ...]:
+    return tuple(
+        Scenario(
+            f"rungs:{rungs.replace(' ', '+')}",
+            f"hooks.rungs {rungs}",
+            "rungs",
+            tuple(rungs.split()),
+            judges=True,
+            kernels=names,
+        )
+        for rungs, names in _RUNGS.items()
+    )
+
+
+SCENARIOS = (
+    *_crimes(),
+    Scenario(
+        "shrink",
+        "ext4_destroy_inode again inside shrink_slab",
+        "shrink",
+        verdict="double_destroy",
+        guilty=True,
+    ),
+    Scenario("legal", "two tasks race to delete the same files; reclaim meanwhile", "legal"),
+    *_alone(),
+    Scenario("churn", "storms, trees, drop_caches, kswapd", "churn", judges=True, timeout=900),
+    Scenario(
+        "service",
+        "the package, its unit under systemd as PID 1",
+        "service",
+        judges=True,
+        timeout=900,
+    ),
+    Scenario(
+        "image",
+        "the self-contained image, on a host without Python",
+        "image",
+        judges=True,
+        asked=True,
+        timeout=900,
+        kernels=("4.19",),
+    ),
+    Scenario("loads", "20 loads and unloads in a row", "loads", judges=True, timeout=3000),
+    *_rungs(),
+    Scenario(
+        "detached",
+        "a BTF file, neither headers nor BTF in the kernel",
+        "detached",
+        judges=True,
+        detached=True,
+        kernels=("4.19",),
+    ),
+    Scenario(
+        "price",
+        "what each rung costs",
+        "price",
+        judges=True,
+        icount=True,
+        timeout=1500,
+        kernels=("6.12",),
+    ),
+    Scenario(
+        "reboot",
+        "a second RCU free; the next boot reads it back from pstore",
+        "reboot",
+        judges=True,
+        reset=True,
+        timeout=600,
+        append=_RAMOOPS,
+        kernels=("4.19",),
+    ),
+)

@@ -1,0 +1,50 @@
+# Sourced by every script: the daemon's configuration, and how to start it and wait for it.
+if [ -d headers ]; then
+    mkdir -p /lib/modules/$(uname -r)
+    ln -sfn /payload/headers /lib/modules/$(uname -r)/build
+fi
+export PYTHONDONTWRITEBYTECODE=1
+sed 's#/var/lib/ebpfwatch#/results/state#' config.example.yaml >/tmp/config.yaml
+start() {
+    python3 -m ebpfwatch run --config /tmp/config.yaml >/results/out 2>/results/$1 &
+    daemon=$!
+}
+wrong() { echo "$*" >>/results/why; }
+alive='hook_alive.hook=.any_free.. 1.0'
+# Untraced, and seldom: each look costs an emulated guest half a second.
+wait_alive() {
+    { set +x; } 2>/dev/null
+    for i in $(seq 200); do
+        curl -s localhost:9866/metrics | grep -q "$alive" && set -x && return 0
+        sleep 2
+    done
+    set -x
+    wrong "the hooks were not proven alive within 400 s"
+    return 1
+}
+# $1: a pattern that /metrics must show within 60 s.
+await() {
+    for i in $(seq 20); do
+        curl -s localhost:9866/metrics | grep -q "$1" && return 0
+        sleep 3
+    done
+    wrong "the metrics never said $1"
+}
+confirmed() { await 'findings_total{confidence="confirmed",test="false",verdict="double_free"} 1.0'; }
+# The daemon, its hooks proven; then `finish` when all is done.
+watch() { [ -n "$daemon" ] || { start err && wait_alive; }; }
+stop() { [ -z "$daemon" ] || { kill $daemon; wait $daemon; daemon=; }; }
+finish() {
+    sleep 6
+    curl -s localhost:9866/metrics >/results/metrics
+    dmesg >/results/dmesg
+}
+arm() { insmod crime.ko path=/mnt/vdb/victim scenario=$1 || exit 3; }
+# Its inode dies the ordinary way: what the armed module waits for.
+die() {
+    echo x >/mnt/vdb/victim
+    arm $1
+    sleep 8  # the daemon notes new modules every 5 s; a real culprit is loaded for days
+    rm /mnt/vdb/victim
+}
+metric() { curl -s localhost:9866/metrics | sed -n "s/^$1 //p"; }

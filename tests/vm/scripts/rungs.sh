@@ -1,0 +1,15 @@
+# $*: hooks.rungs. A rung that a better one hides on this kernel: proven alive, with a double free seen on it.
+stop
+sed -i "s/  rungs: \"\"/  rungs: \"$*\"/" /tmp/config.yaml
+watch
+for file in $(seq 300); do : >/mnt/vdb/f-$file; done
+rm /mnt/vdb/f-*
+find /usr >/dev/null
+echo 2 >/proc/sys/vm/drop_caches
+die benign
+confirmed
+finish
+grep 'hook_alive{.*} \(0.0\|NaN\)' /results/metrics && wrong "a hook is not alive"
+python3 books.py 300 double_free >/results/books
+grep WRONG /results/books >>/results/why
+[ ! -s /results/why ]

@@ -1,0 +1,28 @@
+# The package, its unit, and the refusals of both.
+package=ebpfwatch
+mkdir -p /usr/share/man/man5 /usr/share/man/man8
+dpkg -i ebpfwatch_*_all.deb >/results/dpkg 2>&1 || wrong "the installation"
+systemctl is-active ebpfwatch || wrong "the installation did not start the unit"
+. ./proven.sh
+systemctl restart ebpfwatch || wrong "restart"
+[ "$(systemctl show -p NRestarts --value ebpfwatch)" = 0 ] || wrong "it restarted by itself"
+systemctl stop ebpfwatch || wrong "stop"
+bpftool prog show 2>/dev/null | grep -q 'name on_\|ext4_evict' && wrong "programs are left"
+# A configuration nobody can run, and a kernel without the means: one line, and no restart.
+echo 'nonsense: 1' >/etc/ebpfwatch/config.yaml
+systemctl start ebpfwatch 2>/dev/null && wrong "it started with nonsense"
+sleep 3
+[ "$(systemctl show -p NRestarts --value ebpfwatch)" = 0 ] || wrong "it restarts for nonsense"
+cp config.example.yaml /etc/ebpfwatch/config.yaml
+if [ -d headers ]; then
+    rm /lib/modules/$(uname -r)/build
+    systemctl reset-failed ebpfwatch
+    systemctl start ebpfwatch 2>/dev/null && wrong "it started without BTF and headers"
+    sleep 3
+    [ "$(systemctl show -p ExecMainStatus --value ebpfwatch)" = 69 ] || wrong "not exit 69"
+    [ "$(systemctl show -p NRestarts --value ebpfwatch)" = 0 ] || wrong "it restarts for ever"
+fi
+journalctl --no-pager -u ebpfwatch >/results/err
+grep -q Traceback /results/err && wrong "a traceback"
+systemctl reset-failed ebpfwatch
+. ./purged.sh

@@ -1,0 +1,134 @@
+"""docs/detection.md, from the rows of a full `make test-vm`."""
+
+# ruff: noqa: E501 - the page's own lines
+
+from __future__ import annotations
+
+from tests.vm.judge import Row
+from tests.vm.scenarios import SCENARIOS
+
+__all__ = ["table"]
+
+_HEAD = """\
+# Detection in guests
+
+Written by `make test-vm`, which also says what is not as it must be. Each line of the first table is an arm64
+guest of its own in which tests/vm/modules/crime.c frees one inode wrongly while the daemon runs. *Lead* is the
+time from the crime, when the verdict fell, to the kernel's own first complaint in its log; none where the kernel
+never complained. *Grace* is the mean time from an inode's eviction to its free in that guest, by the daemon's
+own histogram: so far a `double_destroy` is ahead of the second free that it announces.
+
+| kernel | scenario | detected | where it survived | guilty module named | lead | grace | the kernel itself |
+|---|---|---|---|---|---|---|---|
+"""
+
+_ALONE = """
+## Who notices without us
+
+The same crimes without the daemon: with what the kernel does anyway (Debian's and the 4.19 kernel have the
+hardened freelist), with `slub_debug=FZPU,ext4_inode_cache`, and with `kfence.sample_interval=1` (only Debian's
+6.12 has KFENCE), once on a victim as it comes and once on one that KFENCE happened to sample out of 500.
+After the crime 4000 files are created and deleted; *silent* means that nothing was said in the 10 s after that.
+
+| kernel | scenario | by itself | slub_debug | KFENCE | KFENCE, object sampled | ebpfwatch |
+|---|---|---|---|---|---|---|
+"""
+
+_CHURN = """
+## Churn
+
+150 s in each guest (emulated, 1 GB, two CPUs): files and trees made, renamed and deleted in a loop, `find /` and
+`drop_caches`, and a process that takes memory until 90 MB are left, so that kswapd works. *Explained* is freed +
+missed + forgotten + torn; the difference to the evicted are inodes in their grace period.
+
+| kernel | evicted | in reclaim | freed | missed | forgotten | torn | false positives |
+|---|---|---|---|---|---|---|---|
+"""
+
+_PRICE = """
+## What a rung costs
+
+A thousand files created and deleted, with an empty program on one place against the same without, five pairs, in
+a 6.12 guest whose clock counts instructions (QEMU `-icount`): the median ratio and the extremes. The fentry
+programs of destroy and rcu_free also ask for their function's caller, which a kprobe has in a register. Real
+silicon adds the price of the kprobe's trap, which no instruction count shows.
+
+| role | rung | ratio | pairs |
+|---|---|---|---|
+"""
+
+_REST = """
+## The rest
+
+| kernel | scenario | result |
+|---|---|---|
+"""
+
+_OWN_TABLES = ("churn", "price")
+_TOOLS = ("nothing", "slub_debug", "kfence", "kfence-sampled")
+
+
+def table(rows: list[Row]) -> str:
+    """The whole page."""
+    alone = [scenario.name for scenario in SCENARIOS if scenario.alone]
+    judges = [scenario.name for scenario in SCENARIOS if scenario.judges]
+    crimes = [row for row in rows if row.scenario not in alone + judges]
+    text = _HEAD + "".join(map(_crime, crimes))
+    compared = [row for row in rows if row.scenario in alone]
+    if compared:
+        text += _ALONE + _comparison(compared, crimes)
+    churned = [row for row in rows if row.scenario == "churn"]
+    if churned:
+        text += _CHURN + "".join(map(_churn, churned))
+    for row in rows:
+        if row.scenario == "price" and row.ok:
+            text += _PRICE + "".join(
+                f"| {' | '.join(line.split('|'))} |\n" for line in row.extra.splitlines()
+            )
+    rest = [row for row in rows if row.scenario in judges and row.scenario not in _OWN_TABLES]
+    if rest:
+        text += _REST + "".join(f"| {r.release} | {r.what} | {r.why or 'passed'} |\n" for r in rest)
+    return text
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f} ms"
+
+
+def _detected(row: Row) -> str:
+    return "; ".join(row.detected[:3]) or row.why or "nothing, rightly"
+
+
+def _crime(row: Row) -> str:
+    cells = (
+        row.release,
+        row.what,
+        _detected(row),
+        ", ".join(row.places),
+        "yes" if row.named else "",
+        _ms(row.lead_ms),
+        _ms(row.grace_ms),
+        row.ended,
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _comparison(compared: list[Row], crimes: list[Row]) -> str:
+    said = {(row.kernel, row.scenario): row.ended if row.ok else row.why for row in compared}
+    ours = {(row.kernel, row.scenario): _detected(row) for row in crimes}
+    lines = []
+    for row in compared:
+        tool, _, crime = row.scenario.partition(":")
+        if tool == _TOOLS[0]:
+            cells = [said.get((row.kernel, f"{name}:{crime}"), "not there") for name in _TOOLS]
+            cells.append(ours.get((row.kernel, crime), ""))
+            lines.append(f"| {row.release} | {row.what} | {' | '.join(cells)} |\n")
+    return "".join(lines)
+
+
+def _churn(row: Row) -> str:
+    words = row.extra.splitlines()[0].split() if row.extra else []
+    numbers = dict(zip(words[::2], words[1::2]))
+    cells = [numbers.get(name, "") for name in ("evicted", "in_reclaim", "freed")]
+    cells += [numbers.get(name, "") for name in ("missed", "forgotten", "torn")]
+    return f"| {row.release} | {' | '.join(cells)} | {'0' if row.ok else row.why} |\n"
