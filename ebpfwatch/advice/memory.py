@@ -7,7 +7,7 @@ from ebpfwatch.host.meminfo import Memory
 from ebpfwatch.host.state import HostState
 from ebpfwatch.host.zoneinfo import Zone
 
-__all__ = ["advise", "is_thin", "swap_commands", "swap_wanted"]
+__all__ = ["advise", "has_room", "is_thin", "swap_commands", "swap_wanted"]
 
 _SECTION = "memory"
 
@@ -77,12 +77,20 @@ def swap_wanted(memory: Memory) -> int:
     return max(2, min(-(-missing // _GIB), max(2, memory.total // _GIB))) * _GIB
 
 
+def has_room(host: HostState, count: int) -> bool:
+    """Whether some ext4 has room for a file of that size and a GiB to spare; True if unknown."""
+    return host.room is None or not host.room.free or max(host.room.free.values()) > count + _GIB
+
+
 def swap_commands(host: HostState, count: int) -> str:
     """How to make a swap file of that size where there is most room; O_DIRECT, because through the
-    page cache it would start the very reclaim that it is to prevent.
+    page cache it would start the very reclaim that it is to prevent. Where no ext4 has the room,
+    compressed memory is better than none.
     """
     room = host.room.free if host.room else {}
     place = max(room, key=lambda mount: room[mount], default="/")
+    if not has_room(host, count):
+        return f"zram=$(zramctl -f -s {count >> 20}M) && mkswap $zram && swapon $zram"
     file = f"{place.rstrip('/')}/swapfile"
     return (
         f"dd if=/dev/zero of={file} bs=1M count={count >> 20} oflag=direct && chmod 600 {file}"

@@ -61,6 +61,15 @@ def advise(host: HostState) -> list[Advice]:
 
 def _modules(taint: Taint) -> Advice:
     foreign = taint.out_of_tree
+    if not foreign and "O" in taint.flags:
+        return Advice(
+            _SECTION,
+            "out-of-tree modules",
+            Level.WARN,
+            f"none of {taint.loaded} modules, but one was loaded since the boot (taint O)",
+            "what it changed in memory stays after it is gone",
+            "dmesg | grep -i 'out-of-tree module'",
+        )
     if not foreign:
         return Advice(
             _SECTION,

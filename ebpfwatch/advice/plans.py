@@ -8,7 +8,7 @@ the exit code.
 from __future__ import annotations
 
 from ebpfwatch.advice import Advice, Level, boot_with, percent, size
-from ebpfwatch.advice.memory import is_thin, swap_commands, swap_wanted
+from ebpfwatch.advice.memory import has_room, is_thin, swap_commands, swap_wanted
 from ebpfwatch.host.meminfo import Memory
 from ebpfwatch.host.state import HostState
 
@@ -144,6 +144,8 @@ def _swap_file(host: HostState, memory: Memory) -> Advice:
         return _line(item, Level.OK, f"{size(memory.swap_total)} of swap are there", "not needed")
     command = swap_commands(host, wanted)
     value = f"{size(wanted)} would hold all that is committed and not in RAM"
+    if (memory.committed or 0) <= memory.total:
+        value = f"{size(wanted)} would do: all that is committed fits into RAM"
     room = host.room
     if room is not None and room.tmp == "tmpfs":
         why = "/tmp is a tmpfs: dd would fill RAM with it, and swapon refuses a file there"
@@ -151,9 +153,8 @@ def _swap_file(host: HostState, memory: Memory) -> Advice:
     free = room.free.get("/") if room else None
     if free is not None and free < _SWAP + _GIB:
         why = f"/ has {size(free)} left: dd would fill it"
-        if max(room.free.values() if room else [0]) < wanted + _GIB:
+        if not has_room(host, wanted):
             why += "; no ext4 here has room enough: add a disk, or zram"
-            command = "zramctl -f -s 2G && mkswap /dev/zram0 && swapon /dev/zram0"
         return _line(item, Level.FAIL, value, why, command)
     return _line(
         item,
