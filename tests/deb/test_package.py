@@ -91,14 +91,14 @@ def test_the_life_of_the_package(system: Chroot, package: Path, tmp_path: Path) 
 
     system.run("apt-get -q remove -y ebpfwatch")
     assert config.exists() and (state / "1.json").exists(), "a removal is no purge"
-    system.run("apt-get -q purge -y ebpfwatch")
+    system.run("dpkg --purge ebpfwatch")
     assert system.files() - before == set()
     assert before - system.files() == set()
 
 
 def test_a_fresh_installation(system: Chroot, package: Path) -> None:
     """The configuration is the example; the catalog, the pages and the completion are at hand."""
-    system.run("apt-get -q purge -y ebpfwatch")
+    system.run("dpkg --purge ebpfwatch")
     _install(system, package)
     config = (system.path / "etc/ebpfwatch/config.yaml").read_text()
     assert config == (ROOT / "config.example.yaml").read_text()
@@ -112,7 +112,7 @@ def test_a_fresh_installation(system: Chroot, package: Path) -> None:
         )
         assert shown.returncode == 0 and not shown.stderr, shown.stderr
         assert "NAME" in shown.stdout
-    system.run("apt-get -q purge -y ebpfwatch")
+    system.run("dpkg --purge ebpfwatch")
 
 
 def _completions(system: Chroot, words: str) -> set[str]:
@@ -141,4 +141,4 @@ def test_the_completion_knows_the_parser(system: Chroot, package: Path) -> None:
         assert {o for o in options if o.startswith("--")} <= _completions(
             system, f"ebpfwatch {name} --"
         ), name
-    system.run("apt-get -q purge -y ebpfwatch")
+    system.run("dpkg --purge ebpfwatch")
