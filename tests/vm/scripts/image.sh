@@ -1,5 +1,9 @@
 # The self-contained image, on a host that has lost its Python and its compiler.
 package=ebpfwatch-image
+# Where a distribution has them: below the directories that the unit shows to the image.
+mkdir -p /usr/src/headers
+mount --bind headers /usr/src/headers
+ln -sfn /usr/src/headers /lib/modules/$(uname -r)/build
 rm -rf /usr/bin/python3* /usr/lib/python3* /usr/lib/*/libbcc* /usr/lib/*/libLLVM* /usr/lib/*/libclang*
 dpkg -i ebpfwatch-image_*_arm64.deb >/results/dpkg 2>&1 || wrong "the installation"
 systemctl is-active ebpfwatch || wrong "the installation did not start the unit"
