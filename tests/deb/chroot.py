@@ -33,7 +33,14 @@ class Chroot:
 
     def files(self) -> set[str]:
         """Everything that is there, but for dpkg's and apt's own books."""
-        books = ("./run/", "./var/lib/dpkg/", "./var/lib/apt/", "./var/cache/", "./var/log/", "./tmp/")
+        books = (
+            "./run/",
+            "./var/lib/dpkg/",
+            "./var/lib/apt/",
+            "./var/cache/",
+            "./var/log/",
+            "./tmp/",
+        )
         found = self.run("cd / && find . -xdev").stdout.splitlines()
         return {name for name in found if not name.startswith(books)}
 
