@@ -17,7 +17,7 @@ TEST_PACKAGES := $(RUN_PACKAGES) help2man gcc libc6-dev e2fsprogs mount util-lin
 
 DEPLOY_PACKAGES := ansible-core systemd-journal-remote iproute2 chromium chromium-driver python3-selenium \
                    apache2-utils openssl
-DEPLOY_MODULES  := axe-core@4
+DEPLOY_MODULES  := axe-core@4 @grafana/schema@13 typescript@5
 
 VM_PACKAGES   := qemu-system-arm qemu-utils qemu-user-static binfmt-support mmdebstrap arch-test make \
                  gcc-aarch64-linux-gnu libc6-dev-arm64-cross xz-utils kmod cpio e2fsprogs pahole
@@ -102,7 +102,7 @@ $(VENV)/.test: $(VENV)/.run pyproject.toml
 install-deploy: $(VENV)/.deploy
 
 # npm brings what Debian has not; without npm the tests that need it say so.
-$(VENV)/.deploy: $(VENV)/.test
+$(VENV)/.deploy: $(VENV)/.test Makefile
 	sh deploy/install-packages.sh $(DEPLOY_PACKAGES)
 	if command -v npm >/dev/null; then \
 	    npm install --prefix $(VENV)/npm --no-audit --no-fund --ignore-scripts --silent $(DEPLOY_MODULES); fi

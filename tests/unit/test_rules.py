@@ -6,6 +6,7 @@ sample a minute), replaces one YAML case an alert.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from ebpfwatch.kernellog.diseases import DISEASES, Relation
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy/prometheus"
@@ -244,8 +247,6 @@ def test_every_alert_tells_what_to_do() -> None:
 
 #: Metrics that rules may use before their part of the daemon has landed.
 COMING = {
-    "ebpfwatch_early_warning",
-    "ebpfwatch_kernel_log_events_total",
     "ebpfwatch_governor_step",
     "ebpfwatch_last_boot_ended",
 }
@@ -258,6 +259,23 @@ def test_every_metric_in_the_rules_exists() -> None:
     used = {name for rule in rules for name in re.findall(r"[\w:]*ebpfwatch_[\w:]+", rule["expr"])}
     exposed = set(re.findall(r"(?m)^(ebpfwatch_\w+)", GOLDEN))
     assert used - recorded - exposed <= COMING
+
+
+def test_precursors_are_those_of_the_table() -> None:
+    """The kinds that the kernel log's table calls precursor or damage, in alert and dashboard."""
+    telling = (Relation.PRECURSOR, Relation.DAMAGE)
+    kinds = dict.fromkeys(d.kind for d in DISEASES if d.relation in telling)
+    matcher = f'kind=~"{"|".join(kinds)}"'
+    assert matcher in ALERTS["EbpfwatchPrecursor"]["expr"]
+    assert json.dumps(matcher)[1:-1] in (ROOT / "deploy/grafana/ebpfwatch.json").read_text()
+
+
+def test_every_metric_of_the_dashboard_exists() -> None:
+    """And every panel asks for nothing but the daemon's own metrics."""
+    dashboard = (ROOT / "deploy/grafana/ebpfwatch.json").read_text()
+    used = set(re.findall(r"ebpfwatch_\w+", dashboard))
+    exposed = set(re.findall(r"(?m)^(ebpfwatch_\w+)", GOLDEN))
+    assert used <= exposed
 
 
 def test_values_of_labels_in_the_rules_exist() -> None:
