@@ -70,6 +70,7 @@ def test_a_test_finding_is_called_one() -> None:
     [
         ({"ready": False}, "warn", "Loading"),
         ({}, "bad", "2 confirmed: double_free"),
+        ({"findings": {}, "early_warning": True}, "bad", "Early warning"),
         ({"findings": {}}, "bad", "Silent: any_free"),
         ({"findings": {("freed_in_reclaim", "probable", False): 3}, "hooks": ()}, "warn", "3 cand"),
         ({"findings": {("concurrent_unlink", "confirmed", False): 3}, "hooks": ()}, "ok", "All"),

@@ -40,7 +40,10 @@ def page(status: Status, findings: tuple[Finding, ...], now: float) -> str:
         + _card("Memory against its watermarks", _zones(status))
         + "<div class=columns>"
         + _card("Lives of inodes", _lives(status))
+        + "<div>"
         + _card("Lost", _losses(status))
+        + _card("Kernel log", _kernel_log(status))
+        + "</div>"
         + "</div></main>"
         + _footer(status, now)
         + "</html>"
@@ -60,6 +63,12 @@ def headline(status: Status) -> tuple[str, str, str]:
     if sure:
         kinds = sorted({verdict for verdict, sureness in real if sureness == "confirmed"})
         return "bad", f"{sure} confirmed: {', '.join(kinds)}", "Read the report; save the evidence."
+    if status.early_warning:
+        return (
+            "bad",
+            "Early warning",
+            "Precursors and pressure of the known crash have come together.",
+        )
     silent = [hook.role for hook in status.hooks if hook.attached and hook.alive is False]
     if silent:
         return (
@@ -210,11 +219,16 @@ def _lives(status: Status) -> str:
 
 
 def _losses(status: Status) -> str:
-    rows = [(text, status.losses.get(name, 0)) for name, text in LOSSES.items()]
-    lost = [(text, count) for text, count in rows if count]
-    if not lost:
-        return "<p>Nothing.</p>"
-    return _numbers(lost)
+    return _numbers_above_0([(text, status.losses.get(name, 0)) for name, text in LOSSES.items()])
+
+
+def _kernel_log(status: Status) -> str:
+    return _numbers_above_0(sorted(status.kernel_log.items()))
+
+
+def _numbers_above_0(rows: list[tuple[str, int]]) -> str:
+    some = [(text, count) for text, count in rows if count]
+    return _numbers(some) if some else "<p>Nothing.</p>"
 
 
 def _numbers(rows: list[tuple[str, int]]) -> str:

@@ -1,0 +1,52 @@
+"""Ten thousand visits: the daemon is afterwards what it was before."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+from tests.live.conftest import DaemonProcess
+
+VISITS = 10_000
+CLIENTS = 4
+
+
+def belongings(pid: int) -> tuple[int, int, int]:
+    """Resident bytes, open files, threads."""
+    process = Path(f"/proc/{pid}")
+    pages = int((process / "statm").read_text().split()[1])
+    return (
+        pages * os.sysconf("SC_PAGE_SIZE"),
+        len(list((process / "fd").iterdir())),
+        len(list((process / "task").iterdir())),
+    )
+
+
+def test_ten_thousand_scrapes_leave_nothing_behind(daemon: DaemonProcess) -> None:
+    """Four scrapers at once, one visit in ten to the page; all are answered, nothing grows."""
+    failed: list[str] = []
+
+    def visit(count: int) -> None:
+        for number in range(count):
+            try:
+                path = "/" if number % 10 == 0 else "/metrics"
+                with urllib.request.urlopen(daemon.url + path, timeout=10) as answer:
+                    answer.read()
+            except OSError as error:
+                failed.append(str(error))
+
+    visit(100)
+    before = belongings(daemon.process.pid)
+    clients = [threading.Thread(target=visit, args=(VISITS // CLIENTS,)) for _ in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    time.sleep(1)
+    resident, files, threads = belongings(daemon.process.pid)
+    assert failed == []
+    assert resident < before[0] + (2 << 20) and resident <= 32e6, (before, resident)
+    assert (files, threads) == before[1:]
