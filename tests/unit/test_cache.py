@@ -93,7 +93,7 @@ def test_both_ways_agree(tmp_path: Path) -> None:
         pytest.skip("this kernel has no cachestat(2) (Linux 6.5)")
     for path in {os.path.realpath(sys.executable), json.__file__}:
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+            size = len(file.read())  # json's source is in memory only where nobody dropped it
             one, other = (Residency(c).measure(file.fileno(), size) for c in (True, False))
         assert one == other and one
 
