@@ -38,7 +38,7 @@ _WAIT_SECONDS = 0.2
 
 #: Compiling and attaching took 1 s on x86-64, half a minute on an emulated arm64; the unit's
 #: TimeoutStartSec is longer, so that the reason is in the log before systemd's axe falls.
-_LOADER_SECONDS = 150.0
+_LOADER_SECONDS = 300.0
 
 #: Where this very package is, so that the child runs the same code from any directory.
 _PYTHONPATH = os.pathsep.join(

@@ -82,7 +82,10 @@ def run(
 
 
 def prepare(kernel: Kernel, payload: Path, directory: Path, timeout: float = 600) -> Ready:
-    """Boot until the guest waits for its order, and keep it; raises ``TimeoutError``."""
+    """Boot until the guest waits for its order, and keep it.
+
+    Raises ``TimeoutError`` with the last words of the console and of the daemon.
+    """
     _disks(directory, payload)
     console, monitor = directory / "console", directory / "monitor"
     words = _command(kernel, directory, "")
@@ -92,7 +95,7 @@ def prepare(kernel: Kernel, payload: Path, directory: Path, timeout: float = 600
         try:
             while READY not in (console.read_text(errors="replace") if console.exists() else ""):
                 if machine.poll() is not None or time.monotonic() - began > timeout:
-                    raise TimeoutError(f"{kernel.name}: not ready; console: {console}")
+                    raise TimeoutError(f"{kernel.name} did not get ready: {_words(directory)}")
                 time.sleep(0.5)
             _keep(monitor, directory / "memory")
         finally:
@@ -110,6 +113,14 @@ def resume(ready: Ready, order: str, results: Path, timeout: float = 300) -> Out
         words = _command(ready.kernel, directory, "") + ["-no-reboot"]
         words += ["-incoming", f"exec:cat {ready.directory / 'memory'}"]
         return _until_off(words, directory, results, timeout)
+
+
+def _words(directory: Path) -> str:
+    """Why a guest may not have got ready."""
+    words = ["debugfs", "-R", "cat /err", str(directory / "results.img")]
+    err = subprocess.run(words, capture_output=True, text=True).stdout
+    console = (directory / "console").read_text(errors="replace")
+    return "\n".join([*console.splitlines()[-8:], *err.splitlines()[-8:]])
 
 
 _DISKS = ("root.img", "payload.img", "results.img", "scratch.img", "order.img")

@@ -85,6 +85,7 @@ class Waiting:
                 content = payload(kernel, directory, ". ./ready.sh\n")
                 with _turn():
                     self._ready[kernel.name] = guest.prepare(kernel, content, directory)
+                shutil.rmtree(content)
                 print(f"     {kernel.name}: ready in {self._ready[kernel.name].seconds:.0f} s")
         return self._ready[kernel.name]
 

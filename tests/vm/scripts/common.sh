@@ -16,10 +16,11 @@ wait_alive() {
     { set +x; } 2>/dev/null
     for i in $(seq 200); do
         curl -s localhost:9866/metrics | grep -q "$alive" && set -x && return 0
+        [ -z "$daemon" ] || kill -0 $daemon || break
         sleep 2
     done
     set -x
-    wrong "the hooks were not proven alive within 400 s"
+    wrong "the hooks were not proven alive within 400 s, or the daemon ended"
     return 1
 }
 # $1: a pattern that /metrics must show within 60 s.
