@@ -81,7 +81,7 @@ def run(
         return _until_off(_command(kernel, directory, append) + words, directory, results, timeout)
 
 
-def prepare(kernel: Kernel, payload: Path, directory: Path, timeout: float = 600) -> Ready:
+def prepare(kernel: Kernel, payload: Path, directory: Path, timeout: float = 1200) -> Ready:
     """Boot until the guest waits for its order, and keep it.
 
     Raises ``TimeoutError`` with the last words of the console and of the daemon.

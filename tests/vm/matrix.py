@@ -168,6 +168,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--resume", action="store_true", help="keep what has passed in --results, run the rest"
     )
+    parser.add_argument(
+        "--collect", action="store_true", help="run nothing: the table of what is in --results"
+    )
     parser.add_argument("--table", type=Path, help="write the table here")
     arguments = parser.parse_args()
     arguments.scenarios = arguments.scenarios.replace(",", " ").split()
@@ -196,12 +199,11 @@ def _todo(kernel: kernels.Kernel, wanted: list[str]) -> list[Scenario]:
 
 
 def _kept(results: Path) -> Row | None:
-    """What an earlier run found, if all was as it must be."""
+    """What an earlier run found."""
     try:
-        row = Row(**json.loads((results / "row.json").read_text()))
+        return Row(**json.loads((results / "row.json").read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    return row if row.ok else None
 
 
 def main() -> int:
@@ -214,22 +216,25 @@ def main() -> int:
         print(f"0 scenarios run; {skipped} kernels skipped")
         return 0
 
-    def run(job: tuple[kernels.Kernel, Scenario]) -> Row:
+    def run(job: tuple[kernels.Kernel, Scenario]) -> Row | None:
         kernel, scenario = job
         results = arguments.results / kernel.name / scenario.name
-        kept = _kept(results) if arguments.resume else None
-        return kept or run_one(kernel, scenario, results, waiting)
+        kept = _kept(results)
+        if arguments.collect or (arguments.resume and kept is not None and kept.ok):
+            return kept
+        return run_one(kernel, scenario, results, waiting)
 
-    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="ebpfwatch-ready-", dir="/var/tmp") as name:
         waiting = Waiting(Path(name))
         root_image()
         found = [kernels.kernel(name) for name in possible]
         jobs = [(k, scenario) for k in found for scenario in _todo(k, arguments.scenarios)]
         with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-            rows = list(pool.map(run, jobs))
+            outcomes = list(pool.map(run, jobs))
+    rows = [row for row in outcomes if row is not None]
+    missing = [f"{k.name} {s.name}" for (k, s), row in zip(jobs, outcomes) if row is None]
     if arguments.table:
-        arguments.table.write_text(table(rows))
+        arguments.table.write_text(table(rows, missing))
     bad = [row for row in rows if not row.ok]
     print(
         f"{len(rows)} scenarios, {len(bad)} not as they must be"

@@ -68,8 +68,8 @@ _OWN_TABLES = ("churn", "price")
 _TOOLS = ("nothing", "slub_debug", "kfence", "kfence-sampled")
 
 
-def table(rows: list[Row]) -> str:
-    """The whole page."""
+def table(rows: list[Row], missing: list[str]) -> str:
+    """The whole page; ``missing`` are the guests that were not run for it."""
     alone = [scenario.name for scenario in SCENARIOS if scenario.alone]
     judges = [scenario.name for scenario in SCENARIOS if scenario.judges]
     crimes = [row for row in rows if row.scenario not in alone + judges]
@@ -88,6 +88,8 @@ def table(rows: list[Row]) -> str:
     rest = [row for row in rows if row.scenario in judges and row.scenario not in _OWN_TABLES]
     if rest:
         text += _REST + "".join(f"| {r.release} | {r.what} | {r.why or 'passed'} |\n" for r in rest)
+    if missing:
+        text += f"\nNot run for this page: {', '.join(missing)}.\n"
     return text
 
 

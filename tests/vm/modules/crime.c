@@ -73,6 +73,7 @@ static void commit(struct work_struct *work)
 	if (is("destroy")) {
 		confess("destroy");
 		destroy_inode_(victim);
+		barrier();
 	} else if (is("stranger") || is("foreign")) {
 		confess(scenario);
 		kmem_cache_free(cache, object);
