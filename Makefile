@@ -22,7 +22,7 @@ DEPLOY_MODULES  := axe-core@4 @grafana/schema@13 typescript@5
 VM_PACKAGES   := qemu-system-arm qemu-utils qemu-user-static binfmt-support mmdebstrap arch-test make \
                  gcc-aarch64-linux-gnu libc6-dev-arm64-cross xz-utils kmod cpio e2fsprogs pahole
 
-.PHONY: guests test-vm install-vm run test unit live lint golden bench install-run install-test clean
+.PHONY: test-postmortem guests test-vm install-vm run test unit live lint golden bench install-run install-test clean
 .PHONY: soak
 
 IMAGE_PACKAGES := mmdebstrap qemu-user-static binfmt-support arch-test squashfs-tools
@@ -50,6 +50,10 @@ live:  ## as root, on the running kernel
 test-vm: install-vm install-deb  ## crimes in arm64 guests: KERNELS=4.19 or KERNEL=/an/image, SCENARIOS=benign,destroy
 	$(RUN) -m tests.vm.matrix --kernels "$(or $(KERNEL),$(KERNELS))" --scenarios "$(SCENARIOS)" \
 	    $(if $(SCENARIOS)$(KERNEL)$(KERNELS),,--table docs/detection.md)
+
+test-postmortem: install-vm  ## a vmcore of a second free, made in a guest and read here
+	$(RUN) -m pip install --quiet --disable-pip-version-check 'drgn>=0.0.30,<1'
+	$(RUN) -m tests.vm.postmortem
 
 # One boot each: the unit under systemd as PID 1, a real double free, refusals.
 guests: install-vm install-deb  ## the oldest and the newest kernel, as arm64 guests

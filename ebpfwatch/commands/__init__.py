@@ -18,6 +18,7 @@ COMMANDS = {
     "check": "a doctor: hooks, crash survival, memory, storage, modules, and remedies judged",
     "selftest": "play a double free on a made-up object through the running daemon, to every sink",
     "unlinks": "show every unlink as it happens: who, which path, which inode, the result",
+    "postmortem": "read verdicts, dying inodes and the last transitions out of a kernel dump",
     "report": "show findings, newest first",
     "triage": "read the log of a machine that is dead: is it this bug, why, what to do next",
     "cache": "which files and mounts hold the page cache, and how many inodes are in memory",

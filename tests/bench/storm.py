@@ -73,7 +73,15 @@ def watcher(**changes: bool) -> Callable[[Path], object]:
     return attached
 
 
-SUBJECTS = {"nothing": nothing, "floor": floor, "ebpfwatch": watcher()}
+#: "ebpfwatch" has all evidence off that can be; "evidence" is the default; "stacks" has whole stacks
+#: of the first steps besides.
+SUBJECTS = {
+    "nothing": nothing,
+    "floor": floor,
+    "ebpfwatch": watcher(),
+    "evidence": watcher(trace=True, dump_on_oops=False),
+    "stacks": watcher(trace=True, dump_on_oops=False, first_stacks=True),
+}
 
 
 def storm_seconds(binary: Path, mount: Path, count: int) -> float:

@@ -16,14 +16,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from tests.vm.kernels import Kernel
 from tests.vm.root import root_image
 
-__all__ = ["READY", "Outcome", "Ready", "prepare", "resume", "run"]
+__all__ = ["READY", "Outcome", "Ready", "prepare", "qmp", "resume", "run"]
 
 #: What a guest prints on its console when it waits for an order on its last disk.
 READY = "guest: ready"
@@ -68,15 +68,17 @@ def run(
     timeout: float = 300,
     reset: bool = False,
     icount: bool = False,
+    devices: Sequence[str] = (),
 ) -> Outcome:
     """Boot, run ``payload/run.sh`` as root under systemd, power off; never raises for a panic.
 
     With ``reset`` a panic boots the same machine again, its memory kept, as ramoops needs it.
     With ``icount`` the guest's time is the number of its instructions, two nanoseconds each.
+    ``devices`` are more words for QEMU.
     """
     with _directory() as directory:
         _disks(directory, payload)
-        words = [] if reset else ["-no-reboot"]
+        words = [*devices] if reset else [*devices, "-no-reboot"]
         words += ["-icount", "shift=1,sleep=off"] if icount else []
         return _until_off(_command(kernel, directory, append) + words, directory, results, timeout)
 
@@ -185,8 +187,11 @@ def _until_off(words: list[str], directory: Path, results: Path, timeout: float)
     return Outcome(int(code) if code else None, panicked, seconds, results, text)
 
 
-def _keep(monitor: Path, memory: Path) -> None:
-    """Write the machine's memory to a file, by QMP, as a migration to nowhere; it stops there."""
+@contextlib.contextmanager
+def qmp(monitor: Path) -> Iterator[Callable[..., Any]]:
+    """A function that asks QEMU, by QMP: ``ask(command, **arguments)`` returns the answer or raises
+    ``RuntimeError``.
+    """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(60)
         connection.connect(str(monitor))
@@ -204,6 +209,12 @@ def _keep(monitor: Path, memory: Path) -> None:
 
         lines.readline()  # the greeting
         ask("qmp_capabilities")
+        yield ask
+
+
+def _keep(monitor: Path, memory: Path) -> None:
+    """Write the machine's memory to a file, as a migration to nowhere; it stops there."""
+    with qmp(monitor) as ask:
         ask("migrate-set-parameters", **{"max-bandwidth": 1 << 40, "downtime-limit": 20000})
         ask("migrate", uri=f"exec:cat >{memory}")
         while (status := ask("query-migrate")["status"]) != "completed":

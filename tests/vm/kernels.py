@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.vm.store import CACHE, locked
 
-__all__ = ["DEBIAN", "Kernel", "build_module", "detached_btf", "kernel", "names"]
+__all__ = ["DEBIAN", "Kernel", "build_module", "detached_btf", "fetch", "kernel", "names"]
 
 ROOT = Path(__file__).parents[2]
 #: Beside the checkout, or beside what holds it (a git worktree).
@@ -112,7 +112,7 @@ def _debian(name: str, suite: str, flavour: str) -> Kernel:
     with locked():
         if not (target / "done").exists():
             shutil.rmtree(target, ignore_errors=True)
-            _fetch(suite, [f"linux-image-{flavour}", f"linux-headers-{flavour}"], target)
+            fetch(suite, [f"linux-image-{flavour}", f"linux-headers-{flavour}"], target)
             release = next((target / "boot").glob("vmlinuz-*")).name.partition("-")[2]
             makefile = target / "usr/src" / f"linux-headers-{release}" / "Makefile"
             makefile.write_text(makefile.read_text().replace(" /usr/src/", f" {target}/usr/src/"))
@@ -132,7 +132,7 @@ def _debian(name: str, suite: str, flavour: str) -> Kernel:
     )
 
 
-def _fetch(suite: str, packages: list[str], target: Path) -> None:
+def fetch(suite: str, packages: list[str], target: Path) -> None:
     """Unpack these packages, what of the kernel's they depend on, busybox and a libc."""
     apt = target / "apt"
     for directory in ("lists/partial", "archives/partial"):

@@ -1,0 +1,105 @@
+"""``ebpfwatch postmortem VMCORE``: our evidence out of a dead machine's memory."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.postmortem.blackbox import Entry, Transition, entries, transitions, verdicts
+from ebpfwatch.postmortem.dump import Dump
+from ebpfwatch.sinks.text import plain, report
+from ebpfwatch.verdicts.correlator import Knowledge, judge
+
+#: What is known of the dead machine's watcher: that nothing proves its hooks alive.
+_ROLES = ("alloc", "unlink", "evict", "destroy", "rcu_free", "any_free", "reclaim")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The dump, its symbols, and how much to show."""
+    parser.add_argument("vmcore", type=Path, help="the dump (ELF or kdump-compressed)")
+    parser.add_argument(
+        "--vmlinux",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="debug symbols of its kernel, or of a module; may be repeated"
+        " (default: where drgn looks on this machine)",
+    )
+    parser.add_argument(
+        "--object",
+        type=lambda word: int(word, 16),
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="also tell of the slab page at this address (hexadecimal)",
+    )
+    parser.add_argument(
+        "--last", type=int, default=40, metavar="N", help="transitions to show (default 40)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit 1 if ebpfwatch did not run on that machine; what was found of it goes to stdout."""
+    if not arguments.vmcore.is_file():
+        raise EbpfwatchError(f"no file {arguments.vmcore}", "give a vmcore", Exit.USAGE)
+    dump = Dump(arguments.vmcore, arguments.vmlinux)
+    print(f"kernel {dump.release}")
+    maps = dump.maps()
+    objects = [
+        *arguments.object,
+        *_print_verdicts(dump, [r for m in maps["verdict_scratch"] for r in dump.per_cpu(m)]),
+    ]
+    _print_table([e for m in maps["table"] for e in entries(dump.table(m))], arguments.last, dump)
+    for address in dict.fromkeys(objects):
+        print(f"\nIs the page of object {address:#x} still a slab page? {dump.slab_line(address)}")
+    who, frames = dump.crashed_stack()
+    print(f"\nCrashed in {plain(who)}:", *(f"  {plain(frame)}" for frame in frames), sep="\n")
+    if not maps["table"]:
+        print("\nno map of ebpfwatch's is in this dump: it did not run, or is another version")
+        return Exit.FAILED
+    return Exit.OK
+
+
+def _print_verdicts(dump: Dump, records: list[bytes]) -> list[int]:
+    """The last verdict of each hook and CPU as a report; returns their objects."""
+    knowledge = Knowledge(
+        attached=frozenset(_ROLES),
+        alive={},
+        lost=lambda role, since_ns: 0,
+        symbol=dump.name,
+        realtime_offset_ns=0,
+        test_object=lambda address: False,
+        taints=dump.taints,
+        lacks=("this comes from a dump: the time of day and the state of the hooks are not known",),
+    )
+    found = verdicts(records)
+    print(f"\n{len(found)} verdicts in the probes' own memory")
+    for sequence, event in enumerate(found):
+        finding = judge(event, knowledge, sequence)
+        if finding is not None:
+            print(report(finding))
+    return [event.object for event in found]
+
+
+def _print_table(found: list[Entry], last: int, dump: Dump) -> None:
+    dying = [entry for entry in found if entry.dying]
+    print(f"\n{len(found)} objects in the table, {len(dying)} of them dying:")
+    for entry in dying[:100]:
+        print(
+            f"  {entry.object:#x} {entry.state} inode {entry.ino} generation {entry.generation}"
+            f" on {entry.dev[0]}:{entry.dev[1]}" + (" in reclaim" if entry.in_reclaim else "")
+        )
+    steps = transitions(found, last)
+    print(f"\nThe last {len(steps)} transitions:")
+    for step in steps:
+        print(_line(step, dump))
+
+
+def _line(step: Transition, dump: Dump) -> str:
+    caller = f", called from {dump.name(step.caller) or hex(step.caller)}" if step.caller else ""
+    return plain(
+        f"  {step.ns / 1e9:.6f} {step.object:#x} inode {step.ino} on {step.dev[0]}:{step.dev[1]}"
+        f" {step.what} by {step.comm} (pid {step.pid}, cpu {step.cpu}){caller}"
+    )

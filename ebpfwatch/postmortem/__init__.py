@@ -1,0 +1,1 @@
+"""Our evidence out of a dead machine: ``dump`` finds it in a vmcore, ``blackbox`` decodes it."""

@@ -1,0 +1,164 @@
+"""A vmcore through drgn: our maps in it, names of its addresses, slab state, the crashed stack.
+
+drgn is optional (``pip install ebpfwatch[postmortem]``) and works on another machine's dump, also
+of another architecture; it needs the dead kernel's debug symbols.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.events.wire import Bucket, VerdictRecord
+
+__all__ = ["Dump"]
+
+#: Our maps by name, with the size of a value: BPF maps of others may have the same names.
+_SHAPES = {"table": ctypes.sizeof(Bucket), "verdict_scratch": ctypes.sizeof(VerdictRecord)}
+
+_CHUNK = 1 << 20
+
+
+class Dump:
+    """One dead machine; raises ``EbpfwatchError`` for what is no dump or has no symbols."""
+
+    def __init__(self, vmcore: Path, symbols: Sequence[Path]) -> None:
+        self._drgn = _import()
+        try:
+            self._program = self._drgn.Program()
+            self._program.set_core_dump(str(vmcore))
+        except (OSError, ValueError, self._drgn.FaultError) as error:
+            raise EbpfwatchError(
+                f"{vmcore} is no kernel dump that drgn can read: {error}",
+                "an ELF or kdump-compressed vmcore is needed",
+                Exit.USAGE,
+            ) from None
+        try:
+            self._program.load_debug_info([str(path) for path in symbols], main=not symbols)
+            self._program.type("struct bpf_map")
+        except (self._drgn.MissingDebugInfoError, LookupError, OSError, ValueError) as error:
+            raise EbpfwatchError(
+                f"no debug symbols of the kernel of {vmcore}: {str(error).splitlines()[0]}",
+                "give its vmlinux with --vmlinux (Debian: the package linux-image-RELEASE-dbg)",
+                Exit.UNAVAILABLE,
+            ) from None
+
+    @property
+    def release(self) -> str:
+        """The dead kernel's."""
+        return str(self._program["init_uts_ns"].name.release.string_().decode())
+
+    def maps(self) -> dict[str, list[Any]]:
+        """Our maps by name; several where the daemon was started again."""
+        from drgn.helpers.linux.bpf import bpf_map_for_each
+
+        found: dict[str, list[Any]] = {name: [] for name in _SHAPES}
+        for map_ in bpf_map_for_each(self._program):
+            name = map_.name.string_().decode("ascii", "replace")
+            if _SHAPES.get(name) == int(map_.value_size):
+                found[name].append(map_)
+        return found
+
+    def table(self, map_: Any) -> bytes:
+        """The values of an array map, those of pages that are not in the dump as zeros."""
+        array = self._array(map_)
+        length = int(array.elem_size) * int(map_.max_entries)
+        return b"".join(self._pieces(int(array.value.address_), length))
+
+    def per_cpu(self, map_: Any) -> Iterator[bytes]:
+        """Each value of a per-CPU array map, for each CPU."""
+        from drgn.helpers.linux.cpumask import for_each_possible_cpu
+        from drgn.helpers.linux.percpu import per_cpu_ptr
+
+        array, size = self._array(map_), int(map_.value_size)
+        for index in range(int(map_.max_entries)):
+            for cpu in for_each_possible_cpu(self._program):
+                place = per_cpu_ptr(array.pptrs[index], cpu)
+                yield b"".join(self._pieces(int(place.value_()), size))
+
+    def _array(self, map_: Any) -> Any:
+        return self._drgn.container_of(map_, "struct bpf_array", "map")
+
+    def _pieces(self, address: int, length: int) -> Iterator[bytes]:
+        for begin in range(address, address + length, _CHUNK):
+            size = min(_CHUNK, address + length - begin)
+            try:
+                yield self._program.read(begin, size)
+            except self._drgn.FaultError:
+                yield bytes(size)
+
+    def name(self, address: int) -> str:
+        """As ``kernel.symbols`` names addresses; "" if nobody knows."""
+        module = self._module(address)
+        mark = f" [{module[0]}]" if module else ""
+        try:
+            symbol = self._program.symbol(address)
+            return f"{symbol.name}+{address - symbol.address:#x}{mark}"
+        except LookupError:
+            return f"{module[0]}+{address - module[1]:#x}{mark}" if module else ""
+
+    def _module(self, address: int) -> tuple[str, int] | None:
+        from drgn.helpers.linux.module import address_to_module, module_address_regions
+
+        try:
+            module = address_to_module(self._program, address)
+            if not module:
+                return None
+            name = module.name.string_().decode()
+            regions = module_address_regions(module)
+        except (self._drgn.FaultError, LookupError, ValueError):
+            return None
+        return name, next((b for b, size in regions if b <= address < b + size), address)
+
+    def taints(self, name: str) -> str:
+        """A module's, as the kernel prints them."""
+        from drgn.helpers.linux.module import find_module, module_taints
+
+        try:
+            module = find_module(self._program, name)
+            return str(module_taints(module)) if module else ""
+        except (self._drgn.FaultError, LookupError, ValueError):
+            return ""
+
+    def slab_line(self, address: int) -> str:
+        """Whether the object's page is still a slab page, and of which cache."""
+        from drgn.helpers.linux.slab import find_containing_slab_cache, slab_object_info
+
+        try:
+            cache = find_containing_slab_cache(self._program, address)
+            if not cache:
+                return "no: the page was given back, so a free of it now takes page->slab_cache = 0"
+            name = cache.name.string_().decode()
+            info = slab_object_info(self._program, address)
+        except (self._drgn.FaultError, LookupError, ValueError) as error:
+            return f"cannot tell: {error}"
+        if info is None:
+            return f"yes, of {name}, but there is no object at this address"
+        known = {True: "allocated", False: "free", None: "in an unknown state"}[info.allocated]
+        return f"yes, of {name}; the object is {known}"
+
+    def crashed_stack(self) -> tuple[str, list[str]]:
+        """Who crashed, and the frames, innermost first."""
+        try:
+            thread = self._program.crashed_thread()
+            task = thread.object
+            who = f"{task.comm.string_().decode('ascii', 'replace')} (pid {int(task.pid)})"
+            frames = [f"{f.name or '???'} at {f.pc:#x}" for f in thread.stack_trace()]
+        except (self._drgn.FaultError, LookupError, ValueError) as error:
+            return f"cannot tell: {error}", []
+        return who, frames
+
+
+def _import() -> Any:
+    try:
+        import drgn
+    except ImportError:
+        raise EbpfwatchError(
+            "the Python module drgn is missing",
+            "install it: pip install 'ebpfwatch[postmortem]', or apt-get install python3-drgn",
+            Exit.UNAVAILABLE,
+        ) from None
+    return drgn

@@ -1,0 +1,95 @@
+"""What a dump holds, from its bytes; the real dump is `make test-postmortem`."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebpfwatch.events.wire import (
+    OBJECT_DEAD,
+    OBJECT_QUEUED,
+    ActorStruct,
+    Bucket,
+    KernelVerdict,
+    LifeFlag,
+    VerdictRecord,
+    made_up,
+)
+from ebpfwatch.postmortem.blackbox import entries, transitions, verdicts
+
+ROOT = Path(__file__).parents[2]
+OBJECT = 0xFFFF000012340000
+
+
+def actor(ns: int, comm: bytes) -> ActorStruct:
+    """Somebody on CPU 1."""
+    return ActorStruct(ns=ns, pid=7, tgid=7, cpu=1, caller=0xC0DE, comm=comm)
+
+
+def table() -> bytes:
+    """Two buckets: one empty, one with an object dying, one queued and one dead."""
+    bucket = Bucket()
+    for way, bits in ((0, 0), (1, OBJECT_QUEUED), (3, OBJECT_DEAD | OBJECT_QUEUED)):
+        bucket.object[way] = (OBJECT + way * 0x1000) | bits
+        bucket.life[way].ino = 10 + way
+        bucket.life[way].dev = 254 << 20 | 16
+        bucket.life[way].evicted = actor(100 + way, b"rm")
+    bucket.life[1].flags = LifeFlag.RECLAIM
+    bucket.life[1].destroyed = actor(105, b"rm")
+    bucket.life[3].freed = actor(104, b"browser")
+    return bytes(Bucket()) + bytes(bucket)
+
+
+def test_the_table_of_a_dead_machine() -> None:
+    """State by the key, addresses without its bits, steps as far as they were seen."""
+    first, second, third = entries(table())
+    assert (first.object, first.state, first.dying) == (OBJECT, "evicting", True)
+    assert (second.object, second.state) == (OBJECT + 0x1000, "queued")
+    assert second.in_reclaim and second.steps[0].what == "evicted inside shrink_slab"
+    assert (third.object, third.state, third.dying) == (OBJECT + 0x3000, "freed", False)
+    assert (third.ino, third.dev) == (13, (254, 16))
+
+
+def test_the_last_transitions_are_in_the_order_of_time() -> None:
+    """Of all objects together, and no more than asked for."""
+    steps = transitions(entries(table()), 40)
+    assert [step.ns for step in steps] == [100, 101, 103, 104, 105]
+    assert [step.ns for step in transitions(entries(table()), 2)] == [104, 105]
+    assert transitions(entries(table()), 0) == []
+
+
+def test_the_last_verdicts_outlive_user_space() -> None:
+    """What the probe wrote down is decoded; memory never written is nothing."""
+    record = made_up(OBJECT, 42, 7, 1000)
+    never = bytes(ctypes.sizeof(VerdictRecord))
+    later = made_up(OBJECT, 43, 7, 2000)
+    events = verdicts([later, never, record + b"padding"])
+    assert [event.ino for event in events] == [42, 43]
+    assert events[0].verdict is KernelVerdict.DOUBLE_FREE
+
+
+@given(st.binary(max_size=5000))
+def test_torn_memory_never_raises(noise: bytes) -> None:
+    """A dump is taken while CPUs write."""
+    assert len(transitions(entries(noise), 5)) <= 5
+    assert len(list(entries(table() + noise))) >= 3
+    verdicts([noise, bytes([2, 0]) + noise])
+
+
+def test_what_is_no_dump_is_one_line(tmp_path: Path) -> None:
+    """Exit 64 and the file's name; without drgn exit 69 and what to install."""
+    (tmp_path / "x").write_bytes(b"nonsense")
+    for file, part in ((tmp_path / "none", "no file"), (tmp_path / "x", "drgn")):
+        done = subprocess.run(
+            [sys.executable, "-m", "ebpfwatch", "postmortem", file],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode in (64, 69) and part in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
