@@ -73,8 +73,8 @@ def watcher(**changes: bool) -> Callable[[Path], object]:
     return attached
 
 
-#: "ebpfwatch" has all evidence off that can be; "evidence" is the default; "stacks" has whole stacks
-#: of the first steps besides.
+#: "ebpfwatch" has all evidence off that can be, "evidence" is the default, and "stacks" has whole
+#: stacks of the first steps besides.
 SUBJECTS = {
     "nothing": nothing,
     "floor": floor,

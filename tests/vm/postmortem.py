@@ -23,7 +23,6 @@ from tests.vm.matrix import payload
 ROOT = Path(__file__).parents[2]
 
 _SCRIPT = """\
-. ./common.sh
 insmod qemu_fw_cfg.ko  # it tells QEMU where the kernel's vmcoreinfo is
 watch
 mkdir -p /mnt/vdb/a/b
@@ -33,13 +32,6 @@ sleep 8
 rm /mnt/vdb/a/b/victim
 sleep 60
 """
-
-
-def add_to_payload(kernel: kernels.Kernel, content: Path) -> None:
-    """The script, and the driver of QEMU's firmware interface."""
-    modules = kernel.image.parents[1] / "lib/modules" / kernel.release
-    shutil.copy(next(modules.rglob("qemu_fw_cfg.ko")), content)
-    (content / "run.sh").write_text(_SCRIPT)
 
 
 def dump_when_dead(monitor: Path, console: Path, vmcore: Path, seconds: float) -> None:
@@ -65,8 +57,9 @@ def make_vmcore(kernel: kernels.Kernel, results: Path) -> Path:
         watcher = threading.Thread(
             target=dump_when_dead, args=(qmp, results / "console", vmcore, 600)
         )
-        content = payload(kernel, Path(name))
-        add_to_payload(kernel, content)
+        content = payload(kernel, Path(name), _SCRIPT)
+        modules = kernel.image.parents[1] / "lib/modules" / kernel.release
+        shutil.copy(next(modules.rglob("qemu_fw_cfg.ko")), content)
         watcher.start()
         guest.run(
             kernel,
