@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
-from ebpfwatch.host import ParseError
+from ebpfwatch.host import ParseError, fields
 from ebpfwatch.paths import Paths
 
 __all__ = ["Mount", "all_mounts", "ext4_mounts", "one_a_device", "parse", "unescape"]
@@ -37,8 +37,7 @@ def ext4_mounts(paths: Paths) -> tuple[Mount, ...]:
 
 def all_mounts(paths: Paths) -> tuple[Mount, ...]:
     """Every mount, in order; raises ``OSError``/``ParseError``."""
-    text = (paths.proc / "self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-    return parse(text)
+    return parse(fields.text(paths.proc / "self/mountinfo"))
 
 
 def one_a_device(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
@@ -58,15 +57,15 @@ def parse(text: str) -> tuple[Mount, ...]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line:
             continue
-        fields = line.split(" ")
+        words = line.split(" ")
         try:
-            dash = fields.index("-", 6)
-            kind, superblock = fields[dash + 1], fields[dash + 3]
-            major, minor = (int(part) for part in fields[2].split(":"))
+            dash = words.index("-", 6)
+            kind, superblock = words[dash + 1], words[dash + 3]
+            major, minor = (int(part) for part in words[2].split(":"))
         except (ValueError, IndexError):
             raise ParseError(f"/proc/self/mountinfo line {number}: {line[:80]!r}") from None
-        options = (*fields[5].split(","), *superblock.split(","))
-        path, root = unescape(fields[4]), unescape(fields[3])
+        options = (*words[5].split(","), *superblock.split(","))
+        path, root = unescape(words[4]), unescape(words[3])
         mounts.append(Mount(major, minor, path, "ro" in options, options, kind, root))
     return tuple(mounts)
 

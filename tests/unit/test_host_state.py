@@ -277,7 +277,8 @@ class Machine:
     def mount(self, number: str, path: str, kind: str = "ext4") -> None:
         """One line of mountinfo."""
         self.lines.append(f"1 1 {number} / {path} rw - {kind} x rw")
-        (self.paths.proc / "self/mountinfo").write_text("\n".join(self.lines) + "\n")
+        body = "\n".join(self.lines) + "\n"
+        (self.paths.proc / "self/mountinfo").write_bytes(body.encode())
 
     def stack(self) -> disks.Stack:
         """Of the only ext4."""
@@ -383,13 +384,13 @@ def test_multipath_nvme_and_a_network_disk(machine: Machine) -> None:
 
 
 def test_hostile_mount_points(machine: Machine) -> None:
-    """Spaces, newlines and other line separators in a mount point; labels stay one line."""
+    """Spaces, newlines, carriage returns and other separators; labels stay one line."""
     machine.block("virtual/block/nbd7", "43:0")
-    machine.mount("43:0", "/a\\040b\\012c\u2028d")
+    machine.mount("43:0", "/a\\040b\\012c\u2028d\re")
     state = HostReader(machine.paths, Sources(lambda line, level: None)).state()
-    assert state.disks[0].mount == "/a b\nc\u2028d"
+    assert state.disks[0].mount == "/a b\nc\u2028d\re"
     scrape = generate_latest(metrics.registry(lambda: Status(started=0, host=state))).decode()
-    assert 'mountpoint="/a b\\nc\u2028d"' in scrape
+    assert 'mountpoint="/a b\\nc\u2028d\re"' in scrape
 
 
 def test_crash_readiness_of_this_kernel() -> None:
