@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 
 from ebpfwatch.host import ParseError
 from ebpfwatch.host.fields import lines, number, text
 from ebpfwatch.paths import Paths
 
-__all__ = ["CACHES", "SlabCache", "Slabs", "parse", "read"]
+__all__ = ["CACHES", "SlabCache", "SlabReader", "Slabs", "parse", "read"]
 
 CACHES = ("ext4_inode_cache", "dentry")
 
@@ -44,6 +45,26 @@ class Slabs:
 def read(paths: Paths) -> Slabs:
     """This machine's; raises ``OSError`` (not root) or ``ParseError``."""
     return parse(text(paths.proc / "slabinfo"), os.sysconf("SC_PAGE_SIZE"))
+
+
+class SlabReader:
+    """Reads at most every ``seconds``: the kernel walks the lists of every cache under its lock,
+    with interrupts off, so what is cheap to parse is not free to read.
+    """
+
+    def __init__(self, seconds: float = 15.0) -> None:
+        self._seconds = seconds
+        self._slabs: Slabs | None = None
+        self._read_at = 0.0
+
+    def read(self, paths: Paths) -> Slabs:
+        """The slabs, not older than that; raises as ``read`` does, then and the next time."""
+        now = time.monotonic()
+        if self._slabs is None or now - self._read_at >= self._seconds:
+            self._slabs = None
+            self._slabs = read(paths)
+            self._read_at = now
+        return self._slabs
 
 
 def parse(body: str, page_bytes: int) -> Slabs:

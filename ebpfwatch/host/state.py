@@ -104,6 +104,7 @@ class HostReader:
         self._sources = sources
         self._lock = threading.Lock()
         self._disks = disks.DiskReader()
+        self._slabs = slabinfo.SlabReader()
         self._state = HostState()
         self._read_at = -float("inf")
 
@@ -139,7 +140,7 @@ class HostReader:
             pressure=source("pressure", pressure.read, ()),
             reclaim=reclaim,
             rates=_rates(self._state.reclaim, reclaim, seconds),
-            slabs=source("slabinfo", slabinfo.read, None),
+            slabs=source("slabinfo", self._slabs.read, None),
             vfs=source("vfs", vfs.read, None),
             ext4=source("ext4", ext4.read, ()),
             taint=source("taint", taint.read, None),

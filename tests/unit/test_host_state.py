@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import time
 from pathlib import Path
 from typing import Callable
 
@@ -202,6 +203,19 @@ def test_rates_are_of_the_time_between(tmp_path: Path) -> None:
     reader._read_at -= 10
     rates = reader.state().rates
     assert 40 < rates["slabs_scanned"] <= 50 and rates["oom_kill"] == 0
+
+
+def test_the_lists_of_all_slabs_are_walked_seldom(tmp_path: Path) -> None:
+    """A change is seen after the time is over; a failure at once, and again."""
+    paths = copied("6.12", tmp_path)
+    reader = slabinfo.SlabReader(seconds=0.2)
+    first = reader.read(paths)
+    (paths.proc / "slabinfo").write_text("garbage")
+    assert reader.read(paths) is first
+    time.sleep(0.25)
+    for _ in range(2):
+        with pytest.raises(ParseError):
+            reader.read(paths)
 
 
 # -- any text
