@@ -45,6 +45,8 @@ static __always_inline void on_destroy(void *ctx, u64 inode, u64 call_site)
 		return;
 	if (!swap_key(&bucket->object[way & (WAYS - 1)], key, key | OBJECT_QUEUED))
 		return;
+	/* From the way, not from above: an old verifier does not see that a key means a life. */
+	life = &bucket->life[way & (WAYS - 1)];
 	fill_taker(ctx, &life->destroyed, ns, call_site);
 	if (life->flags & LIFE_CANARY)
 		report_step(ctx, HOOK_DESTROY, ns, why.object, life->ino, life->generation,
