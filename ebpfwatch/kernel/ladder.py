@@ -3,7 +3,7 @@
 Data only.  A rung is taken if every one of its attachments can really be attached: the loader
 tries each with an empty program before it compiles.  Symbol candidates match with compiler
 suffixes (``.isra.0``, ``.part.1`` ...).  The order is by what it costs and what it tells;
-`make test-vm SCENARIOS=price` measures it (docs/architecture.md).
+`make test-vm SCENARIOS=price` counts it (docs/architecture.md).
 """
 
 from __future__ import annotations
