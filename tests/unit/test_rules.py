@@ -95,8 +95,16 @@ CASES: list[tuple[str, dict[str, str], dict[str, str], list[dict[str, str]]]] = 
         DF,
         [
             {FINDINGS % ("true", "double_free", "confirmed"): "0x10 1x80"},  # ten minutes are over
+            {FINDINGS % ("true", "double_free", "confirmed"): "1x80"},
+            {FINDINGS % ("true", "double_free", "confirmed"): "_x40 0x40"},
             {FINDINGS % ("false", "double_free", "confirmed"): "0x42 1x40"},
         ],
+    ),
+    (
+        "EbpfwatchSelftest",
+        {FINDINGS % ("true", "double_free", "confirmed"): "_x40 1x40"},  # before the first scrape
+        DF,
+        [{FINDINGS % ("true", "double_free", "confirmed"): "_x30 1x40"}],
     ),
     ("EbpfwatchDown", {"up": "0x80"}, {}, [{"up": "1x80"}, {"up": "1x42 0x1 1x40"}]),
     ("EbpfwatchAbsent", {"up{job='node'}": "1x80"}, {"instance": ""}, [{"up": "0x80"}]),
