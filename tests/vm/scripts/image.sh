@@ -7,6 +7,7 @@ ln -sfn /usr/src/headers /lib/modules/$(uname -r)/build
 rm -rf /usr/bin/python3* /usr/lib/python3* /usr/lib/*/libbcc* /usr/lib/*/libLLVM* /usr/lib/*/libclang*
 dpkg -i ebpfwatch-image_*_arm64.deb >/results/dpkg 2>&1 || wrong "the installation"
 systemctl is-active ebpfwatch || wrong "the installation did not start the unit"
+journalctl --no-pager -u ebpfwatch >/results/err
 . ./proven.sh
 systemctl stop ebpfwatch || wrong "stop"
 bpftool prog show 2>/dev/null | grep -q 'name on_\|ext4_evict' && wrong "programs are left"

@@ -3,6 +3,7 @@ package=ebpfwatch
 mkdir -p /usr/share/man/man5 /usr/share/man/man8
 dpkg -i ebpfwatch_*_all.deb >/results/dpkg 2>&1 || wrong "the installation"
 systemctl is-active ebpfwatch || wrong "the installation did not start the unit"
+journalctl --no-pager -u ebpfwatch >/results/err
 . ./proven.sh
 systemctl restart ebpfwatch || wrong "restart"
 [ "$(systemctl show -p NRestarts --value ebpfwatch)" = 0 ] || wrong "it restarted by itself"
