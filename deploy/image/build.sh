@@ -11,21 +11,29 @@ trap 'rm -rf "$work"' EXIT
 update-binfmts --enable qemu-aarch64
 
 sh deploy/build-deb.sh "$work"
-depends=$(dpkg-deb -f "$work"/ebpfwatch_*_all.deb Depends | sed 's/([^)]*)//g; s/:any//g; s/ //g')
-mmdebstrap --architectures=arm64 --variant=minbase --include="$depends" \
-	--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-	--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/i18n/*' \
-	--customize-hook="copy-in $(ls "$work"/ebpfwatch_*_all.deb) /tmp" \
-	--customize-hook='chroot "$1" dpkg -i --force-not-root /tmp/ebpfwatch_*.deb' \
-	--customize-hook='rm -rf "$1"/tmp/* "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin' \
-	--customize-hook='cd "$1" && mkdir -p host usr/lib/modules usr/src var/crash var/lib/ebpfwatch var/log/journal \
-		var/lib/systemd/pstore run/ebpfwatch run/log/journal run/systemd/journal' \
-	--customize-hook='cd "$1" && rm -rf etc/ebpfwatch/* && touch run/systemd/notify etc/machine-id' \
-	bookworm "$work/root.tar"
-mkdir "$work/root" "$work/build"
-tar -xpf "$work/root.tar" -C "$work/root" --exclude='./dev/*'
+root=$work/root
+packed=${EBPFWATCH_IMAGE_ROOT:-$work/root.tar} # a Debian 12 for arm64 with what the package depends on
+if [ ! -e "$packed" ]; then
+	depends=$(dpkg-deb -f "$work"/ebpfwatch_*_all.deb Depends | sed 's/([^)]*)//g; s/:any//g; s/ //g')
+	mmdebstrap --architectures=arm64 --variant=minbase --include="$depends" bookworm "$packed"
+fi
+mkdir "$root" "$work/build"
+tar -xpf "$packed" -C "$root" --exclude='./dev/*' --exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' \
+	--exclude='./usr/share/locale/*' --exclude='./usr/share/i18n/*' --exclude='./var/lib/apt/lists/*' \
+	--exclude='./var/cache/apt/*'
+mkdir -p "$root/usr/share/man/man5" "$root/usr/share/man/man8" # for dpkg
+cp "$work"/ebpfwatch_*_all.deb "$root/package.deb"
+# No systemd runs in there: its maintainer scripts only see to the files.
+chroot "$root" dpkg -i /package.deb
+rm "$root/package.deb" "$root"/etc/ebpfwatch/*
+# Where the unit and the command show it parts of the host: a squashfs cannot grow a directory later.
+for directory in host usr/lib/modules usr/src var/crash var/lib/ebpfwatch var/log/journal var/lib/systemd/pstore \
+	run/ebpfwatch run/log/journal run/systemd/journal; do
+	mkdir -p "$root/$directory"
+done
+touch "$root/run/systemd/notify" "$root/etc/machine-id"
 git ls-files -z --cached --others --exclude-standard | xargs -0 cp -P --parents -t "$work/build"
-mksquashfs "$work/root" "$work/build/ebpfwatch.squashfs" -quiet -no-progress -comp gzip -all-root
+mksquashfs "$root" "$work/build/ebpfwatch.squashfs" -quiet -no-progress -comp gzip -all-root
 cp -r deploy/image/debian "$work/build/debian"
 cd "$work/build"
 dpkg-buildpackage -us -uc -b -aarm64 -d >"$work/log" 2>&1 || { tail -40 "$work/log" >&2; exit 1; }
