@@ -23,7 +23,7 @@ def modules(triage: Triage) -> list[str]:
     on_stack = sorted(_at_work(triage) & {module.name for module in foreign})
     if on_stack:
         said.append(f"on the stack, or the work function, of a report above: {', '.join(on_stack)}")
-    elif triage.verdict in ("this_bug", "suspected") and not triage.traced:
+    elif triage.verdict in ("this_bug", "suspected") and not (triage.traced or triage.findings):
         said.append("none of them is on a stack in this log: who freed first is not in it")
     return said
 
@@ -47,11 +47,14 @@ def next_steps(triage: Triage) -> list[str]:
             "name the addresses that ebpfwatch printed: its next start on that machine does it by"
             " itself, and `ebpfwatch report` shows what reached the disk"
         )
-    steps.append(
-        "find the first free with its stack, which no log holds: run `ebpfwatch run` with"
-        " evidence.first_stacks on and do again what users did; a finding names both"
-        " contexts and the module of each frame"
-    )
+    if triage.findings:
+        steps.append("read the findings whole: `ebpfwatch report`, or state_directory/findings")
+    else:
+        steps.append(
+            "find the first free with its stack, which no log holds: run `ebpfwatch run` with"
+            " evidence.first_stacks on and do again what users did; a finding names both"
+            " contexts and the module of each frame"
+        )
     if any(module.foreign for module in triage.modules.values()):
         steps.append(
             "leave the out-of-tree modules out, half of them at a time, those that hook into files"

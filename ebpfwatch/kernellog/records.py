@@ -13,7 +13,10 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-__all__ = ["Counts", "Record", "plain_records", "records"]
+__all__ = ["OWN", "Counts", "Record", "plain_records", "records"]
+
+#: How our own findings begin in the kernel's log; they came from user space and are welcome.
+OWN = "ebpfwatch: "
 
 _LINE = 16384  # characters of one line that are looked at; the longest in the wild are module lists
 _JOINED = 32768
@@ -89,7 +92,7 @@ _PREFIX = re.compile(
     r"\s*(?:<\d{1,3}>)?"
     r"(?P<level>(?:kern|user|mail|daemon|auth|syslog|lpr|news|uucp|cron|authpriv|ftp|local\d)\s*:"
     r"\s*\w+\s*:\s*)?"
-    r"(?P<kmsg>\d{1,3},\d+,(?P<us>\d{1,16}),[^;\s]{1,60};)?"
+    r"(?P<kmsg>(?P<facility>\d{1,3}),\d+,(?P<us>\d{1,16}),[^;\s]{1,60};)?"
     rf"(?P<syslog>(?:(?:{_MONTHS})\s+\d+ [\d:.]+"
     r"|\d{4}-\d\d-\d\dT[\d:.,]+(?:Z|[+-]\d\d:?\d\d)?)\s+"
     r"(?:kernel: |[\w.-]+\s+(?!error: )(?P<program>[\w./@-]+)(?:\[\d+\])?: )?)?"
@@ -134,7 +137,7 @@ def plain_records(lines: Iterable[str], counts: Counts) -> Iterator[Record]:
 
 
 def _kernels(line: _Line, counts: Counts) -> Iterator[Record]:
-    if line.kernel:
+    if line.kernel or line.text.lstrip().startswith(OWN):
         yield Record(line.text.strip(), line.seconds)
     else:
         counts.foreign += 1
@@ -153,7 +156,9 @@ def _split(physical: str) -> _Line:
         seconds = int(found["us"]) / 1e6
     stamped = bool(found["kmsg"] or found["syslog"] or found["time"] or found["human"])
     program = found["program"]
-    kernel = program in (None, "kernel") and not (found["level"] or "kern").startswith("user")
+    kernel = program in (None, "kernel") and (found["level"] or "kern").startswith("kern")
+    if found["facility"] and int(found["facility"]) >> 3:
+        kernel = False
     return _Line(clean[found.end() :].rstrip(), seconds, stamped, len(physical), kernel)
 
 
@@ -168,7 +173,13 @@ def _wrapped(before: _Line, line: _Line, widest: int) -> bool:
 
 # -- the journal
 
-_WANTED = ("MESSAGE", "_TRANSPORT", "_SOURCE_MONOTONIC_TIMESTAMP", "__MONOTONIC_TIMESTAMP")
+_WANTED = (
+    "MESSAGE",
+    "_TRANSPORT",
+    "SYSLOG_FACILITY",
+    "_SOURCE_MONOTONIC_TIMESTAMP",
+    "__MONOTONIC_TIMESTAMP",
+)
 
 
 def _export(stream: io.BufferedReader, counts: Counts) -> Iterator[Record]:
@@ -234,10 +245,11 @@ def _json(lines: Iterable[str], counts: Counts) -> Iterator[Record]:
 def _entry(entry: dict[str, Any], counts: Counts) -> Iterator[Record]:
     if not entry:
         return
-    if entry.get("_TRANSPORT", "kernel") != "kernel":
+    message = entry.get("MESSAGE")
+    kernel = (entry.get("_TRANSPORT", "kernel"), entry.get("SYSLOG_FACILITY", "0"))
+    if kernel != ("kernel", "0") and not str(message).startswith(OWN):
         counts.foreign += 1
         return
-    message = entry.get("MESSAGE")
     if isinstance(message, list):  # bytes that are not UTF-8
         message = bytes(b for b in message if isinstance(b, int) and 0 <= b < 256).decode(
             "utf-8", "replace"

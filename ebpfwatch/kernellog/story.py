@@ -35,8 +35,8 @@ def tell(triage: Triage, name: str, resolve: Callable[[Frame], str] = str) -> st
     for event in sorted(events, key=_when):
         lines += _group(event, resolve) if isinstance(event, Group) else _single(event)
     lines += _section(
-        "What ebpfwatch printed before the kernel went on (a self-test prints such a line, too):",
-        [verdict.text(None) for verdict in triage.traced[:20]],
+        "What ebpfwatch itself said (of its probe's lines some may be a self-test's):",
+        _own(triage)[:20],
     )
     lines += _section("Why:", reasons(triage))
     lines += _section("Modules:", modules(triage))
@@ -130,10 +130,9 @@ def reasons(triage: Triage) -> list[str]:
         said += _about_proof(proven)
         if suspected is not None:
             said += _lead(suspected, proven)
-    if triage.traced and proven is None:
+    if _own(triage) and proven is None:
         said.append(
-            "ebpfwatch's own probe saw it in the kernel: the log itself has no report of the second"
-            " free"
+            "ebpfwatch saw it in the kernel: the kernel's own log has no report of the second free"
         )
     if triage.verdict == "undecided":
         said.append(
@@ -190,6 +189,10 @@ def _pressure(triage: Triage) -> list[str]:
     return ["memory was short; that is the weather in which this bug shows, but no sign of it"]
 
 
+def _own(triage: Triage) -> list[str]:
+    return triage.findings + [f"probe: {verdict.text(None)}" for verdict in triage.traced]
+
+
 def _unread(triage: Triage) -> list[str]:
     counts, said = triage.counts, []
     if triage.more_groups:
@@ -222,7 +225,7 @@ def to_json(triage: Triage) -> dict[str, Any]:
         "kinds": dict(sorted(triage.kinds.items())),
         "reports": [_report(group) for group in triage.groups],
         "reasons": reasons(triage),
-        "ebpfwatch": [verdict.text(None) for verdict in triage.traced],
+        "ebpfwatch": _own(triage),
         "out_of_tree": [m.name for m in triage.modules.values() if m.foreign],
         "next": next_steps(triage),
         "lines": triage.counts.lines,

@@ -28,6 +28,9 @@ _REPEATED = 20  # times: below that a repeated line is not worth a word
 #: What the probes see of a second free; their other verdicts are context.
 _PROOFS = ("double_free", "double_destroy", "double_evict", "free_while_alive")
 
+#: A finding in the kernel's log, as ``sinks.kmsg`` writes it.
+_FINDING = re.compile(r"(?m)^ebpfwatch: (\w+) \((confirmed|probable|undecidable)\); ino \d")
+
 #: What a log can be, from the heaviest report in it.
 VERDICTS = {
     None: "nothing_found",
@@ -75,7 +78,8 @@ class Triage:
 
     ``repeated`` are lines that nobody knows, by how often they came, digits taken out;
     ``more_groups`` counts reports that had no room.  ``traced`` are the verdicts that the probes
-    of ebpfwatch printed themselves, where the kernel dumped its trace buffer.
+    of ebpfwatch printed themselves, where the kernel dumped its trace buffer; ``findings`` the
+    lines that its daemon wrote into the kernel's log.
     """
 
     counts: Counts = dataclasses.field(default_factory=Counts)
@@ -92,6 +96,7 @@ class Triage:
     last: float | None = None
     more_groups: int = 0
     traced: list[TracedVerdict] = dataclasses.field(default_factory=list)
+    findings: list[str] = dataclasses.field(default_factory=list)
     repeated: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
@@ -103,6 +108,9 @@ class Triage:
             weights.append(Weight.SUSPECTED if suspect else Weight.OTHER)
         for verdict in self.traced:
             proof = verdict.verdict in _PROOFS
+            weights.append(Weight.PROVEN if proof else Weight.SUSPECTED)
+        for verdict_word, confidence in _FINDING.findall("\n".join(self.findings)):
+            proof = verdict_word in _PROOFS and confidence != "undecidable"
             weights.append(Weight.PROVEN if proof else Weight.SUSPECTED)
         return max(weights, default=None)
 
@@ -126,8 +134,8 @@ def read(stream: io.BufferedReader) -> Triage:
     for record in records(stream, result.counts):
         _note_time(result, record)
         disease = recognise(record.text)
-        if "ebpfwatch " in record.text and len(own) < _MOST_TRACED:
-            own.append(record.text[:400])
+        if "ebpfwatch" in record.text:
+            _note_own(result, own, record.text)
         if disease is not None:
             _note(result, record, disease)
         elif not parser.busy:
@@ -141,6 +149,15 @@ def read(stream: io.BufferedReader) -> Triage:
     result.repeated = lines.most()
     result.traced = list(traced(own))
     return result
+
+
+def _note_own(result: Triage, traced_lines: list[str], text: str) -> None:
+    """What ebpfwatch itself said: a finding in the kernel's log, or a line of its probe."""
+    if _FINDING.match(text):
+        if len(result.findings) < _MOST_TRACED:
+            result.findings.append(text[:1000])
+    elif len(traced_lines) < _MOST_TRACED:
+        traced_lines.append(text[:400])
 
 
 def _note_time(result: Triage, record: Record) -> None:

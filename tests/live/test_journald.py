@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from ebpfwatch.host.zoneinfo import Zone
+from ebpfwatch.paths import Paths
+from ebpfwatch.precursors import Precursors
 from ebpfwatch.sinks import journal
 from ebpfwatch.verdicts.finding import Verdict
+from ebpfwatch.verdicts.recorder import Recorder
 from tests.live.conftest import command, start_daemon
 
 JOURNALD = Path("/lib/systemd/systemd-journald")
@@ -78,6 +83,35 @@ def test_a_finding_is_in_the_journal(
         assert json.loads(daemon.out.read_text())["verdict"] == "double_free"
         assert daemon.settled_metrics()['ebpfwatch_sink_errors_total{sink="journal"}'] == 1
     assert daemon.stop() == 0
+
+
+def test_an_early_warning_is_in_the_journal(
+    journald: subprocess.Popen[bytes] | None, tmp_path: Path
+) -> None:
+    """From a record of the kernel's log to `journalctl`, with its three reasons as fields."""
+    precursors = Precursors(Paths(dev=tmp_path), Recorder())
+    writer, reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    said = f"WARNING: CPU: 2 PID: 67 at fs/dcache.c:338 dentry_free+0x24/0xa8 {time.time_ns()}"
+    with writer, reader:
+        reader.setblocking(False)
+        precursors.watcher.fd = reader.fileno()
+        writer.send(f"4,1,1,-;{said}\n".encode())
+        precursors.drain()
+    mib = 1 << 20
+    low = Zone(0, "Normal", 70 * mib, 66 * mib, 84 * mib, 101 * mib, 15000 * mib)
+    burst = (time.monotonic(), "reclaim evicted 20000 ext4 inodes")
+    precursors.judge((low,), burst, 300, journal.Journal(SOCKET, "auto"))
+    assert precursors.active and precursors.counts["dentry_alias"] == 1
+    words = ["journalctl", "-o", "json", "-n", "1", f"MESSAGE_ID={journal.EARLY_ID}"]
+    deadline = time.monotonic() + 10
+    record: dict[str, str] = {}
+    while said not in record.get("MESSAGE", "") and time.monotonic() < deadline:
+        time.sleep(0.1)
+        listed = subprocess.run(words, capture_output=True, text=True).stdout.splitlines()
+        record = json.loads(listed[-1]) if listed else {}
+    assert said in record["EBPFWATCH_PRECURSOR"]
+    assert "70 MiB" in record["EBPFWATCH_PRESSURE"] and "20000" in record["EBPFWATCH_BURST"]
+    assert record["PRIORITY"] == "3"
 
 
 def test_the_catalog_compiles(tmp_path: Path) -> None:

@@ -148,6 +148,10 @@ def test_a_line_of_another_program_is_no_kernels() -> None:
     """Anybody may write to syslog; only the kernel's own records count."""
     forged = b"Mar  2 11:20:02 desk x[1]: kernel BUG at mm/slub.c:294!\n"
     assert triage(forged).verdict == "nothing_found"
+    for line in (b"user  :crit  : [1.0] kernel BUG at x.c:1!", b"12,1,1,-;kernel BUG at x.c:1!"):
+        assert triage(line).verdict == "nothing_found"
+    written = b"__CURSOR=a\n_TRANSPORT=kernel\nSYSLOG_FACILITY=1\nMESSAGE=kernel BUG at x.c:1!\n\n"
+    assert triage(written).verdict == "nothing_found"
     entry = b"__CURSOR=a\n_TRANSPORT=syslog\nMESSAGE=kernel BUG at mm/slub.c:294!\n\n"
     assert triage(entry).verdict == "nothing_found"
     hidden = (
