@@ -7,6 +7,8 @@ STORM   := 1000000
 KERNELS :=
 KERNEL  :=
 SCENARIOS :=
+ONLY    :=
+BENCH   := $(if $(ONLY),,--write docs/performance.md)
 HOURS   := 1
 EVENTS  := 4000000
 
@@ -19,10 +21,12 @@ DEPLOY_PACKAGES := ansible-core systemd-journal-remote iproute2 chromium chromiu
                    apache2-utils openssl
 DEPLOY_MODULES  := axe-core@4 @grafana/schema@13 typescript@5
 
+BENCH_PACKAGES := bpftrace bpfcc-tools gcc libc6-dev e2fsprogs mount tar
+
 VM_PACKAGES   := qemu-system-arm qemu-utils qemu-user-static binfmt-support mmdebstrap arch-test make \
                  gcc-aarch64-linux-gnu libc6-dev-arm64-cross xz-utils kmod cpio e2fsprogs pahole
 
-.PHONY: test-postmortem guests test-vm install-vm run test unit live lint golden bench install-run install-test clean
+.PHONY: test-postmortem guests test-vm install-vm run test unit live lint golden bench install-bench install-run install-test clean
 .PHONY: soak
 
 IMAGE_PACKAGES := mmdebstrap qemu-user-static binfmt-support arch-test squashfs-tools
@@ -81,8 +85,8 @@ test-deb: install-deb $(VENV)/.test  ## the package in a clean Debian 12: instal
 golden:  ## rewrite tests/golden from the present output
 	EBPFWATCH_GOLDEN=1 $(RUN) -m pytest -q tests/unit/test_sinks.py -k golden
 
-bench:  ## cost of detection, side by side
-	$(RUN) -m tests.bench.storm
+bench: install-bench  ## cost, side by side; as root, on a quiet machine: half an hour. ONLY=storm,churn
+	$(RUN) -m tests.bench --only "$(ONLY)" $(BENCH)
 
 soak: install-test  ## millions of model events, then storm, reclaim and self-tests: HOURS=n; FIGURES=1 writes docs/reliability.md
 	EBPFWATCH_EVENTS=$(EVENTS) $(RUN) -m pytest tests/live/test_model.py
@@ -111,6 +115,9 @@ $(VENV)/.deploy: $(VENV)/.test Makefile
 	if command -v npm >/dev/null; then \
 	    npm install --prefix $(VENV)/npm --no-audit --no-fund --ignore-scripts --silent $(DEPLOY_MODULES); fi
 	touch $@
+
+install-bench: $(VENV)/.test
+	sh deploy/install-packages.sh $(BENCH_PACKAGES)
 
 install-vm: $(VENV)/.test
 	sh deploy/install-packages.sh $(VM_PACKAGES)

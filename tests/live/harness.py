@@ -47,13 +47,15 @@ def build_storm(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def loop_ext4(directory: Path, size: int = 1 << 30) -> Iterator[Path]:
+def loop_ext4(
+    directory: Path, size: int = 1 << 30, options: tuple[str, ...] = ()
+) -> Iterator[Path]:
     """A fresh ext4 filesystem on a loop device, unmounted at the end."""
     image, mount = directory / "image", directory / "mnt"
     mount.mkdir()
     with open(image, "wb") as file:
         file.truncate(size)
-    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-F", *options, image], check=True)
     subprocess.run(["mount", "-o", "loop", image, mount], check=True)
     try:
         yield mount
@@ -183,7 +185,7 @@ def load_session(ext4: Path, **changes: object) -> Session:
     """The watcher without the daemon, for tests that look into the maps."""
     request: dict[str, object] = {
         "unit": "ebpfwatch.c",
-        "alloc": True,
+        "alloc": "always",
         "strict": True,
         "table_slots": 32768,
         "note_slots": 4096,

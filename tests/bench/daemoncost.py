@@ -1,0 +1,163 @@
+"""What the daemon itself costs: start, memory, CPU, and how fast it answers under a storm."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ebpfwatch.commands.selftest import double_free, open_testbed
+from ebpfwatch.lock import running_daemon
+from tests.bench.workloads import Bench
+from tests.live.harness import DaemonProcess, start_daemon
+
+__all__ = ["costs"]
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def costs(bench: Bench, lives: int, rest: float, shots: int) -> dict[str, float]:
+    """Figures by name; seconds, bytes and percent of one CPU."""
+    starts = []
+    for number in range(5):
+        began = time.monotonic()
+        daemon = _start(bench, f"start{number}")
+        starts.append(time.monotonic() - began)
+        daemon.stop()
+    found = {"start to ready, s": statistics.median(starts)}
+    found["loader child's peak RSS, MiB"] = _loader_peak(bench)
+    daemon = _start(bench, "cost")
+    try:
+        found.update(_at_rest(daemon, rest))
+        found.update(_in_storm(bench, daemon, shots))
+        found.update(_after(bench, daemon, lives))
+    finally:
+        daemon.stop()
+    return found
+
+
+def _start(bench: Bench, name: str) -> DaemonProcess:
+    directory = bench.directory / name
+    directory.mkdir()
+    # Each finding must be written: no folding, no limit.
+    return start_daemon(directory, fold_seconds="0", per_minute="10000")
+
+
+def _loader_peak(bench: Bench) -> float:
+    """The child is a child of ours here, so wait4 tells."""
+    script = (
+        "import resource, sys; from pathlib import Path;"
+        "from tests.live.harness import load_session; load_session(Path(sys.argv[1])).close();"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    words = [sys.executable, "-c", script, str(bench.mount)]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    return int(said.split()[-1]) / 1024
+
+
+def _status(daemon: DaemonProcess, key: str) -> int:
+    text = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    found = re.search(rf"^{key}:\s+(\d+)", text, re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else 0
+
+
+def _cpu(daemon: DaemonProcess) -> float:
+    """Seconds of CPU, user and system; schedstat is exact where stat counts ticks."""
+    total = 0.0
+    for task in Path(f"/proc/{daemon.process.pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            total += int((task / "schedstat").read_text().split()[0]) / 1e9
+    return total
+
+
+def _at_rest(daemon: DaemonProcess, seconds: float) -> dict[str, float]:
+    daemon.metrics()
+    time.sleep(12)  # the first canaries
+    cpu, began = _cpu(daemon), time.monotonic()
+    time.sleep(seconds)
+    percent = 100 * (_cpu(daemon) - cpu) / (time.monotonic() - began)
+    memory = daemon.settled_metrics()["ebpfwatch_kernel_memory_bytes"]
+    return {
+        f"daemon CPU at rest ({seconds:.0f} s), %": percent,
+        "kernel memory, MB": memory / 1e6,
+        "daemon RSS at rest, MB": _status(daemon, "VmRSS") / 1e6,
+    }
+
+
+@contextlib.contextmanager
+def _storming(bench: Bench) -> Iterator[None]:
+    words = [bench.directory / "storm", bench.mount, str(10**9), "endless"]
+    process = subprocess.Popen(list(map(str, words)))
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+        for left in bench.mount.glob("storm-endless-*"):
+            left.unlink()
+
+
+def _in_storm(bench: Bench, daemon: DaemonProcess, shots: int) -> dict[str, float]:
+    with _storming(bench):
+        cpu, began = _cpu(daemon), time.monotonic()
+        time.sleep(20)
+        percent = 100 * (_cpu(daemon) - cpu) / (time.monotonic() - began)
+        facts = running_daemon(daemon.run_directory)
+        latencies = [_latency_ms(facts, number) for number in range(shots)]
+        scrapes = [_scrape_ms(daemon) for _ in range(shots)]
+    return {
+        "daemon CPU in a storm, %": percent,
+        f"event to file in a storm, median of {shots}, ms": statistics.median(latencies),
+        f"event to file in a storm, p99 of {shots}, ms": _p99(latencies),
+        f"scrape in a storm, median of {shots}, ms": statistics.median(scrapes),
+        f"scrape in a storm, p99 of {shots}, ms": _p99(scrapes),
+    }
+
+
+def _p99(values: list[float]) -> float:
+    return sorted(values)[max(0, -(-len(values) * 99 // 100) - 1)]
+
+
+def _latency_ms(facts: dict[str, Any], number: int) -> float:
+    """From a second free through the loaded programs until a new finding is on the disk."""
+    bed = open_testbed(facts)
+    bed.inode.ino, bed.inode.generation = 10_000_000 + number, number
+    findings = os.path.join(facts["state_directory"], "findings")
+    before = set(os.listdir(findings))
+    began_ns = double_free(bed)
+    while not any(name.endswith(".json") for name in set(os.listdir(findings)) - before):
+        if time.monotonic_ns() - began_ns > 10_000_000_000:
+            raise TimeoutError("no finding within 10 s")
+        time.sleep(0.0005)
+    return (time.monotonic_ns() - began_ns) / 1e6
+
+
+def _scrape_ms(daemon: DaemonProcess) -> float:
+    time.sleep(0.05)
+    began = time.perf_counter()
+    with urllib.request.urlopen(f"{daemon.url}/metrics", timeout=10) as answer:
+        answer.read()
+    return (time.perf_counter() - began) * 1e3
+
+
+def _after(bench: Bench, daemon: DaemonProcess, lives: int) -> dict[str, float]:
+    before = _status(daemon, "VmRSS")
+    halves = [
+        subprocess.Popen([bench.directory / "storm", bench.mount, str(lives // 2), f"r{number}"])
+        for number in range(2)
+    ]
+    assert all(process.wait() == 0 for process in halves)
+    daemon.metrics()
+    after = _status(daemon, "VmRSS")
+    return {
+        f"daemon RSS after {lives:,} lives, MB": after / 1e6,
+        f"daemon RSS growth over {lives:,} lives, MB": (after - before) / 1e6,
+    }

@@ -1,0 +1,138 @@
+"""The tables of docs/performance.md, and the same as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.bench.measure import Row
+from tests.bench.subjects import Subject
+from tests.bench.workloads import WORKLOADS
+
+__all__ = ["GOALS", "Results", "between", "machine", "render"]
+
+#: Issue 8's: what must hold. The key is a figure of ``Results.figures``.
+GOALS = {
+    "storm, to the floor": 1.03,
+    "storm, to nothing": 1.08,
+    "churn, to the floor": 1.02,
+    "one-liner's added cost over ours, times": -6.0,
+    "growth with cached inodes, ratio of ratios": 1.03,
+    "start to ready, s": 1.5,
+    "kernel memory, MB": 8.0,
+    "daemon RSS at rest, MB": 32.0,
+    "daemon CPU in a storm, %": 2.0,
+}
+_PREFIXES = {
+    "daemon CPU at rest": 0.1,
+    "event to file in a storm, p99": 50.0,
+    "daemon RSS growth": 1.0,
+}
+
+
+@dataclasses.dataclass
+class Results:
+    """Everything one run has found."""
+
+    where: str
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    programs: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    figures: dict[str, float] = dataclasses.field(default_factory=dict)
+    missing: dict[str, str] = dataclasses.field(default_factory=dict)
+    about: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def json(self) -> str:
+        """One line."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+
+def machine() -> str:
+    """Which machine, which kernel, how busy."""
+    models = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return (
+        f"{platform.machine()}, {models[0] if models else 'CPU'} x {os.cpu_count()}, Linux"
+        f" {platform.release()}, load {os.getloadavg()[0]:.1f} at the start,"
+        f" {now:%Y-%m-%d %H:%M} UTC"
+    )
+
+
+def goal_of(name: str) -> float | None:
+    """The goal of a figure; negative: at least."""
+    if name in GOALS:
+        return GOALS[name]
+    return next((goal for prefix, goal in _PREFIXES.items() if name.startswith(prefix)), None)
+
+
+def _holds(value: float, goal: float) -> bool:
+    return value >= -goal if goal < 0 else value <= goal
+
+
+def render(results: Results) -> str:
+    """Markdown."""
+    lines = [f"Measured on {results.where}.", ""]
+    lines += _figures(results.figures)
+    for workload in WORKLOADS:
+        rows = [row for row in results.rows if row.workload == workload.name]
+        if rows:
+            lines += _table(f"{workload.name}: {workload.what}", rows)
+    if results.programs:
+        lines += _programs(results.programs)
+    lines += ["", "| subject | what |", "|---|---|"]
+    lines += [f"| {name} | {what} |" for name, what in results.about.items()]
+    lines += [f"\n{name}: not measured: {why}" for name, why in results.missing.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(figures: Mapping[str, float]) -> list[str]:
+    lines = ["| figure | measured | goal | |", "|---|---|---|---|"]
+    for name, value in figures.items():
+        goal = goal_of(name)
+        word = "" if goal is None else f"at {'least' if goal < 0 else 'most'} {abs(goal):g}"
+        verdict = "" if goal is None else "holds" if _holds(value, goal) else "**missed**"
+        lines.append(f"| {name} | {value:.3g} | {word} | {verdict} |")
+    return lines
+
+
+def _table(title: str, rows: Sequence[Row]) -> list[str]:
+    lines = ["", f"**{title}** ({rows[0].rounds} rounds)", ""]
+    lines += [
+        "| subject | us/op | to nothing | middle half | to its floor |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        floor = f"{row.to_floor:.3f}" if row.to_floor else ""
+        lines.append(
+            f"| {row.subject} | {row.us:.2f} | {row.to_nothing:.3f}"
+            f" | {row.spread[0]:.3f} to {row.spread[1]:.3f} | {floor} |"
+        )
+    return lines
+
+
+def _programs(programs: Mapping[str, tuple[float, float]]) -> list[str]:
+    lines = ["", "**a life, by the kernel's own clock**", ""]
+    lines += ["| program | runs a life | ns a life |", "|---|---|---|"]
+    for name, (runs, ns) in programs.items():
+        lines.append(f"| {name} | {runs:.2f} | {ns:.0f} |")
+    total = sum(ns for _, ns in programs.values())
+    return [*lines, f"| together | | {total:.0f} |"]
+
+
+def between(file: Path, mark: str, text: str) -> None:
+    """Put the text between <!-- mark --> and <!-- /mark --> of a file."""
+    body = file.read_text()
+    start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    head, _, rest = body.partition(start)
+    assert end in rest, f"{file} has no {start} ... {end}"
+    file.write_text(f"{head}{start}\n{text}{end}{rest.partition(end)[2]}")
+
+
+def about(subjects: Sequence[Subject]) -> dict[str, str]:
+    """What each subject is."""
+    return {subject.name: subject.what for subject in subjects}

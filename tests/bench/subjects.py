@@ -1,0 +1,171 @@
+"""What is measured: nothing, the floors, ebpfwatch, and what else people would take.
+
+A subject is loaded once and then only attached and detached, so that one round takes seconds and a
+noisy neighbour hits all alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Callable
+
+from ebpfwatch.kernel.ladder import LADDER, Attachment
+from ebpfwatch.kernel.prober import EXIT, PROGRAM_TYPES, attach_or_fail, load_program
+from ebpfwatch.kernel.running import version_code
+from ebpfwatch.kernel.session import Session
+from tests.live.harness import load_session
+
+__all__ = ["ONE_LINER", "Subject", "available", "subjects"]
+
+HERE = Path(__file__).parent
+SHIM = HERE.parents[1] / "probes/shim"
+
+#: The case's: every unlink printed.
+ONE_LINER = (
+    "tracepoint:syscalls:sys_enter_unlink, tracepoint:syscalls:sys_enter_unlinkat"
+    ' { printf("%s %s %d\\n", str(args->pathname), comm, pid); }'
+)
+
+
+class Subject:
+    """``on`` attaches for the duration of a with block; ``floor`` is the subject to divide by."""
+
+    def __init__(self, name: str, on: Callable[[], object], what: str, floor: str = "") -> None:
+        self.name, self.on, self.what, self.floor = name, on, what, floor
+
+
+def subjects(mount: Path, stack: contextlib.ExitStack) -> list[Subject]:
+    """All of this machine; loaded until the stack unwinds."""
+    found = [Subject("nothing", contextlib.nullcontext, "no program anywhere")]
+    variants: dict[str, tuple[dict[str, object], str]] = {
+        "ebpfwatch": ({"alloc": "auto"}, "the default configuration"),
+        "ebpfwatch, strict": (
+            {"alloc": "always", "first_stacks": True},
+            "`hooks.alloc: always`, `evidence.first_stacks: true`",
+        ),
+        "ebpfwatch, lean": (
+            {"alloc": "never", "strict": False, "table_slots": 4096},
+            "`hooks.alloc: never`, `hooks.strict: false`, `kernel.table_slots: 4096`",
+        ),
+    }
+    for name, (changes, what) in variants.items():
+        session = load_session(mount, attach=False, **changes)
+        stack.callback(session.close)
+        floor = f"floor of {name}"
+        found.append(Subject(floor, _floor(session, stack), "empty programs on the same hooks"))
+        found.append(Subject(name, _watcher(session), what, floor))
+    return found + _others()
+
+
+def _watcher(session: Session) -> Callable[[], object]:
+    @contextlib.contextmanager
+    def on() -> Iterator[None]:
+        session.links.attach()
+        session.alloc_since = session.strict_since = time.monotonic_ns()
+        session.configure(0, ())
+        yield
+        session.links.detach()
+
+    return on
+
+
+def _floor(session: Session, stack: contextlib.ExitStack) -> Callable[[], object]:
+    places = [
+        (rung.kind, attachment)
+        for hook in session.hooks
+        for rung in LADDER[hook.role]
+        if hook.rung == rung.name
+        for attachment in rung.attachments
+    ]
+    programs = {}
+    for kind, _ in places:
+        if kind not in programs:
+            programs[kind] = load_program(PROGRAM_TYPES[kind], EXIT, version_code())
+            assert programs[kind] >= 0, kind
+            stack.callback(os.close, programs[kind])
+    return lambda: _attached(places, programs)
+
+
+@contextlib.contextmanager
+def _attached(places: Sequence[tuple[str, Attachment]], programs: dict[str, int]) -> Iterator[None]:
+    links = [
+        attach_or_fail(kind, programs[kind], attachment, attachment.target)
+        for kind, attachment in places
+    ]
+    yield
+    for link in links:
+        os.close(link)
+
+
+def _others() -> list[Subject]:
+    """Tools of the distribution, where they are installed."""
+    bpftrace = shutil.which("bpftrace")
+    found = []
+    if bpftrace:
+        one_liner = _tool([bpftrace, "-e", ONE_LINER], "Attaching")
+        found.append(Subject("bpftrace one-liner", one_liner, "the case's: prints every unlink"))
+        script = _tool([bpftrace, str(HERE / "lifecycle.bt")], "Attaching")
+        found.append(Subject("bpftrace lifecycle", script, "tests/bench/lifecycle.bt"))
+    memleak = shutil.which("memleak-bpfcc")
+    if memleak:
+        leaks = _tool([memleak, "3600"], "Attaching")
+        found.append(Subject("bcc memleak", leaks, "memleak-bpfcc on the kernel's allocations"))
+    return found
+
+
+def _tool(words: list[str], ready: str) -> Callable[[], object]:
+    @contextlib.contextmanager
+    def on() -> Iterator[None]:
+        process = _start(words, ready)
+        yield
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    return on
+
+
+def _start(words: list[str], ready: str) -> subprocess.Popen[bytes]:
+    """Start it with its output in a file, and wait until it says that it is attached."""
+    log = os.memfd_create("tool")
+    environment = {
+        **os.environ,
+        "BCC_KERNEL_SOURCE": str(SHIM),
+        "PYTHONUNBUFFERED": "1",
+        "BPFTRACE_STRLEN": "64",
+    }
+    process = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
+    deadline = time.monotonic() + 30
+    said = b""
+    while ready.encode() not in said:
+        said = os.pread(log, 1 << 16, 0)
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            last = said.decode(errors="replace").strip().rpartition("\n")[2]
+            raise OSError(last[-200:] or "said nothing")
+        time.sleep(0.02)
+    time.sleep(1)  # "Attaching" comes before the last one is attached
+    os.close(log)
+    return process
+
+
+def available(found: list[Subject]) -> tuple[list[Subject], dict[str, str]]:
+    """Those that can be attached here, and why not the others."""
+    good, missing = [], {}
+    for subject in found:
+        try:
+            with subject.on():  # type: ignore[attr-defined]
+                good.append(subject)
+        except OSError as error:
+            missing[subject.name] = " ".join(str(error).split())
+    return good, missing
