@@ -73,7 +73,7 @@ class Canary:
     """Starts runs and matches the kernel's steps to them; bounded, no clock of its own."""
 
     def __init__(self, roles: frozenset[str], shared_free: bool) -> None:
-        self._roles = roles
+        self.roles = roles
         self._shared_free = shared_free
         self._pending: list[Run] = []
         self._allocated: collections.OrderedDict[int, int] = collections.OrderedDict()
@@ -149,7 +149,7 @@ class Canary:
         done = [
             run
             for run in self._pending
-            if not run.missing(self._roles) or now_ns - run.started_ns > timeout_ns
+            if not run.missing(self.roles) or now_ns - run.started_ns > timeout_ns
         ]
         self._pending = [run for run in self._pending if run not in done]
         for run in self._pending:

@@ -20,6 +20,7 @@ from ebpfwatch.actions import Actions
 from ebpfwatch.bootwatch import BootWatch
 from ebpfwatch.errors import EbpfwatchError, Exit, defect, say
 from ebpfwatch.events import wire
+from ebpfwatch.governor import Governor, Load, Reins
 from ebpfwatch.host import memory, mounts, vmstat
 from ebpfwatch.host.sources import Sources
 from ebpfwatch.host.state import HostReader
@@ -70,6 +71,7 @@ class Daemon:
         self._host = HostReader(paths, self._sources)
         self._scene = Scene(paths, self._sources, self._host)
         self._bursts = ReclaimBursts()
+        self._load = Load()
         self._decode_errors = 0
         self._fill = TableFill(0, 0, 0)
         self._status_lock = threading.Lock()
@@ -181,6 +183,8 @@ class Daemon:
             self._actions,
             test_page,
         )
+        self._reins = Reins(session)
+        self._governor = Governor(self._config.governor.cpu_percent, len(self._reins.roles))
         self._boot = BootWatch(
             Path(self._config.state_directory),
             self._paths,
@@ -327,6 +331,7 @@ class Daemon:
         self._judging.record_losses()
         counters = self._session.counters()
         self._watch_reclaim(counters)
+        self._govern(counters)
         self._scene.look(counters)
         self._precursors.judge(
             self._host.state().zones,
@@ -351,6 +356,16 @@ class Daemon:
             if self._bursts.notice_due(now_ns / _NS, settings.notice_seconds):
                 say(line, "notice")
 
+    def _govern(self, counters: dict[str, int]) -> None:
+        now, run_ns = time.monotonic(), self._session.run_ns()
+        percent = self._load.feed(now, time.process_time(), counters, run_ns)
+        step = self._governor.feed(percent)
+        for role in self._reins.go(step, percent, time.monotonic_ns()):
+            is_off = role in self._reins.off
+            (self._liveness.off if is_off else self._liveness.on)(role)
+            self._judging.configure()
+        self._judging.reduced = self._reins.doubts
+
     # -- configuration
 
     def _read_config_again(self) -> None:
@@ -363,6 +378,7 @@ class Daemon:
             for key in config.restart_needed(self._config, new):
                 say(f"{key} has changed and takes effect at the next restart", "warning")
             self._config = new
+            self._governor.budget = new.governor.cpu_percent
             self._judging.folder.fold_seconds = new.findings.fold_seconds
             self._judging.folder.per_minute = new.findings.per_minute
             self._outlet.store.keep = new.findings.keep
@@ -424,6 +440,7 @@ class Daemon:
             rss_bytes=self._sources.read("memory", lambda: memory.own_rss(self._paths), 0),
             canary_success=dict(self._liveness.success),
             last_boot=self._boot.last,
+            governor_step=len(self._reins.off),
             kernel_log=dict(self._precursors.counts),
             early_warning=self._precursors.active,
             web_exposed=self._web.exposed if self._web else "",

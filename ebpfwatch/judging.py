@@ -57,6 +57,7 @@ class Judging:
         test_page: range,
     ) -> None:
         self.counts: dict[tuple[str, str, bool], int] = {}
+        self.reduced: tuple[str, ...] = ()  # what the governor has taken off
         self.folder = Folder(settings.findings.fold_seconds, settings.findings.per_minute)
         self._session = session
         self._symbols = symbols
@@ -171,4 +172,5 @@ class Judging:
             process=self._scene.process,
             place=self._scene.place,
             lacks=(_HIDDEN,) if self._symbols.hidden else (),
+            reduced=self.reduced,
         )

@@ -56,6 +56,17 @@ class Liveness:
         """How many roles are silent."""
         return len(self._silent)
 
+    def off(self, role: str) -> None:
+        """The role was detached on purpose: it is not silent, nobody asks it."""
+        self.alive.pop(role, None)
+        self._silent.discard(role)
+        self._canary.roles = frozenset(self.alive)
+
+    def on(self, role: str) -> None:
+        """The role is attached again, and has to be proven again."""
+        self.alive[role] = None
+        self._canary.roles = frozenset(self.alive)
+
     def again(self, interval_seconds: float) -> float:
         """Seconds to the next canary: few while a hook is silent, for it may be the machine's load
         and not the hook that kept the last one; 0 = only at start, so never.

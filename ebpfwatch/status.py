@@ -107,6 +107,7 @@ class Status:
     rss_bytes: int = 0
     canary_success: dict[str, float] = dataclasses.field(default_factory=dict)
     last_boot: str = ""
+    governor_step: int = 0
     kernel_log: dict[str, int] = dataclasses.field(default_factory=dict)
     early_warning: bool = False
     web_exposed: str = ""

@@ -105,6 +105,11 @@ def _self(status: Status) -> Iterator[Metric]:
         "0 while the web configuration on disk is wrong and an older one is in force.",
         float(status.web_up_to_date),
     )
+    yield _gauge(
+        "governor_step",
+        "0 while every hook is on; else how many the governor has taken off to save CPU time.",
+        status.governor_step,
+    )
     yield _gauge("resident_memory_bytes", "Resident memory of the daemon.", status.rss_bytes)
     yield _gauge(
         "kernel_memory_bytes",

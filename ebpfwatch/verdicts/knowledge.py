@@ -23,6 +23,7 @@ class Knowledge:
     was taken at an earlier step; () if it is gone.  ``earlier(object, ns)`` is the id and the
     responsible one of the last finding about this object before that moment.  ``out_of_tree`` are
     the names of such modules, and ``lacks`` what no report of this daemon can tell, and why.
+    ``reduced`` is what the governor has taken off, in words.
     ``process(tgid, ns)`` tells a living process, and ``place(major, minor)`` a device's name and
     where it is mounted.
     """
@@ -38,5 +39,6 @@ class Knowledge:
     earlier: Callable[[int, int], tuple[str, Responsible] | None] = lambda object_, ns: None
     out_of_tree: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
+    reduced: tuple[str, ...] = ()
     process: Callable[[int, int], Process | None] = lambda tgid, ns: None
     place: Callable[[int, int], tuple[str, str]] = lambda major, minor: ("", "")
