@@ -43,7 +43,7 @@ def _address(value: Any) -> str:
 class HooksConfig:
     """Which hooks to take; fixed when the programs are loaded."""
 
-    alloc: bool = key(True)
+    alloc: str = key("auto", one_of("auto", "always", "never"))
     strict: bool = key(True)
     rungs: str = key("", _wishes)
     btf: str = key("", _absolute_or_none)
@@ -108,6 +108,13 @@ class ReclaimConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class GovernorConfig:
+    """What the watcher may cost before it gives up hooks; percent of one CPU, 0 = no governor."""
+
+    cpu_percent: float = key(10, between(0, 6400))
+
+
+@dataclasses.dataclass(frozen=True)
 class MetricsConfig:
     """Where /metrics listens, "" is nowhere; and the file with its certificate and users."""
 
@@ -127,6 +134,7 @@ class Config:
     evidence: EvidenceConfig = EvidenceConfig()
     actions: ActionsConfig = ActionsConfig()
     reclaim: ReclaimConfig = ReclaimConfig()
+    governor: GovernorConfig = GovernorConfig()
     metrics: MetricsConfig = MetricsConfig()
     journal: str = key("auto", one_of("auto", "off"))
 

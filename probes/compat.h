@@ -1,6 +1,7 @@
 /*
  * The one home of kernel differences that C sees.  The loader proves each by trying and defines:
- * HAVE_RINGBUF (Linux >= 5.8), HAVE_CMPXCHG (>= 5.12), HAVE_PROBE_READ_KERNEL (>= 5.5).
+ * HAVE_RINGBUF (Linux >= 5.8), HAVE_CMPXCHG (>= 5.12), HAVE_PROBE_READ_KERNEL (>= 5.5),
+ * TICK_NS and TICK_OFFSET_NS (>= 5.10).
  */
 #ifndef EBPFWATCH_COMPAT_H
 #define EBPFWATCH_COMPAT_H
@@ -23,6 +24,19 @@
 		asm volatile("" : "+r"(index)); \
 		(index) &= (size) - 1;          \
 	} while (0)
+
+/*
+ * CLOCK_MONOTONIC to a tick, without reading the hardware's clock (ebpfwatch/kernel/ticks.py): for
+ * the ordinary steps, whose order the table knows anyway.
+ */
+static __always_inline u64 coarse_ns(void)
+{
+#ifdef TICK_NS
+	return bpf_jiffies64() * TICK_NS + TICK_OFFSET_NS;
+#else
+	return bpf_ktime_get_ns();
+#endif
+}
 
 /* The return address at a function's entry. */
 static __always_inline u64 caller_of(struct pt_regs *ctx)

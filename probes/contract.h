@@ -77,6 +77,7 @@ enum counter {
 #define WAYS 4
 #define COMM_LEN 16
 #define NAME_LEN 64
+#define INLINE_NAME 32 /* at least that much of a short name lies in the dentry (4.19: 32 bytes) */
 #define PATH_LEN 256
 #define PARENTS_MAX 8
 #define PARENTS_LEN 256
@@ -99,6 +100,7 @@ enum counter {
 /* note.flags */
 #define NOTE_IN_FLIGHT 1u
 #define NOTE_CANARY 2u
+#define NOTE_SPENT 4u /* that life was evicted: the next one at this address is not meant */
 
 /* verdict_record.flags: what the object itself said at that moment */
 #define WITNESS_READ 1u      /* the fields below could be read */
@@ -140,17 +142,14 @@ struct life {
 	__u32 nlink;
 	__u32 frees;
 	struct actor evicted;
-	struct actor destroyed;
 	struct actor freed;
+	struct actor destroyed;
 };
 
 /* One unlink, remembered by the inode's address. */
 struct note {
 	__u64 inode;
-	__u64 ino;
 	__u64 parent_ino;
-	__u32 generation;
-	__u32 dev;
 	__u32 flags;
 	__s32 result;
 	struct actor actor;
@@ -164,17 +163,27 @@ struct bucket {
 	struct life life[WAYS];
 };
 
-/* A task inside shrink_slab. */
-struct reclaim {
-	__u32 pid;
-	__u32 evicted;
+/* What a task is in the middle of; the pids are 0 when nobody is. */
+struct task {
+	__u32 reclaim_pid; /* inside shrink_slab */
+	__u32 unlink_pid;  /* inside ext4_unlink, of this inode: */
+	__u64 inode;
+};
+
+/* The name of the task that runs on a CPU, as of a tick of the clock. */
+struct task_name {
 	__u64 ns;
+	__u32 pid;
+	__u32 reserved;
+	char comm[COMM_LEN];
 };
 
 struct settings {
 	__u64 call_sites[4]; /* where kmem_cache_free may be called from; all 0 = not known */
 	__u32 canary_tgid;
 	__u32 reserved;
+	__u64 alloc_since;  /* the alloc hook has been attached without a gap since then */
+	__u64 strict_since; /* the same for any_free, where it is not the free itself */
 };
 
 struct step_record {

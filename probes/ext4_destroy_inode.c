@@ -7,9 +7,20 @@
  */
 #include "verdict.h"
 
+/* Queued or freed already: a second time, or a life whose allocation nobody told us of? */
+static __always_inline void destroy_of_known(const struct life *life, u64 key,
+					     struct suspicion *why)
+{
+	why->flags |= read_witness(inode_of(why->object), &why->state, &why->count);
+	if (alloc_seen_since(life, key) || (why->flags & WITNESS_CLEAR && !why->count))
+		why->verdict = VERDICT_DOUBLE_DESTROY;
+	else if (why->flags & WITNESS_PUBLISHED)
+		why->verdict = VERDICT_FREE_WHILE_ALIVE;
+}
+
 static __always_inline void on_destroy(void *ctx, u64 inode, u64 call_site)
 {
-	u64 ns = bpf_ktime_get_ns();
+	u64 ns = coarse_ns();
 	struct suspicion why = {};
 	struct bucket *bucket;
 	struct life *life = NULL;
@@ -27,7 +38,7 @@ static __always_inline void on_destroy(void *ctx, u64 inode, u64 call_site)
 	if (key) {
 		life = &bucket->life[way & (WAYS - 1)];
 		if (key & OBJECT_BITS)
-			why.verdict = VERDICT_DOUBLE_DESTROY;
+			destroy_of_known(life, key, &why);
 	} else {
 		why.flags |= read_witness(inode, &why.state, &why.count);
 		if (why.flags & WITNESS_PUBLISHED)
@@ -39,7 +50,7 @@ static __always_inline void on_destroy(void *ctx, u64 inode, u64 call_site)
 		    !READ(why.generation, inode + OFF_I_GENERATION))
 			why.flags |= WITNESS_IDENTITY;
 		why.dev = read_dev(inode);
-		report(ctx, HOOK_DESTROY, ns, &why, life, key);
+		report(ctx, HOOK_DESTROY, &why, life, key);
 	}
 	if (!key || key & OBJECT_BITS)
 		return;
@@ -47,10 +58,11 @@ static __always_inline void on_destroy(void *ctx, u64 inode, u64 call_site)
 		return;
 	/* From the way, not from above: an old verifier does not see that a key means a life. */
 	life = &bucket->life[way & (WAYS - 1)];
-	fill_taker(ctx, &life->destroyed, ns, call_site);
+	fill_named(&life->destroyed, ns, call_site, bpf_get_current_pid_tgid());
+	take_stack(ctx, &life->destroyed);
 	if (life->flags & LIFE_CANARY)
-		report_step(ctx, HOOK_DESTROY, ns, why.object, life->ino, life->generation,
-			    life->dev, 0);
+		report_step(ctx, HOOK_DESTROY, why.object, life->ino, life->generation, life->dev,
+			    0);
 }
 
 #ifdef DESTROY_FENTRY

@@ -6,34 +6,32 @@
  * else's softirq.
  * Invariant: each eviction is counted once and leaves one EVICTING entry, or is counted as torn.
  */
-#include "reclaim.h"
+#include "task.h"
 #include "verdict.h"
 
 /* The object is dying or dead already: is this a second eviction, or a life we did not see begin? */
-static __always_inline void evict_of_known(u64 key, struct suspicion *why)
+static __always_inline void evict_of_known(const struct life *life, u64 key, u32 state,
+					   struct suspicion *why)
 {
-	why->flags |= read_witness(inode_of(why->object), &why->state, &why->count);
-#ifdef HAVE_ALLOC
-	/* An allocation would have removed the entry. */
-	why->verdict = VERDICT_DOUBLE_EVICT;
-#else
-	/* inode_init_always() or new_inode() wiped I_CLEAR if a new life began. */
-	if (why->flags & WITNESS_CLEAR)
+	/* An allocation would have removed the entry; inode_init_always() or new_inode() wipes I_CLEAR. */
+	if (alloc_seen_since(life, key) || (state & DEAD_STATE) == DEAD_STATE) {
+		why->flags |= read_witness(inode_of(why->object), &why->state, &why->count);
 		why->verdict = VERDICT_DOUBLE_EVICT;
-	else if (!(key & OBJECT_DEAD))
+	} else if (!(key & OBJECT_DEAD)) {
 		count(COUNTER_FREE_MISSED, 1);
-#endif
+	}
 }
 
 static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 {
-	u64 ns = bpf_ktime_get_ns();
+	u64 ns = coarse_ns(), pid_tgid = bpf_get_current_pid_tgid();
+	struct inode_seen seen = {};
 	struct suspicion why = {};
 	struct bucket *bucket;
-	struct reclaim *reclaim;
+	struct task *task;
 	struct note *note;
-	struct life *life;
-	u32 way, nlink = 0, flags = 0, pid;
+	struct life *life = NULL;
+	u32 way, flags = 0, pid = pid_tgid;
 	u64 key;
 
 	count(COUNTER_EVICT, 1);
@@ -42,41 +40,44 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 	bucket = bucket_of(why.object);
 	if (!bucket)
 		return;
-	READ(why.ino, inode + OFF_I_INO);
-	READ(why.generation, inode + OFF_I_GENERATION);
-	READ(nlink, inode + OFF_I_NLINK);
-	why.dev = read_dev(inode);
+	/* Early, so that the wait for the table's memory overlaps with the reads. */
+	way = find_way(bucket, why.object);
+	read_inode(inode, &seen);
+	why.ino = seen.ino;
+	why.generation = seen.generation;
+	why.dev = dev_of(seen.super);
 	why.flags = WITNESS_IDENTITY;
 
 	note = note_of(inode);
-	if (note && note->inode == inode && note->ino == why.ino &&
-	    note->generation == why.generation) {
+	if (note && (note->inode != inode || note->flags & NOTE_SPENT))
+		note = NULL;
+	if (note) {
 		flags |= LIFE_UNLINKED;
 		if (note->flags & NOTE_IN_FLIGHT)
 			flags |= LIFE_IN_FLIGHT;
 		if (note->flags & NOTE_CANARY)
 			flags |= LIFE_CANARY;
 	}
-	pid = bpf_get_current_pid_tgid();
-	reclaim = reclaim_slot(pid);
-	if (reclaim && reclaim->pid == pid && pid) {
-		reclaim->evicted++;
+	task = task_slot(pid);
+	if (task && task->reclaim_pid == pid && pid) {
 		flags |= LIFE_RECLAIM;
 		why.reclaim_pid = pid;
 		count(COUNTER_EVICT_IN_RECLAIM, 1);
-		if (flags & LIFE_IN_FLIGHT || nlink == 0)
+		if (flags & LIFE_IN_FLIGHT || seen.nlink == 0)
 			why.verdict = VERDICT_FREED_IN_RECLAIM;
 	}
 
-	way = find_way(bucket, why.object);
-	life = NULL;
 	key = way == NO_WAY ? 0 : key_of(bucket, way, why.object);
 	if (key) {
 		life = &bucket->life[way & (WAYS - 1)];
-		evict_of_known(key, &why);
+		evict_of_known(life, key, seen.state, &why);
 	}
-	if (why.verdict != VERDICT_NONE)
-		report(ctx, HOOK_EVICT, ns, &why, life, key);
+	if (why.verdict != VERDICT_NONE) {
+		bool again = why.verdict == VERDICT_DOUBLE_EVICT;
+
+		/* Else what the table knows is of a former life. */
+		report(ctx, HOOK_EVICT, &why, again ? life : NULL, again ? key : 0);
+	}
 	/* Another CPU may forget it while we report. */
 	if (!key || !swap_key(&bucket->object[way & (WAYS - 1)], key, why.object)) {
 		way = claim_way(bucket, why.object);
@@ -91,14 +92,17 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 	life->generation = why.generation;
 	life->dev = why.dev;
 	life->flags = flags;
-	life->nlink = nlink;
+	life->nlink = seen.nlink;
 	life->frees = 0;
-	fill_taker(ctx, &life->evicted, ns, call_site);
-	__builtin_memset(&life->destroyed, 0, sizeof(life->destroyed));
-	__builtin_memset(&life->freed, 0, sizeof(life->freed));
+	fill_named(&life->evicted, ns, call_site, pid_tgid);
+	take_stack(ctx, &life->evicted);
+	life->freed.ns = 0;
+	life->destroyed.ns = 0;
 	life->seal = seal_of(why.object, life);
+	if (note)
+		note->flags |= NOTE_SPENT;
 	if (flags & LIFE_CANARY)
-		report_step(ctx, HOOK_EVICT, ns, why.object, why.ino, why.generation, why.dev, 0);
+		report_step(ctx, HOOK_EVICT, why.object, why.ino, why.generation, why.dev, 0);
 }
 
 #ifdef EVICT_RAW_TRACEPOINT

@@ -6,73 +6,132 @@
  * ->unlink, so a second task inside it for the same inode broke that rule.
  * Invariant: at most one note an inode; a note overwritten is a name not known, never a wrong one.
  */
+#include "task.h"
 #include "verdict.h"
+
+/* struct dentry from d_parent on: all of it, and a short name, in one read. */
+#define DENTRY_WHOLE (OFF_D_NAME == OFF_D_PARENT + 16 && OFF_D_INODE == OFF_D_NAME + 8)
+
+struct dentry_seen {
+	u64 parent;
+	u64 hash_and_length;
+	u64 name;
+	u64 inode;
+	char inline_name[INLINE_NAME];
+};
+
+static __always_inline bool read_dentry(u64 dentry, struct dentry_seen *seen)
+{
+#if DENTRY_WHOLE
+	return !READ(*seen, dentry + OFF_D_PARENT);
+#else
+	return !READ(seen->inode, dentry + OFF_D_INODE) &&
+	       !READ(seen->name, dentry + OFF_D_NAME) &&
+	       !READ(seen->parent, dentry + OFF_D_PARENT);
+#endif
+}
+
+static __always_inline void copy_name(struct note *note, u64 dentry, const struct dentry_seen *seen)
+{
+#if DENTRY_WHOLE
+	if (seen->name == dentry + OFF_D_INODE + 8) {
+		__builtin_memcpy(note->name, seen->inline_name, INLINE_NAME);
+		note->name[INLINE_NAME] = 0;
+		return;
+	}
+#endif
+	if (bpf_probe_read_kernel_str(note->name, sizeof(note->name), (void *)seen->name) < 0)
+		note->name[0] = 0;
+}
+
+static __always_inline void report_concurrent(void *ctx, u64 inode)
+{
+	struct suspicion why = {};
+	struct inode_seen seen = {};
+
+	read_inode(inode, &seen);
+	why.object = object_of(inode);
+	why.verdict = VERDICT_CONCURRENT_UNLINK;
+	why.ino = seen.ino;
+	why.generation = seen.generation;
+	why.dev = dev_of(seen.super);
+	report(ctx, HOOK_UNLINK, &why, NULL, 0);
+}
+
+static __always_inline void report_canary(void *ctx, u64 inode, u32 leaving)
+{
+	struct inode_seen seen = {};
+
+	read_inode(inode, &seen);
+	report_step(ctx, HOOK_UNLINK, object_of(inode), seen.ino, seen.generation,
+		    dev_of(seen.super), leaving);
+}
 
 static __always_inline void on_unlink_enter(void *ctx, u64 parent, u64 dentry)
 {
-	u64 ns = bpf_ktime_get_ns();
-	u32 pid = bpf_get_current_pid_tgid();
+	u64 ns = coarse_ns(), pid_tgid = bpf_get_current_pid_tgid();
+	u32 pid = pid_tgid;
+	struct task *task = task_slot(pid);
 	struct settings *config = get_settings();
+	struct dentry_seen seen = {};
 	struct note *note;
-	u64 inode = 0, name = 0, ino = 0;
-	u32 generation = 0;
+	u64 inode;
 
 	count(COUNTER_UNLINK, 1);
-	if (READ(inode, dentry + OFF_D_INODE) || !inode)
+	if (!read_dentry(dentry, &seen) || !seen.inode)
 		return;
+	inode = seen.inode;
 	note = note_of(inode);
 	if (!note)
 		return;
-	READ(ino, inode + OFF_I_INO);
-	READ(generation, inode + OFF_I_GENERATION);
-	/* The same inode, not only the same address: a former life's note may be left there. */
-	if (note->inode == inode && note->ino == ino && note->generation == generation &&
-	    note->flags & NOTE_IN_FLIGHT && note->actor.pid != pid) {
-		struct suspicion why = {};
-
-		why.object = object_of(inode);
-		why.verdict = VERDICT_CONCURRENT_UNLINK;
-		why.ino = ino;
-		why.generation = generation;
-		why.dev = read_dev(inode);
-		report(ctx, HOOK_UNLINK, ns, &why, NULL, 0);
-	}
+	/* A former life's note is spent: its inode was evicted. */
+	if (note->inode == inode && (note->flags & (NOTE_IN_FLIGHT | NOTE_SPENT)) == NOTE_IN_FLIGHT &&
+	    note->actor.pid != pid)
+		report_concurrent(ctx, inode);
 	note->inode = 0;
-	note->ino = ino;
-	note->generation = generation;
 	READ(note->parent_ino, parent + OFF_I_INO);
-	READ(note->directory, dentry + OFF_D_PARENT);
-	READ(name, dentry + OFF_D_NAME);
-	if (bpf_probe_read_kernel_str(note->name, sizeof(note->name), (void *)name) < 0)
-		note->name[0] = 0;
-	note->dev = read_dev(inode);
+	note->directory = seen.parent;
+	copy_name(note, dentry, &seen);
 	note->result = 0;
-	fill_actor(&note->actor, ns, 0);
+	fill_named(&note->actor, ns, 0, pid_tgid);
 	note->flags = NOTE_IN_FLIGHT;
 	if (config && config->canary_tgid && config->canary_tgid == note->actor.tgid) {
 		note->flags |= NOTE_CANARY;
-		report_step(ctx, HOOK_UNLINK, ns, object_of(inode), note->ino, note->generation,
-			    note->dev, 0);
+		report_canary(ctx, inode, 0);
 	}
 	note->inode = inode;
+	if (task) {
+		task->inode = inode;
+		task->unlink_pid = pid;
+	}
+}
+
+/* The inode that this task is unlinking; it is in the dentry, too, but that costs a read. */
+static __always_inline u64 leave_unlink(u32 pid, u64 dentry)
+{
+	struct task *task = task_slot(pid);
+	u64 inode = 0;
+
+	if (task && task->unlink_pid == pid) {
+		task->unlink_pid = 0;
+		return task->inode;
+	}
+	READ(inode, dentry + OFF_D_INODE);
+	return inode;
 }
 
 static __always_inline void on_unlink_exit(void *ctx, u64 dentry, s32 result)
 {
 	u32 pid = bpf_get_current_pid_tgid();
-	struct note *note;
-	u64 inode = 0;
+	u64 inode = leave_unlink(pid, dentry);
+	struct note *note = note_of(inode);
 
-	if (READ(inode, dentry + OFF_D_INODE) || !inode)
-		return;
-	note = note_of(inode);
-	if (!note || note->inode != inode || note->actor.pid != pid)
+	if (!inode || !note || note->inode != inode || note->actor.pid != pid)
 		return;
 	note->result = result;
 	note->flags &= ~NOTE_IN_FLIGHT;
 	if (note->flags & NOTE_CANARY)
-		report_step(ctx, HOOK_UNLINK, bpf_ktime_get_ns(), object_of(inode), note->ino,
-			    note->generation, note->dev, 1);
+		report_canary(ctx, inode, 1);
 }
 
 #ifdef UNLINK_RAW_TRACEPOINT

@@ -8,8 +8,7 @@
 #include "verdict.h"
 
 /* The first free of a life the table does not know: legal, forgotten, or the silent crime? */
-static __always_inline struct life *free_of_unknown(struct bucket *bucket, u64 ns,
-						    struct suspicion *why)
+static __always_inline struct life *free_of_unknown(struct bucket *bucket, struct suspicion *why)
 {
 	struct life *life;
 	u32 way;
@@ -41,6 +40,41 @@ static __always_inline struct life *free_of_unknown(struct bucket *bucket, u64 n
 	return life;
 }
 
+/*
+ * Neither published nor dead: a life that never began, whose allocation nobody told us of.
+ * inode_init_always() sets the count to 1, so a dead object with a count is a new one.
+ */
+static __always_inline bool never_lived(const struct life *life, u64 key,
+					const struct suspicion *why)
+{
+	return !alloc_seen_since(life, key) && why->flags & WITNESS_READ &&
+	       (!(why->flags & WITNESS_CLEAR) || why->count);
+}
+
+/* The entry is dying, but it is another inode that is freed there. */
+static __always_inline void free_of_other(const struct life *life, u64 key, struct suspicion *why)
+{
+	why->flags |= read_witness(inode_of(why->object), &why->state, &why->count);
+	if (alloc_seen_since(life, key))
+		why->verdict = VERDICT_IDENTITY_CHANGED;
+	else if (why->flags & WITNESS_PUBLISHED)
+		why->verdict = VERDICT_FREE_WHILE_ALIVE;
+	else if (!never_lived(life, key, why))
+		why->verdict = VERDICT_IDENTITY_CHANGED;
+}
+
+static __always_inline void free_of_dead(const struct life *life, u64 key, struct suspicion *why)
+{
+	why->flags |= read_witness(inode_of(why->object), &why->state, &why->count);
+	/* Published: the address lives again, and a living inode was freed. */
+	if (why->flags & WITNESS_PUBLISHED)
+		why->verdict = VERDICT_FREE_WHILE_ALIVE;
+	else if (never_lived(life, key, why))
+		count(COUNTER_FREE_ABORTED, 1);
+	else
+		why->verdict = VERDICT_DOUBLE_FREE;
+}
+
 /* The free that follows an eviction: what every inode does once. */
 static __always_inline void count_free(u64 grace_ns, u32 flags)
 {
@@ -58,73 +92,65 @@ static __always_inline void count_free(u64 grace_ns, u32 flags)
 		__sync_fetch_and_add(bin, 1);
 }
 
-static __always_inline void free_of_dead(struct suspicion *why)
-{
-	why->flags |= read_witness(inode_of(why->object), &why->state, &why->count);
-	/* Published: the address lives again, and a living inode was freed. */
-	why->verdict = why->flags & WITNESS_PUBLISHED ? VERDICT_FREE_WHILE_ALIVE
-						      : VERDICT_DOUBLE_FREE;
-#ifndef HAVE_ALLOC
-	/* Neither published nor evicted: a life that never began, and nobody told us of the reuse. */
-	if (why->verdict == VERDICT_DOUBLE_FREE && why->flags & WITNESS_READ &&
-	    (!(why->flags & WITNESS_CLEAR) || why->count)) {
-		why->verdict = VERDICT_NONE;
-		count(COUNTER_FREE_ABORTED, 1);
-	}
-#endif
-}
-
 /* `next_flags` is what the entry carries on: LIFE_SLAB_FREE_DUE from the RCU callback, else 0. */
 static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_site, u32 next_flags,
 				    bool stranger)
 {
-	u64 ns = bpf_ktime_get_ns();
+	u64 ns = coarse_ns();
+	struct inode_seen seen = {};
 	struct suspicion why = {};
 	struct bucket *bucket = bucket_of(object);
 	struct life *life = NULL, *before = NULL;
 	u64 key = 0, grace_ns = 0;
 	u32 way, flags = 0;
+	bool other = false;
 
 	if (!bucket)
 		return;
 	why.object = object;
 	why.call_site = call_site;
-	if (!READ(why.ino, inode_of(object) + OFF_I_INO) &&
-	    !READ(why.generation, inode_of(object) + OFF_I_GENERATION))
-		why.flags |= WITNESS_IDENTITY;
-
+	/* Early, so that the wait for the table's memory overlaps with the read. */
 	way = find_way(bucket, object);
+	if (read_inode(inode_of(object), &seen))
+		why.flags |= WITNESS_IDENTITY;
+	why.ino = seen.ino;
+	why.generation = seen.generation;
 	if (way != NO_WAY) {
 		life = &bucket->life[way & (WAYS - 1)];
 		flags = life->flags;
-		grace_ns = ns - life->evicted.ns;
-		if (why.flags & WITNESS_IDENTITY &&
-		    (why.ino != life->ino || why.generation != life->generation))
-			why.verdict = VERDICT_IDENTITY_CHANGED;
+		/* The coarse clock of one CPU may be a tick behind another's. */
+		grace_ns = ns > life->evicted.ns ? ns - life->evicted.ns : 0;
+		other = why.flags & WITNESS_IDENTITY &&
+			(why.ino != life->ino || why.generation != life->generation);
 		/* Only now: if the way is still ours, what was read above was, too. */
 		key = key_of(bucket, way, object);
 	}
 	before = key ? life : NULL;
 	if (!key) {
-		why.verdict = VERDICT_NONE;
-		why.dev = read_dev(inode_of(object));
-		life = free_of_unknown(bucket, ns, &why);
+		why.dev = dev_of(seen.super);
+		life = free_of_unknown(bucket, &why);
 	} else if (key & OBJECT_DEAD) {
-		free_of_dead(&why);
+		free_of_dead(life, key, &why);
+	} else if (other) {
+		free_of_other(life, key, &why);
 	}
 	if (stranger && why.verdict == VERDICT_NONE)
 		why.verdict = VERDICT_FOREIGN_FREE;
 	if (why.verdict != VERDICT_NONE) {
 		if (!(why.flags & WITNESS_READ))
 			why.flags |= read_witness(inode_of(object), &why.state, &why.count);
-		why.dev = read_dev(inode_of(object));
-		report(ctx, hook, ns, &why, before, key);
+		why.dev = dev_of(seen.super);
+		report(ctx, hook, &why, before, key);
 	}
 	if (!life)
 		return;
 	if (life->flags & LIFE_CANARY)
-		report_step(ctx, hook, ns, object, life->ino, life->generation, life->dev, 0);
-	fill_taker(ctx, &life->freed, ns, call_site);
+		report_step(ctx, hook, object, life->ino, life->generation, life->dev, 0);
+	if (hook == HOOK_ANY_FREE && call_site == EXT4_FREE_SITE)
+		fill_rcu(&life->freed, ns, call_site);
+	else
+		fill_named(&life->freed, ns, call_site, bpf_get_current_pid_tgid());
+	take_stack(ctx, &life->freed);
 	life->frees++;
 	life->flags |= next_flags;
 	if (!key || key & OBJECT_DEAD)

@@ -15,12 +15,62 @@
 #define READ(destination, address) \
 	bpf_probe_read_kernel(&(destination), sizeof(destination), (void *)(address))
 
+/* What an inode says of itself. */
+struct inode_seen {
+	u64 super;
+	u64 ino;
+	u32 nlink;
+	u32 generation;
+	u32 state;
+};
+
+/* Where the fields lie close together one read costs a third of four. */
+#define INODE_BLOCK 112
+#define IN_BLOCK(offset) ((offset) >= OFF_I_SB && (offset) + 8 <= OFF_I_SB + INODE_BLOCK)
+#define AT(offset) ((void *)block + ((offset) - OFF_I_SB))
+
+static __always_inline bool read_inode(u64 inode, struct inode_seen *seen)
+{
+	u64 block[INODE_BLOCK / 8];
+
+	if (READ(block, inode + OFF_I_SB))
+		return false;
+	seen->super = block[0];
+#if IN_BLOCK(OFF_I_INO)
+	seen->ino = *(u64 *)AT(OFF_I_INO);
+#else
+	READ(seen->ino, inode + OFF_I_INO);
+#endif
+#if IN_BLOCK(OFF_I_NLINK)
+	seen->nlink = *(u32 *)AT(OFF_I_NLINK);
+#else
+	READ(seen->nlink, inode + OFF_I_NLINK);
+#endif
+#if IN_BLOCK(OFF_I_GENERATION)
+	seen->generation = *(u32 *)AT(OFF_I_GENERATION);
+#else
+	READ(seen->generation, inode + OFF_I_GENERATION);
+#endif
+#if IN_BLOCK(OFF_I_STATE)
+	seen->state = *(u32 *)AT(OFF_I_STATE);
+#else
+	READ(seen->state, inode + OFF_I_STATE);
+#endif
+	return true;
+}
+
+static __always_inline u32 dev_of(u64 super)
+{
+	u32 dev = 0;
+
+	READ(dev, super + OFF_S_DEV);
+	return dev;
+}
+
 static __always_inline u32 read_dev(u64 inode)
 {
 	u64 super = 0;
-	u32 dev = 0;
 
 	READ(super, inode + OFF_I_SB);
-	READ(dev, super + OFF_S_DEV);
-	return dev;
+	return dev_of(super);
 }

@@ -30,7 +30,7 @@ static __always_inline void on_alloc(void *ctx, u64 object)
 	}
 	if (config && config->canary_tgid &&
 	    config->canary_tgid == bpf_get_current_pid_tgid() >> 32)
-		report_step(ctx, HOOK_ALLOC, bpf_ktime_get_ns(), object, 0, 0, 0, 0);
+		report_step(ctx, HOOK_ALLOC, object, 0, 0, 0, 0);
 }
 
 #ifdef ALLOC_RAW_TRACEPOINT

@@ -26,18 +26,21 @@ static __always_inline bool is_stranger(u64 call_site)
 static __always_inline void on_any_free(void *ctx, u64 object, u64 call_site)
 {
 #ifndef FREE_FROM_SLAB
+	struct settings *config = get_settings();
 	struct bucket *bucket = bucket_of(object);
 	u32 way = bucket ? find_way(bucket, object) : NO_WAY;
 
 	if (bucket && way != NO_WAY) {
 		struct life *life = &bucket->life[way & (WAYS - 1)];
 
+		/* What was due before we were attached (the governor) has come and gone. */
 		if (key_of(bucket, way, object) & OBJECT_DEAD &&
-		    life->flags & LIFE_SLAB_FREE_DUE) {
+		    life->flags & LIFE_SLAB_FREE_DUE && config &&
+		    life->freed.ns + 1000000000ull >= config->strict_since) {
 			life->flags &= ~LIFE_SLAB_FREE_DUE;
 			if (life->flags & LIFE_CANARY)
-				report_step(ctx, HOOK_ANY_FREE, bpf_ktime_get_ns(), object,
-					    life->ino, life->generation, life->dev, 0);
+				report_step(ctx, HOOK_ANY_FREE, object, life->ino,
+					    life->generation, life->dev, 0);
 			return;
 		}
 	}

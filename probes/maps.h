@@ -8,11 +8,11 @@
  */
 #include "output.h"
 
-#define RECLAIM_SLOTS 1024
+#define TASK_SLOTS 1024
 
 BPF_ARRAY(table, struct bucket, TABLE_BUCKETS);
 BPF_ARRAY(notes, struct note, NOTE_SLOTS);
-BPF_ARRAY(reclaims, struct reclaim, RECLAIM_SLOTS);
+BPF_ARRAY(tasks, struct task, TASK_SLOTS);
 BPF_ARRAY(settings, struct settings, 1);
 BPF_PERCPU_ARRAY(grace, u64, GRACE_BUCKETS);
 /* One scratch record a hook: a program never nests on itself, so nobody overwrites it. */

@@ -8,6 +8,7 @@
 #include "contract.h"
 
 BPF_PERCPU_ARRAY(counters, u64, COUNTER_COUNT);
+BPF_PERCPU_ARRAY(names, struct task_name, 1);
 
 #ifdef HAVE_RINGBUF
 BPF_RINGBUF_OUTPUT(records, RING_PAGES);
@@ -46,23 +47,53 @@ struct frames {
 BPF_TABLE("stacktrace", int, struct frames, stacks, 1024);
 #endif
 
-static __always_inline void fill_actor(struct actor *actor, u64 ns, u64 caller)
+/* All of an actor but its name. */
+static __always_inline void fill_nameless(struct actor *actor, u64 ns, u64 caller, u64 pid_tgid)
 {
-	u64 id = bpf_get_current_pid_tgid();
-
 	actor->ns = ns;
-	actor->pid = (u32)id;
-	actor->tgid = id >> 32;
+	actor->pid = (u32)pid_tgid;
+	actor->tgid = pid_tgid >> 32;
 	actor->cpu = bpf_get_smp_processor_id();
 	actor->caller = caller;
 	actor->stack = 0;
+}
+
+static __always_inline void fill_actor(struct actor *actor, u64 ns, u64 caller)
+{
+	fill_nameless(actor, ns, caller, bpf_get_current_pid_tgid());
 	bpf_get_current_comm(actor->comm, sizeof(actor->comm));
 }
 
-/* The same for a step that takes an object's life: with its stack, where configured. */
-static __always_inline void fill_taker(void *ctx, struct actor *actor, u64 ns, u64 caller)
+/*
+ * The same, cheaper: the name is asked for once a tick and task.  Within one tick a task that calls
+ * exec may still go by its old name.
+ */
+static __always_inline void fill_named(struct actor *actor, u64 ns, u64 caller, u64 pid_tgid)
 {
-	fill_actor(actor, ns, caller);
+	u32 zero = 0, pid = pid_tgid;
+	struct task_name *name = names.lookup(&zero);
+
+	fill_nameless(actor, ns, caller, pid_tgid);
+	if (!name)
+		return;
+	if (name->pid != pid || name->ns != ns) {
+		bpf_get_current_comm(name->comm, sizeof(name->comm));
+		name->pid = pid;
+		name->ns = ns;
+	}
+	__builtin_memcpy(actor->comm, name->comm, sizeof(actor->comm));
+}
+
+/* RCU's callback: the current task is a bystander, so it is not named. */
+static __always_inline void fill_rcu(struct actor *actor, u64 ns, u64 caller)
+{
+	fill_nameless(actor, ns, caller, 0);
+	__builtin_memcpy(actor->comm, "(RCU)\0\0\0\0\0\0\0\0\0\0", sizeof(actor->comm));
+}
+
+/* For a step that takes an object's life: its stack, where configured. */
+static __always_inline void take_stack(void *ctx, struct actor *actor)
+{
 #ifdef FIRST_STACKS
 	int key = stacks.get_stackid(ctx, BPF_F_REUSE_STACKID);
 

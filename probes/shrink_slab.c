@@ -6,31 +6,29 @@
  * Invariant: start and end come in pairs in one task; the kernel does not reclaim inside reclaim
  * (PF_MEMALLOC).
  */
-#include "reclaim.h"
+#include "task.h"
 
 static __always_inline void on_shrink_start(void)
 {
 	u32 pid = bpf_get_current_pid_tgid();
-	struct reclaim *slot = reclaim_slot(pid);
+	struct task *task = task_slot(pid);
 
 	count(COUNTER_SHRINK_START, 1);
-	if (!slot || !pid)
+	if (!task || !pid)
 		return;
-	if (slot->pid && slot->pid != pid)
+	if (task->reclaim_pid && task->reclaim_pid != pid)
 		count(COUNTER_RECLAIM_CONTEXT_LOST, 1);
-	slot->ns = bpf_ktime_get_ns();
-	slot->evicted = 0;
-	slot->pid = pid;
+	task->reclaim_pid = pid;
 }
 
 static __always_inline void on_shrink_end(void)
 {
 	u32 pid = bpf_get_current_pid_tgid();
-	struct reclaim *slot = reclaim_slot(pid);
+	struct task *task = task_slot(pid);
 
 	count(COUNTER_SHRINK_END, 1);
-	if (slot && slot->pid == pid)
-		slot->pid = 0;
+	if (task && task->reclaim_pid == pid)
+		task->reclaim_pid = 0;
 }
 
 #ifdef RECLAIM_RAW_TRACEPOINT

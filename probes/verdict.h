@@ -53,9 +53,22 @@ static __always_inline u32 read_witness(u64 inode, u64 *state, u32 *count)
 	return flags;
 }
 
+/* Whether an allocation of this address would have been seen since its last step. */
+static __always_inline bool alloc_seen_since(const struct life *life, u64 key)
+{
+#ifdef HAVE_ALLOC
+	struct settings *config = get_settings();
+	u64 last = key & OBJECT_DEAD ? life->freed.ns : life->evicted.ns;
+
+	return config && last >= config->alloc_since;
+#else
+	return false;
+#endif
+}
+
 static __always_inline struct note *note_of(u64 inode)
 {
-	u32 index = hash_address(inode) & (NOTE_SLOTS - 1);
+	u32 index = place_of(inode) & (NOTE_SLOTS - 1);
 
 	return notes.lookup(&index);
 }
@@ -90,7 +103,8 @@ static __always_inline void trace_verdict(const struct suspicion *why, const str
  * 2 %, eight at a verdict cost nothing.  A directory that is gone has lost its inode; one whose memory
  * was reused has another.
  */
-static __always_inline void read_parents(struct verdict_record *record, const struct note *note)
+static __always_inline void read_parents(struct verdict_record *record, const struct note *note,
+					 u32 dev)
 {
 	u64 directory = note->directory, above = 0, inode = 0, name = 0, ino = 0;
 	u64 at = 0;
@@ -98,7 +112,7 @@ static __always_inline void read_parents(struct verdict_record *record, const st
 
 	if (READ(inode, directory + OFF_D_INODE) || READ(ino, inode + OFF_I_INO))
 		return;
-	if (ino != note->parent_ino || read_dev(inode) != note->dev)
+	if (ino != note->parent_ino || read_dev(inode) != dev)
 		return;
 	record->flags |= PARENTS_VALID;
 #pragma unroll
@@ -123,9 +137,10 @@ static __always_inline void read_parents(struct verdict_record *record, const st
 }
 
 /* `life` may be NULL; it and `key` must still be the entry as it was before this step. */
-static __always_inline void report(void *ctx, u32 hook, u64 ns, const struct suspicion *why,
+static __always_inline void report(void *ctx, u32 hook, const struct suspicion *why,
 				   const struct life *life, u64 key)
 {
+	u64 ns = bpf_ktime_get_ns();
 	struct verdict_record *record = verdict_scratch.lookup(&hook);
 	struct note *note = note_of(inode_of(why->object));
 	long bytes;
@@ -160,10 +175,11 @@ static __always_inline void report(void *ctx, u32 hook, u64 ns, const struct sus
 	} else {
 		__builtin_memset(&record->life, 0, sizeof(record->life));
 	}
-	if (note && note->inode == inode_of(why->object)) {
+	if (note && note->inode == inode_of(why->object) &&
+	    (life ? life->flags & LIFE_UNLINKED : !(note->flags & NOTE_SPENT))) {
 		record->note = *note;
 		record->flags |= NOTE_VALID;
-		read_parents(record, note);
+		read_parents(record, note, life ? life->dev : why->dev);
 	} else {
 		__builtin_memset(&record->note, 0, sizeof(record->note));
 	}
@@ -173,9 +189,10 @@ static __always_inline void report(void *ctx, u32 hook, u64 ns, const struct sus
 	submit(ctx, record, sizeof(*record));
 }
 
-static __always_inline void report_step(void *ctx, u32 hook, u64 ns, u64 object, u64 ino,
-					u32 generation, u32 dev, u32 leaving)
+static __always_inline void report_step(void *ctx, u32 hook, u64 object, u64 ino, u32 generation,
+					u32 dev, u32 leaving)
 {
+	u64 ns = bpf_ktime_get_ns();
 	struct step_record record = {};
 
 	record.header.kind = RECORD_STEP;

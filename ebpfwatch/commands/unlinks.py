@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print one line a call until stopped; says at the end what was lost."""
     request = {
         "unit": "unlinks.c",
-        "alloc": False,
+        "alloc": "never",
         "strict": False,
         "table_slots": 64,
         "note_slots": 64,

@@ -176,8 +176,8 @@ class Life(ctypes.Structure):
         ("nlink", _u32),
         ("frees", _u32),
         ("evicted", ActorStruct),
-        ("destroyed", ActorStruct),
         ("freed", ActorStruct),
+        ("destroyed", ActorStruct),
     ]
 
 
@@ -186,10 +186,7 @@ class Note(ctypes.Structure):
 
     _fields_ = [
         ("inode", _u64),
-        ("ino", _u64),
         ("parent_ino", _u64),
-        ("generation", _u32),
-        ("dev", _u32),
         ("flags", _u32),
         ("result", _s32),
         ("actor", ActorStruct),
@@ -204,16 +201,28 @@ class Bucket(ctypes.Structure):
     _fields_ = [("object", _u64 * WAYS), ("life", Life * WAYS)]
 
 
-class Reclaim(ctypes.Structure):
-    """struct reclaim."""
+class Task(ctypes.Structure):
+    """struct task."""
 
-    _fields_ = [("pid", _u32), ("evicted", _u32), ("ns", _u64)]
+    _fields_ = [("reclaim_pid", _u32), ("unlink_pid", _u32), ("inode", _u64)]
+
+
+class TaskName(ctypes.Structure):
+    """struct task_name."""
+
+    _fields_ = [("ns", _u64), ("pid", _u32), ("reserved", _u32), ("comm", ctypes.c_char * 16)]
 
 
 class Settings(ctypes.Structure):
     """struct settings."""
 
-    _fields_ = [("call_sites", _u64 * 4), ("canary_tgid", _u32), ("reserved", _u32)]
+    _fields_ = [
+        ("call_sites", _u64 * 4),
+        ("canary_tgid", _u32),
+        ("reserved", _u32),
+        ("alloc_since", _u64),
+        ("strict_since", _u64),
+    ]
 
 
 class StepRecord(ctypes.Structure):

@@ -108,12 +108,23 @@ def insist(unit: Unit, choices: list[Choice], why_no_btf: str) -> None:
         )
 
 
+def _choose_alloc(alloc: Choice, wanted: str) -> None:
+    """Without it the object itself tells a new life: its i_state and i_count (probes/free.h)."""
+    if wanted == "never":
+        alloc.rung, alloc.reason = None, "switched off: hooks.alloc is never"
+    elif wanted == "auto" and alloc.rung and alloc.rung.kind == "raw_tracepoint":
+        alloc.rung = None
+        alloc.reason = (
+            "left out: it would run on every slab allocation, and the object itself tells a new"
+            " life; hooks.alloc: always takes it"
+        )
+
+
 def configure(choices: list[Choice], request: dict[str, Any]) -> None:
     """Apply hooks.alloc and hooks.strict; a free without a hook of its own shares the strict."""
     by_role = {choice.role: choice for choice in choices}
-    if "alloc" in by_role and not request["alloc"]:
-        by_role["alloc"].rung = None
-        by_role["alloc"].reason = "switched off: hooks.alloc is false"
+    if "alloc" in by_role and "alloc" not in wishes(request.get("rungs", "")):
+        _choose_alloc(by_role["alloc"], request["alloc"])
     if "any_free" not in by_role:
         return
     rcu, strict = by_role["rcu_free"], by_role["any_free"]

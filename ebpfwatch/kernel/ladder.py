@@ -221,7 +221,7 @@ UNITS: dict[str, Unit] = {
         (
             "table",
             "notes",
-            "reclaims",
+            "tasks",
             "settings",
             "counters",
             "grace",

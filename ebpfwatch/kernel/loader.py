@@ -19,12 +19,13 @@ from typing import Any
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel import handoff, offsets, tracebuffer
 from ebpfwatch.kernel.btf import Btf, BtfError
-from ebpfwatch.kernel.choice import Chooser, configure, insist
+from ebpfwatch.kernel.choice import Choice, Chooser, configure, insist
 from ebpfwatch.kernel.compiler import Compiler, Module
 from ebpfwatch.kernel.ladder import UNITS, Rung, Unit
 from ebpfwatch.kernel.learn import learn
 from ebpfwatch.kernel.prober import Prober, attach_or_fail
 from ebpfwatch.kernel.running import capabilities_missing, find_symbols, version_code
+from ebpfwatch.kernel.ticks import Ticks
 from ebpfwatch.paths import Paths
 
 __all__ = ["main"]
@@ -109,6 +110,7 @@ class _Loading:
         own = None if request.get("btf") else self.btf
         self.prober = Prober(version_code(), find_symbols(targets), own)
         self.features = self.prober.features()
+        self.ticks = Ticks(self.prober.version)
         self.chooser = Chooser(self.prober, self.btf, request.get("rungs", ""))
 
     def _open_btf(self, file: str) -> tuple[Btf | None, str]:
@@ -148,6 +150,9 @@ class _Loading:
             flags += self._learn(compiler, teachers, flags, reply)
         rungs = [choice.rung for choice in choices if choice.rung]
         flags += self._sizes(rungs)
+        ticks = self.ticks.flags()
+        reply["features"]["ticks"] = bool(ticks)
+        flags += ticks
         names = self.unit.maps
         if self.request.get("trace"):
             flags.append("-DTRACE_VERDICTS")
@@ -160,7 +165,7 @@ class _Loading:
             names = (*names, "stacks")
         module = compiler.compile(self.request["unit"], flags)
         reply["maps"] = names
-        return reply, self._attach_all(module, rungs, reply)
+        return reply, self._attach_all(module, choices, reply)
 
     def _sizes(self, rungs: list[Rung]) -> list[str]:
         request, page = self.request, os.sysconf("SC_PAGE_SIZE")
@@ -189,15 +194,19 @@ class _Loading:
             f"-DOFF_VFS_INODE={learned['vfs_inode']}",
             f"-DEXT4_INODE_CACHE={learned['cache']:#x}ULL",
             f"-DDEAD_STATE={learned['dead_state']:#x}u",
+            f"-DEXT4_FREE_SITE={learned['call_site']:#x}ULL",
         ]
 
-    def _attach_all(self, module: Module, rungs: list[Rung], reply: dict[str, Any]) -> list[int]:
+    def _attach_all(
+        self, module: Module, choices: list[Choice], reply: dict[str, Any]
+    ) -> list[int]:
         fds = [module.map(name) for name in reply["maps"]]
         programs: list[str] = []
         links: list[int] = []
         # In the ladder's order: alloc before evict, evict before the frees, so that no life is
         # seen to end that was not seen to begin.
-        for rung in rungs:
+        reply["links"] = []
+        for choice, rung in [(choice, choice.rung) for choice in choices if choice.rung]:
             for attachment in rung.attachments:
                 symbol = self.prober.symbol(rung.kind, attachment)
                 program = module.load(
@@ -212,6 +221,8 @@ class _Loading:
                     continue
                 programs.append(attachment.function)
                 fds.append(program)
+                where = {"role": choice.role, "kind": rung.kind, "symbol": symbol}
+                reply["links"].append({**where, **dataclasses.asdict(attachment)})
         for name in self.unit.unattached:
             programs.append(name)
             fds.append(module.load("raw_tracepoint", name))

@@ -15,7 +15,15 @@ from ebpfwatch.kernel.fentry import load_fentry
 from ebpfwatch.kernel.ladder import Attachment, Rung
 from ebpfwatch.kernel.libbpf import library
 
-__all__ = ["PROGRAM_TYPES", "Prober", "attach", "attach_or_fail"]
+__all__ = [
+    "EXIT",
+    "PROGRAM_TYPES",
+    "Prober",
+    "attach",
+    "attach_or_fail",
+    "instruction",
+    "load_program",
+]
 
 PROGRAM_TYPES = {"kprobe": 2, "tracepoint": 5, "raw_tracepoint": 17, "fentry": 26}
 
@@ -24,39 +32,40 @@ _SOCKET_FILTER = 1
 _RINGBUF = 27
 
 
-def _instruction(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
+def instruction(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
+    """One BPF instruction (struct bpf_insn)."""
     return struct.pack("<BBhi", code, src << 4 | dst, off, imm)
 
 
-_EXIT = _instruction(0xB7) + _instruction(0x95)  # r0 = 0; exit
+EXIT = instruction(0xB7) + instruction(0x95)  # r0 = 0; exit
 _CMPXCHG = (
-    _instruction(0x7A, dst=10, off=-8)  # *(u64 *)(fp - 8) = 0
-    + _instruction(0xB7)  # r0 = 0
-    + _instruction(0xB7, dst=1)  # r1 = 0
-    + _instruction(0xDB, dst=10, src=1, off=-8, imm=0xF1)  # cmpxchg(fp - 8, r0, r1)
-    + _EXIT
+    instruction(0x7A, dst=10, off=-8)  # *(u64 *)(fp - 8) = 0
+    + instruction(0xB7)  # r0 = 0
+    + instruction(0xB7, dst=1)  # r1 = 0
+    + instruction(0xDB, dst=10, src=1, off=-8, imm=0xF1)  # cmpxchg(fp - 8, r0, r1)
+    + EXIT
 )
 
 #: What our fentry programs need (Linux >= 5.17): the argument as a number, not a typed pointer.
 _FENTRY_ARGUMENT = (
-    _instruction(0xB7, dst=2)  # r2 = 0
-    + _instruction(0xBF, dst=3, src=10)  # r3 = fp
-    + _instruction(0x07, dst=3, imm=-8)  # r3 -= 8
-    + _instruction(0x85, imm=183)  # bpf_get_func_arg(r1, r2, r3)
-    + _EXIT
+    instruction(0xB7, dst=2)  # r2 = 0
+    + instruction(0xBF, dst=3, src=10)  # r3 = fp
+    + instruction(0x07, dst=3, imm=-8)  # r3 -= 8
+    + instruction(0x85, imm=183)  # bpf_get_func_arg(r1, r2, r3)
+    + EXIT
 )
 
 _PROBE_READ_KERNEL = (
-    _instruction(0xBF, dst=1, src=10)  # r1 = fp
-    + _instruction(0x07, dst=1, imm=-8)  # r1 -= 8
-    + _instruction(0xB7, dst=2, imm=8)  # r2 = 8
-    + _instruction(0xB7, dst=3)  # r3 = NULL
-    + _instruction(0x85, imm=113)  # bpf_probe_read_kernel(r1, r2, r3)
-    + _EXIT
+    instruction(0xBF, dst=1, src=10)  # r1 = fp
+    + instruction(0x07, dst=1, imm=-8)  # r1 -= 8
+    + instruction(0xB7, dst=2, imm=8)  # r2 = 8
+    + instruction(0xB7, dst=3)  # r3 = NULL
+    + instruction(0x85, imm=113)  # bpf_probe_read_kernel(r1, r2, r3)
+    + EXIT
 )
 
 
-def _load(kind: int, code: bytes, version: int, name: bytes = b"probe") -> int:
+def load_program(kind: int, code: bytes, version: int, name: bytes = b"probe") -> int:
     """An fd, or -errno."""
     instructions = ctypes.create_string_buffer(code, len(code))
     ctypes.set_errno(0)
@@ -156,7 +165,7 @@ class Prober:
         if kind == "fentry":
             btf_id = self.btf_id(kind, symbol)
             return load_fentry(_FENTRY_ARGUMENT, btf_id, "probe") if btf_id else 0
-        program = _load(PROGRAM_TYPES[kind], _EXIT, self.version)
+        program = load_program(PROGRAM_TYPES[kind], EXIT, self.version)
         if program < 0:
             raise OSError(-program, os.strerror(-program))
         return program
@@ -197,7 +206,7 @@ class Prober:
         }
 
     def _loads(self, kind: int, code: bytes) -> bool:
-        fd = _load(kind, code, self.version)
+        fd = load_program(kind, code, self.version)
         if fd >= 0:
             os.close(fd)
         return fd >= 0

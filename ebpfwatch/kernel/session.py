@@ -30,6 +30,7 @@ from ebpfwatch.events.wire import (
     Settings,
 )
 from ebpfwatch.kernel import handoff, libbpf, tracebuffer
+from ebpfwatch.kernel.links import Links
 
 __all__ = ["Ladder", "Pending", "Session", "TableFill", "load", "probe", "start_loader"]
 
@@ -145,7 +146,7 @@ def probe(
     request = {
         "unit": "ebpfwatch.c",
         "probe_only": True,
-        "alloc": True,
+        "alloc": "always",
         "strict": True,
         "rungs": rungs,
         "btf": btf,
@@ -173,11 +174,17 @@ class Session:
         self.features: dict[str, bool] = reply["features"]
         self.learned: dict[str, int] = reply.get("learned", {})
         self.dump = tracebuffer.Dump(**reply.get("dump", {"changed": False, "why_not": "off"}))
-        self._fds = fds
+        loaded = len(names) + len(programs)
+        self._fds = fds[:loaded]
+        self.links = Links(reply["links"], fds[loaded:], self.programs)
         self._cpus = libbpf.possible_cpus()
         self._buckets = (
             libbpf.map_info(self.maps["table"]).max_entries if "table" in self.maps else 0
         )
+        #: Since when (CLOCK_MONOTONIC, ns) the alloc hook has been attached without a gap.
+        self.alloc_since = 0
+        #: The same for the strict hook.
+        self.strict_since = 0
         self.records: collections.deque[bytes] = collections.deque()
         self.dropped = 0
         reader = libbpf.RingReader if self.features["ringbuf"] else libbpf.PerfReader
@@ -227,9 +234,15 @@ class Session:
             name: int(libbpf.prog_info(fd).recursion_misses) for name, fd in self.programs.items()
         }
 
+    def run_ns(self) -> int:
+        """CPU time of the programs, counted only while kernel.bpf_stats_enabled is on."""
+        return sum(int(libbpf.prog_info(fd).run_time_ns) for fd in self.programs.values())
+
     def configure(self, canary_tgid: int, call_sites: tuple[int, ...]) -> None:
         """Tell the programs who the canary is and from where frees may come (at most 4 places)."""
-        settings = Settings(canary_tgid=canary_tgid)
+        settings = Settings(
+            canary_tgid=canary_tgid, alloc_since=self.alloc_since, strict_since=self.strict_since
+        )
         for index, site in enumerate(call_sites[:4]):
             settings.call_sites[index] = site
         libbpf.map_update(self.maps["settings"], 0, bytes(settings))
@@ -277,6 +290,7 @@ class Session:
     def close(self) -> None:
         """Detach everything."""
         self._ring.close()
+        self.links.detach()
         for fd in self._fds:
             os.close(fd)
         self._fds = []

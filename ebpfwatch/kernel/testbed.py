@@ -111,7 +111,8 @@ class Testbed:
         """The slab hands the object out; its memory begins a life that is not yet published."""
         self.inode.state, self.inode.count, self.inode.published = 0, 1, False
         self.write()
-        self._run("kmem_cache_alloc", self.call_site, self.object, self._cache)
+        if "kmem_cache_alloc" in self._programs:
+            self._run("kmem_cache_alloc", self.call_site, self.object, self._cache)
 
     def publish(self) -> None:
         """The inode comes onto its superblock's list: it is alive."""

@@ -12,7 +12,7 @@ __all__ = ["CRITICAL", "FORGED_BY", "ago", "doubts", "evidence"]
 #: Not listed: what the object itself testifies.
 FORGED_BY: dict[Verdict, tuple[tuple[str, ...], ...]] = {
     Verdict.DOUBLE_DESTROY: (("alloc", "evict"),),
-    Verdict.DOUBLE_EVICT: (("alloc",),),
+    Verdict.DOUBLE_EVICT: (),
     Verdict.DOUBLE_FREE: (("alloc", "evict"),),
     Verdict.FREE_WHILE_ALIVE: (),
     Verdict.FOREIGN_FREE: (),
@@ -80,6 +80,7 @@ def doubts(
         doubt(Confidence.PROBABLE, "a candidate: reclaim may do this legally, but rarely")
     if verdict is Verdict.FOREIGN_FREE and event.hook is Hook.ANY_FREE and not event.call_site:
         doubt(Confidence.PROBABLE, "the caller is not known")
+    says.extend(knowledge.reduced)
     return max(caps, key=_ORDER.index), says
 
 

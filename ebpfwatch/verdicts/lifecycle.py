@@ -75,7 +75,29 @@ TESTIFIED: dict[tuple[State, Step, Witness], Outcome] = {
 }
 
 
-def step(state: State, what: Step, witness: Witness) -> Outcome:
-    """What the step does; total over all states, steps and witnesses."""
+def _untold(state: State, what: Step, witness: Witness) -> Outcome | None:
+    """Where no hook tells of allocations: what of it only the object knows."""
+    if what is Step.ALLOC:
+        return Outcome(state)
+    if state is State.ABSENT or witness is Witness.DEAD:
+        return None
+    if what is Step.EVICT:
+        return Outcome(_E, counted="evict" if state is State.FREED else "free_missed")
+    if what is Step.FREE and state is State.FREED and witness is Witness.UNBORN:
+        return Outcome(_F, counted="free_aborted")
+    if what is Step.DESTROY and state is not State.EVICTING:
+        alive = witness is Witness.ALIVE
+        return Outcome(state, Verdict.FREE_WHILE_ALIVE if alive else None, "destroy")
+    return None
+
+
+def step(state: State, what: Step, witness: Witness, alloc_told: bool = True) -> Outcome:
+    """What the step does; total over all states, steps and witnesses.
+
+    ``alloc_told``: whether a hook tells of allocations (hooks.alloc).
+    """
+    untold = None if alloc_told else _untold(state, what, witness)
+    if untold is not None:
+        return untold
     outcome = TRANSITIONS.get((state, what))
     return TESTIFIED[state, what, witness] if outcome is None else outcome

@@ -178,7 +178,9 @@ class Model:
         self.arena = arena
         self.counters = collections.Counter(dict.fromkeys(COUNTERS, 0))
         self.ways: list[Entry | None] = [None] * WAYS
-        self.note: tuple[int, int, int] | None = None  # inode, ino, generation
+        self.note: int | None = None  # which inode
+        self.spent = False  # the life that the note is of was evicted
+        self.unlinking: int | None = None
         self.note_flags = LifeFlag(0)
         self.reclaiming = False
         self.canary = False
@@ -206,7 +208,7 @@ class Model:
         model = cls(arena)
         model.counters.update(arena.session.counters())
         model.counters.pop("grace_ns")
-        model.note = (0, arena.inodes[0].ino, arena.inodes[0].generation)
+        model.note = 0
         model.truth = ["unborn"] * len(arena.inodes)
         return model
 
@@ -252,7 +254,8 @@ class Model:
         self.counters["verdict"] += 1
         if life is not None:
             flags |= Flag.LIFE_VALID
-        if self.note is not None and self.note[0] == index:
+        ours = not self.spent if life is None else life.flags & LifeFlag.UNLINKED
+        if self.note == index and ours:
             flags |= Flag.NOTE_VALID
         before = dataclasses.replace(life) if life is not None else None
         lost = frozenset(role for role, inodes in self.lost.items() if index in inodes)
@@ -348,15 +351,16 @@ class Model:
             self._step()
 
     def _unlink_enter(self, index: int) -> None:
-        inode = self.arena.inodes[index]
         self.counters["unlink"] += 1
-        self.note = (index, inode.ino, inode.generation)
+        self.note, self.spent, self.unlinking = index, False, index
         self.note_flags = LifeFlag.IN_FLIGHT | (LifeFlag.CANARY if self.canary else LifeFlag(0))
         if self.canary:
             self._step()
 
     def _unlink_exit(self, index: int) -> None:
-        if self.note is None or self.note[0] != index:
+        if self.unlinking is not None:  # a task leaves what it has entered
+            index, self.unlinking = self.unlinking, None
+        if self.note != index:
             return
         self.note_flags &= ~LifeFlag.IN_FLIGHT
         if self.note_flags & LifeFlag.CANARY:
@@ -374,7 +378,8 @@ class Model:
         inode, entry = self.arena.inodes[index], self._entry_of(index)
         self.counters["evict"] += 1
         flags, seen, verdict = LifeFlag(0), Flag.WITNESS_IDENTITY, None
-        if self.note == (index, inode.ino, inode.generation):
+        noted = self.note == index and not self.spent
+        if noted:
             flags |= LifeFlag.UNLINKED | self.note_flags
         if self.reclaiming:
             flags |= LifeFlag.RECLAIM
@@ -385,7 +390,9 @@ class Model:
             seen |= self._witness(index)
             verdict = KernelVerdict.DOUBLE_EVICT
         if verdict is not None:
-            self._verdict(verdict, index, seen, entry)
+            again = verdict is KernelVerdict.DOUBLE_EVICT
+            self._verdict(verdict, index, seen, entry if again else None)
+        self.spent |= noted
         new = Entry(index, State.EVICTING, flags, inode.ino, inode.generation, inode.nlink)
         way = self._way_of(index)
         if way is None:
