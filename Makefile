@@ -26,7 +26,7 @@ BENCH_PACKAGES := bpftrace bpfcc-tools gcc libc6-dev e2fsprogs mount tar
 VM_PACKAGES   := qemu-system-arm qemu-utils qemu-user-static binfmt-support mmdebstrap arch-test make \
                  gcc-aarch64-linux-gnu libc6-dev-arm64-cross xz-utils kmod cpio e2fsprogs pahole
 
-.PHONY: test-postmortem guests test-vm install-vm run test unit live lint golden bench install-bench install-run install-test clean
+.PHONY: test-postmortem guests test-vm install-vm run test unit live lint golden bench bench-vm install-bench install-run install-test clean
 .PHONY: soak
 
 IMAGE_PACKAGES := mmdebstrap qemu-user-static binfmt-support arch-test squashfs-tools
@@ -115,6 +115,9 @@ $(VENV)/.deploy: $(VENV)/.test Makefile
 	if command -v npm >/dev/null; then \
 	    npm install --prefix $(VENV)/npm --no-audit --no-fund --ignore-scripts --silent $(DEPLOY_MODULES); fi
 	touch $@
+
+bench-vm: install-vm  ## the same on kprobe and fentry rungs: arm64 guests that count instructions
+	$(RUN) -m tests.bench.guests --kernels "$(KERNELS)" $(if $(KERNELS),,--write docs/performance.md)
 
 install-bench: $(VENV)/.test
 	sh deploy/install-packages.sh $(BENCH_PACKAGES)

@@ -7,7 +7,6 @@ error: a key that is silently ignored is a promise that nobody keeps.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
 from pathlib import Path
 from typing import Any, Callable, NoReturn, TypeVar
@@ -101,6 +100,8 @@ def _mapping(path: str, node: yaml.Node, cls: Any, prefix: str) -> Any:
         line = key_node.start_mark.line + 1
         key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
         if key not in fields:
+            import difflib  # only for a mistake
+
             near = difflib.get_close_matches(key, fields, 1)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(fields)}"
             _fail(path, line, f"unknown key {prefix}{key!s:.80}", hint)

@@ -11,16 +11,16 @@ import queue
 import threading
 import time
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
-from ebpfwatch.actions.command import Command
-from ebpfwatch.actions.crash import Crash
-from ebpfwatch.actions.snapshot import Snapshot
 from ebpfwatch.config import Config
 from ebpfwatch.errors import say
 from ebpfwatch.paths import Paths
 from ebpfwatch.status import ACTIONS, RESULTS
 from ebpfwatch.verdicts.finding import Finding, Severity
+
+if TYPE_CHECKING:
+    from ebpfwatch.actions.crash import Crash
 
 __all__ = ["Actions"]
 
@@ -40,11 +40,20 @@ class Actions:
         # All keys at once: the web server's thread copies it while the worker counts.
         self.counts = {(action, result): 0 for action in ACTIONS for result in RESULTS}
         self._jobs: dict[str, _Job] = {}
+        # What nobody asked for is not imported: the daemon stays small.
         if chosen.snapshot:
+            from ebpfwatch.actions.snapshot import Snapshot
+
             self._jobs["snapshot"] = Snapshot(state, chosen.snapshots_kept, paths).take
         if chosen.command:
+            from ebpfwatch.actions.command import Command
+
             self._jobs["command"] = Command(chosen.command, chosen.command_seconds).run
-        self._crash = Crash(paths, state) if chosen.crash == "confirmed" else None
+        self._crash: Crash | None = None
+        if chosen.crash == "confirmed":
+            from ebpfwatch.actions import crash
+
+            self._crash = crash.Crash(paths, state)
         self._last: dict[tuple[str, bool], float] = {}
         self._queue: queue.Queue[tuple[str, Finding]] = queue.Queue(maxsize=len(ACTIONS))
         self._thread = threading.Thread(target=self._work, name="actions", daemon=True)

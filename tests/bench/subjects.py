@@ -34,6 +34,10 @@ ONE_LINER = (
 )
 
 
+#: Verdicts into the trace buffer, as by default; without changing the machine's sysctl.
+_TRACE: dict[str, object] = {"trace": True, "dump_on_oops": False}
+
+
 class Subject:
     """``on`` attaches for the duration of a with block; ``floor`` is the subject to divide by."""
 
@@ -45,9 +49,9 @@ def subjects(mount: Path, stack: contextlib.ExitStack) -> list[Subject]:
     """All of this machine; loaded until the stack unwinds."""
     found = [Subject("nothing", contextlib.nullcontext, "no program anywhere")]
     variants: dict[str, tuple[dict[str, object], str]] = {
-        "ebpfwatch": ({"alloc": "auto"}, "the default configuration"),
+        "ebpfwatch": ({"alloc": "auto", **_TRACE}, "the default configuration"),
         "ebpfwatch, strict": (
-            {"alloc": "always", "first_stacks": True},
+            {"alloc": "always", "first_stacks": True, **_TRACE},
             "`hooks.alloc: always`, `evidence.first_stacks: true`",
         ),
         "ebpfwatch, lean": (

@@ -12,12 +12,12 @@ from ebpfwatch.kernel.btf import Btf
 from ebpfwatch.kernel.fentry import load_fentry
 from ebpfwatch.kernel.ladder import Attachment
 from ebpfwatch.kernel.prober import (
-    _EXIT,
     _FENTRY_ARGUMENT,
+    EXIT,
     PROGRAM_TYPES,
-    _instruction,
-    _load,
     attach,
+    instruction,
+    load_program,
 )
 from ebpfwatch.kernel.running import version_code
 
@@ -25,29 +25,29 @@ FILES, ROUNDS = 1000, 5
 
 #: bpf_get_func_ip, and bpf_get_stack of six frames: how a fentry program learns who called.
 CALLER = (
-    _instruction(0xBF, dst=6, src=1)  # r6 = r1
-    + _instruction(0x85, imm=173)
-    + _instruction(0xBF, dst=1, src=6)
-    + _instruction(0xBF, dst=2, src=10)
-    + _instruction(0x07, dst=2, imm=-48)  # r2 = fp - 48
-    + _instruction(0xB7, dst=3, imm=48)
-    + _instruction(0xB7, dst=4)
-    + _instruction(0x85, imm=67)
-    + _EXIT
+    instruction(0xBF, dst=6, src=1)  # r6 = r1
+    + instruction(0x85, imm=173)
+    + instruction(0xBF, dst=1, src=6)
+    + instruction(0xBF, dst=2, src=10)
+    + instruction(0x07, dst=2, imm=-48)  # r2 = fp - 48
+    + instruction(0xB7, dst=3, imm=48)
+    + instruction(0xB7, dst=4)
+    + instruction(0x85, imm=67)
+    + EXIT
 )
 
 PLACES = (
     ("alloc", "fentry", "inode_init_always_gfp", _FENTRY_ARGUMENT),
-    ("alloc", "kprobe", "inode_init_always_gfp", _EXIT),
-    ("alloc", "raw_tracepoint", "kmem_cache_alloc", _EXIT),
+    ("alloc", "kprobe", "inode_init_always_gfp", EXIT),
+    ("alloc", "raw_tracepoint", "kmem_cache_alloc", EXIT),
     ("destroy", "fentry", "ext4_destroy_inode", CALLER),
-    ("destroy", "kprobe", "ext4_destroy_inode", _EXIT),
+    ("destroy", "kprobe", "ext4_destroy_inode", EXIT),
     ("rcu_free", "fentry", "ext4_free_in_core_inode", CALLER),
-    ("rcu_free", "kprobe", "ext4_free_in_core_inode", _EXIT),
-    ("any_free", "raw_tracepoint", "kmem_cache_free", _EXIT),
-    ("any_free", "kprobe", "kmem_cache_free", _EXIT),
-    ("evict", "raw_tracepoint", "ext4_evict_inode", _EXIT),
-    ("evict", "kprobe", "ext4_evict_inode", _EXIT),
+    ("rcu_free", "kprobe", "ext4_free_in_core_inode", EXIT),
+    ("any_free", "raw_tracepoint", "kmem_cache_free", EXIT),
+    ("any_free", "kprobe", "kmem_cache_free", EXIT),
+    ("evict", "raw_tracepoint", "ext4_evict_inode", EXIT),
+    ("evict", "kprobe", "ext4_evict_inode", EXIT),
 )
 
 
@@ -64,7 +64,7 @@ def load(kind, target, code):
     """A program's fd; raises OSError."""
     if kind == "fentry":
         return load_fentry(code, Btf().function(target), "price")
-    return _load(PROGRAM_TYPES[kind], code, version_code())
+    return load_program(PROGRAM_TYPES[kind], code, version_code())
 
 
 storm()

@@ -1,0 +1,92 @@
+"""`make bench-vm`: the cost on kprobe and fentry rungs, in arm64 guests that count instructions."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.bench.report import between
+from tests.vm import guest, kernels
+from tests.vm.matrix import payload
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Boot:
+    """A guest; with ``append`` on the kernel's command line only the storm is measured."""
+
+    kernel: str
+    name: str
+    append: str = ""
+
+
+BOOTS = (
+    Boot("6.12", "ebpfwatch"),
+    Boot("6.12", "slub_debug=FZPU on ext4's cache", "slub_debug=FZPU,ext4_inode_cache"),
+    Boot("6.12", "KFENCE at 100 ms", "kfence.sample_interval=100"),
+    Boot("4.19", "ebpfwatch"),
+    Boot("4.19", "slub_debug=FZPU on ext4's cache", "slub_debug=FZPU,ext4_inode_cache"),
+)
+
+_HEAD = """\
+Two thousand files created and deleted by one task, five pairs, in an arm64 guest whose clock
+counts instructions (QEMU `-icount`), so a kprobe's trap, caches and pipelines are not in it:
+median ratio and extremes. The kernel's own debugging has a boot of its own, and is compared with
+the plain boot.
+
+| kernel | subject | to nothing | pairs |
+|---|---|---|---|
+"""
+
+
+def run(boot: Boot, results: Path) -> list[list[str]]:
+    """Lines of (name, median, spread); raises ``SystemExit`` with the last words of the guest."""
+    kernel = kernels.kernel(boot.kernel)
+    alone = " alone" if boot.append else ""
+    script = (
+        f". ./common.sh\nPYTHONPATH=/payload python3 cost.py{alone}"
+        " >/results/books 2>/results/err || exit 1\n"
+    )
+    with tempfile.TemporaryDirectory(prefix="ebpfwatch-payload-", dir="/var/tmp") as name:
+        content = payload(kernel, Path(name), script)
+        words = ["aarch64-linux-gnu-gcc", "-O2", "-static", "-o", str(content / "storm")]
+        subprocess.run([*words, str(ROOT / "tests/live/storm.c")], check=True)
+        outcome = guest.run(kernel, content, results, boot.append, timeout=1800, icount=True)
+    print(outcome.text("err"), outcome.text("books"), f"{outcome.seconds:.0f} s", flush=True)
+    if outcome.exit_code != 0:
+        raise SystemExit(f"{boot}: {outcome.text('err')[-500:]} {outcome.text('output')[-500:]}")
+    return [line.split("|") for line in outcome.text("books").splitlines()]
+
+
+def main() -> None:
+    """Print the table; with --write put it into the documentation."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kernels", default="", help="default all")
+    parser.add_argument("--results", type=Path, default=Path("/var/tmp/ebpfwatch-bench-vm"))
+    parser.add_argument("--write", type=Path)
+    arguments = parser.parse_args()
+    wanted = arguments.kernels.split() or [boot.kernel for boot in BOOTS]
+    plain: dict[str, float] = {}
+    rows: list[tuple[str, ...]] = []
+    for number, boot in enumerate(BOOTS):
+        if boot.kernel not in wanted:
+            continue
+        (_, us, _), *ratios = run(boot, arguments.results / str(number))
+        if boot.append:
+            ratio = float(us) / plain[boot.kernel]
+            rows.append((boot.kernel, boot.name, f"{ratio:.4f}", "another boot"))
+            continue
+        plain[boot.kernel] = float(us)
+        rows += [(boot.kernel, *line) for line in ratios]
+    text = _HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    print(text)
+    if arguments.write:
+        between(arguments.write, "bench-vm", text)
+
+
+if __name__ == "__main__":
+    main()
