@@ -10,6 +10,8 @@ SCENARIOS :=
 ONLY    :=
 BENCH   := $(if $(ONLY),,--write docs/performance.md)
 HOURS   := 1
+KILLS   := 1000
+SECONDS := 60
 EVENTS  := 4000000
 
 RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev procps python3-venv python3-systemd python3-yaml \
@@ -27,7 +29,7 @@ VM_PACKAGES   := qemu-system-arm qemu-utils qemu-user-static binfmt-support mmde
                  gcc-aarch64-linux-gnu libc6-dev-arm64-cross xz-utils kmod cpio e2fsprogs pahole
 
 .PHONY: test-postmortem guests test-vm install-vm run test unit live lint golden bench bench-vm install-bench install-run install-test clean
-.PHONY: soak
+.PHONY: soak faults fuzz sbom audit
 
 IMAGE_PACKAGES := mmdebstrap qemu-user-static binfmt-support arch-test squashfs-tools
 
@@ -91,6 +93,10 @@ bench: install-bench  ## cost, side by side; as root, on a quiet machine: half a
 soak: install-test  ## millions of model events, then storm, reclaim and self-tests: HOURS=n; FIGURES=1 writes docs/reliability.md
 	EBPFWATCH_EVENTS=$(EVENTS) $(RUN) -m pytest tests/live/test_model.py
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.soak --hours $(HOURS)
+
+faults: install-test  ## as root: kill -9 at random points, KILLS=n, then the samples of every other fault
+	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.faults --kills $(KILLS)
+	$(RUN) -m pytest tests/live/test_faults.py tests/live/test_hostile.py
 
 install-run: $(VENV)/.run
 install-test: $(VENV)/.test

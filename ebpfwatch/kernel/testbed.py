@@ -8,6 +8,7 @@ tracepoints, Linux >= 5.10).  Used by `ebpfwatch selftest` and by the model-base
 from __future__ import annotations
 
 import dataclasses
+import os
 import struct
 from collections.abc import Mapping
 
@@ -77,6 +78,11 @@ class Testbed:
     def inode_address(self) -> int:
         """The address of the inode inside the object."""
         return int(self.object + self._offsets["OFF_VFS_INODE"])
+
+    def close(self) -> None:
+        """Close the fds of programs and maps, where they are the test's own (opened by id)."""
+        for fd in (*self._programs.values(), *self._maps.values()):
+            os.close(fd)
 
     def write(self) -> None:
         """Put the inode's present state into memory."""

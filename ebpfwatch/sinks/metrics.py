@@ -22,6 +22,7 @@ from prometheus_client.core import (
 from ebpfwatch import __version__
 from ebpfwatch.host.state import SOURCES
 from ebpfwatch.kernellog.diseases import KINDS
+from ebpfwatch.plain import plain
 from ebpfwatch.sinks import host_metrics
 from ebpfwatch.status import ACTIONS, COUNTERS, LOSSES, RESULTS, Status
 from ebpfwatch.verdicts.finding import Confidence, Verdict
@@ -148,7 +149,7 @@ def _hooks(status: Status) -> Iterator[Metric]:
         labels=["mountpoint"],
     )
     for mount, when in sorted(status.canary_success.items()):
-        canary.add_metric([mount], when)
+        canary.add_metric([plain(mount)], when)
     yield canary
 
 

@@ -18,7 +18,7 @@ from ebpfwatch.precursors import Precursors
 from ebpfwatch.sinks import journal
 from ebpfwatch.verdicts.finding import Verdict
 from ebpfwatch.verdicts.recorder import Recorder
-from tests.live.conftest import command, start_daemon
+from tests.live.conftest import DaemonProcess, command, start_daemon
 
 JOURNALD = Path("/lib/systemd/systemd-journald")
 SOCKET = Path("/run/systemd/journal/socket")
@@ -112,6 +112,33 @@ def test_an_early_warning_is_in_the_journal(
     assert said in record["EBPFWATCH_PRECURSOR"]
     assert "70 MiB" in record["EBPFWATCH_PRESSURE"] and "20000" in record["EBPFWATCH_BURST"]
     assert record["PRIORITY"] == "3"
+
+
+def test_a_forged_record_is_not_reported(
+    journald: subprocess.Popen[bytes] | None, daemon: DaemonProcess
+) -> None:
+    """Anybody may write a record with our MESSAGE_ID; `report` believes root's only."""
+    assert command("selftest", run_directory=daemon.run_directory).returncode == 0
+    body = json.loads(next((daemon.state / "findings").glob("*.json")).read_text())
+    forged = {**body, "id": "forged"}
+    record = (
+        f"MESSAGE_ID={journal.MESSAGE_IDS[Verdict.DOUBLE_FREE]}\n"
+        f"EBPFWATCH_JSON={json.dumps(forged)}\n"
+    )
+    send = "import socket, sys; socket.socket(1, 2).sendto(sys.argv[1].encode(), sys.argv[2])"
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    words = [*nobody, "/usr/bin/python3", "-c", send, record, SOCKET]
+    subprocess.run(words, check=True, cwd="/")
+    deadline = time.monotonic() + 10
+    while (
+        "forged"
+        not in subprocess.run(["journalctl", "-o", "json"], capture_output=True, text=True).stdout
+    ):
+        assert time.monotonic() < deadline, "journald did not take the forged record"
+        time.sleep(0.1)
+    shown = command("report", "--from", "journal", "--tests", "--json", "--limit", "99")
+    ids = [json.loads(line)["id"] for line in shown.stdout.splitlines()]
+    assert body["id"] in ids and "forged" not in ids
 
 
 def test_the_catalog_compiles(tmp_path: Path) -> None:
