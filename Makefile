@@ -11,7 +11,7 @@ ONLY    :=
 BENCH   := $(if $(ONLY),,--write docs/performance.md)
 HOURS   := 1
 KILLS   := 1000
-SECONDS := 60
+SECONDS := 20
 EVENTS  := 4000000
 
 RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev procps python3-venv python3-systemd python3-yaml \
@@ -40,7 +40,7 @@ DEB_PACKAGES  := build-essential debhelper dh-python pybuild-plugin-pyproject py
 run: install-run  ## install what the daemon needs and follow the kernel in the foreground
 	$(RUN) -m ebpfwatch run --config $(CONFIG)
 
-test: install-test lint unit live alerts guests  ## everything that CI runs
+test: install-test lint unit live fuzz alerts guests  ## everything that CI runs
 
 lint:  ## style and types
 	$(VENV)/bin/ruff format --check ebpfwatch tests
@@ -93,6 +93,27 @@ bench: install-bench  ## cost, side by side; as root, on a quiet machine: half a
 soak: install-test  ## millions of model events, then storm, reclaim and self-tests: HOURS=n; FIGURES=1 writes docs/reliability.md
 	EBPFWATCH_EVENTS=$(EVENTS) $(RUN) -m pytest tests/live/test_model.py
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.soak --hours $(HOURS)
+
+fuzz: install-test  ## damaged input to everything that parses: SECONDS=n
+	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.fuzz --seconds $(SECONDS)
+
+sbom: $(VENV)/.audit  ## dist/sbom.json: what the daemon runs on, as CycloneDX
+	mkdir -p dist
+	$(RUN) -m tests.trust.pins >dist/runtime.txt
+	$(VENV)/audit/bin/cyclonedx-py requirements dist/runtime.txt --pyproject pyproject.toml \
+	    --output-reproducible -o dist/sbom.json
+
+# --strict: a package that the advisory database does not know is not one without advisories.
+audit: $(VENV)/.audit  ## advisories for what the daemon runs on; fails where nobody can be asked
+	mkdir -p dist
+	$(RUN) -m tests.trust.pins >dist/runtime.txt
+	$(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps -r dist/runtime.txt
+
+# A venv of their own: their dependencies are none of ours.
+$(VENV)/.audit: $(VENV)/.test
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=5,<8' 'pip-audit>=2.7,<3'
+	touch $@
 
 faults: install-test  ## as root: kill -9 at random points, KILLS=n, then the samples of every other fault
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.faults --kills $(KILLS)

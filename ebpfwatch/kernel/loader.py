@@ -1,7 +1,7 @@
 """The loader child: tries the ladder, learns, compiles, attaches, hands the fds over, exits.
 
-Run as ``python3 -m ebpfwatch.kernel.loader FD``, where FD is one end of a socketpair; ``session``
-has the other end.  LLVM lives and dies here: some 120 MB that the daemon never has.
+Run as ``python3 -m ebpfwatch.kernel.loader FD PARENT``: one end of a socketpair, and the pid of who
+has the other end (``session``).  LLVM lives and dies here: some 120 MB that the daemon never has.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 
 def main(argv: list[str]) -> int:
     """Serve one request and exit; errors travel as a message."""
-    _belong_to_parent()
+    if not _belong_to(int(argv[1])):
+        return int(Exit.OSERR)
     connection = socket.socket(fileno=int(argv[0]))
     request, _ = handoff.receive(connection)
     with open(os.memfd_create("loader-stderr"), "w+", encoding="utf-8") as log:
@@ -64,11 +65,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _belong_to_parent() -> None:
-    """Who stops the daemon stops its whole group: it decides for both, and we end with it."""
+def _belong_to(parent: int) -> bool:
+    """Who stops the daemon stops its whole group: it decides for both, and we end with it.
+
+    False if it has ended before we could say so.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    return os.getppid() == parent
 
 
 def _serve(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:

@@ -74,7 +74,13 @@ class Pending:
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "ebpfwatch.kernel.loader", str(theirs.fileno())],
+                [
+                    sys.executable,
+                    "-m",
+                    "ebpfwatch.kernel.loader",
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                ],
                 pass_fds=(theirs.fileno(),),
                 env={**os.environ, "PYTHONPATH": _PYTHONPATH},
                 # `-m` looks for modules in the working directory first, and that may be anybody's.

@@ -404,7 +404,7 @@ def test_hostile_mount_points(machine: Machine) -> None:
     state = HostReader(machine.paths, Sources(lambda line, level: None)).state()
     assert state.disks[0].mount == "/a b\nc\u2028d\re"
     scrape = generate_latest(metrics.registry(lambda: Status(started=0, host=state))).decode()
-    assert 'mountpoint="/a b\\nc\u2028d\re"' in scrape
+    assert 'mountpoint="/a b\\\\x0ac\\\\u2028d\\\\x0de"' in scrape
 
 
 def test_crash_readiness_of_this_kernel() -> None:

@@ -1,0 +1,285 @@
+"""`make fuzz SECONDS=n`: damaged input to everything that parses, counted.
+
+Real input, changed at random; a target may refuse it with its own error and with nothing else, and
+quickly.  What reads through C (BTF) does so in a child, so that a crash is seen as one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import io
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+from ebpfwatch import config
+from ebpfwatch.commands.report import _text
+from ebpfwatch.errors import EbpfwatchError
+from ebpfwatch.events import wire
+from ebpfwatch.host import ParseError, mounts, vmstat, zoneinfo
+from ebpfwatch.kernel.btf import Btf, BtfError
+from ebpfwatch.lastboot import BootRecord, traced
+from ebpfwatch.sinks.web import Web, webconfig
+from ebpfwatch.status import Status
+from tests.trust.figures import record
+from tests.unit.test_verdicts import judged
+
+ROOT = Path(__file__).parents[2]
+SLOW_SECONDS = 2.0
+BTF = Path("/sys/kernel/btf/vmlinux")
+_BATCH = 8
+WEB_CONFIG = b"""tls_server_config:
+  cert_file: server.crt
+  key_file: server.key
+  min_version: TLS12
+basic_auth_users:
+  prometheus: $2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG
+"""
+
+Target = Callable[[bytes], None]
+
+
+def damage(chance: random.Random, seed: bytes) -> bytes:
+    """The seed with a few bytes, or a piece of it, changed, doubled, left out or cut off."""
+    data = bytearray(seed)
+    for _ in range(chance.randrange(1, 5)):
+        at = chance.randrange(len(data) + 1)
+        end = min(len(data), at + chance.randrange(1, 64))
+        kind = chance.randrange(6)
+        if kind == 0 and data:
+            data[at % len(data)] = chance.randrange(256)
+        elif kind == 1:
+            del data[at:end]
+        elif kind == 2:
+            data[at:at] = data[at:end] * chance.randrange(1, 9)
+        elif kind == 3:
+            data[at:at] = chance.choice(NASTY)
+        elif kind == 4:
+            del data[at:]
+        else:
+            data[at:end] = chance.randbytes(end - at)
+    return bytes(data)
+
+
+NASTY = (
+    b"\0", b"\xff\xff\xff\xff", b"-1", b"9" * 40, b"1e999", b"[" * 2000, b"{" * 500, b"&a *a ",
+    b"\r\n\r\n", b": ", b"!!python/object/apply:os.system ['true']\n", b"\xe2\x80\xa8", b"NaN",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def in_a_file(data: bytes) -> Iterator[Path]:
+    """A path where these bytes are."""
+    fd = os.memfd_create("fuzz")
+    try:
+        os.write(fd, data)
+        yield Path(f"/proc/{os.getpid()}/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
+def read_config(data: bytes) -> None:
+    """A configuration."""
+    with in_a_file(data) as path, contextlib.suppress(EbpfwatchError):
+        config.load(path)
+
+
+def read_web_config(data: bytes) -> None:
+    """A web configuration: certificates, users, headers."""
+    with in_a_file(data) as path, contextlib.suppress(EbpfwatchError):
+        webconfig.load(str(path))
+
+
+def read_proc(parse: Callable[[str], object]) -> Target:
+    """A file of /proc."""
+
+    def target(data: bytes) -> None:
+        with contextlib.suppress(ParseError):
+            parse(data.decode("utf-8", "surrogateescape"))
+
+    return target
+
+
+def read_record(data: bytes) -> None:
+    """A record of the ring, of any size and version."""
+    with contextlib.suppress(wire.DecodeError):
+        wire.decode(data)
+
+
+def read_finding(data: bytes) -> None:
+    """A file of the findings directory, or a journal record of root's, as `report` shows it."""
+    with contextlib.suppress(ValueError, RecursionError):
+        body = json.loads(data)
+        if isinstance(body, dict):
+            _text(body)
+
+
+def read_boot(data: bytes) -> None:
+    """boot.json, and a name asked of it."""
+    with in_a_file(data) as path:
+        boot = BootRecord.read(path)
+        if boot is not None:
+            boot.name(1 << 62)
+
+
+def read_console(data: bytes) -> None:
+    """A trace buffer dumped to the console."""
+    for verdict in traced(data.decode("utf-8", "replace").splitlines()):
+        verdict.text(None)
+
+
+def read_btf(data: bytes) -> None:
+    """A detached BTF file, in a child that may take two seconds."""
+    with in_a_file(data) as path:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(int(SLOW_SECONDS))
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            code = 1
+            try:
+                btf = Btf(file=str(path))
+                btf.offset("inode", "i_ino")
+                btf.raw_tracepoint_arguments("kmem_cache_free")
+                code = 0
+            except BtfError:
+                code = 0
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        assert status == 0, f"the reader ended with status {status:#x}"
+
+
+@contextlib.contextmanager
+def server() -> Iterator[Target]:
+    """A web server that must answer or hang up, and still answer the next one."""
+    from prometheus_client import CollectorRegistry
+
+    web = Web("127.0.0.1", 0)
+    web.start(CollectorRegistry(), lambda: Status(0.0, ready=True), tuple)
+    address = ("127.0.0.1", int(web.url.rpartition(":")[2]))
+
+    def ask(data: bytes) -> bytes:
+        with socket.create_connection(address, 10) as client:
+            with contextlib.suppress(OSError):
+                client.sendall(data)
+                client.shutdown(socket.SHUT_WR)
+                return b"".join(iter(lambda: client.recv(65536), b""))
+        return b""
+
+    def target(data: bytes) -> None:
+        answer = ask(data)
+        assert b"Traceback" not in answer and not answer.startswith(b"HTTP/1.0 500"), answer[:200]
+        assert b"200" in ask(b"GET /-/healthy HTTP/1.0\r\n\r\n")
+
+    yield target
+    web.stop()
+
+
+def small_btf() -> bytes:
+    """Types of our own, as small as a BTF file can be: a struct with a pointer to itself."""
+    names = b"\0inode\0i_ino\0long\0btf_trace_kmem_cache_free\0"
+
+    def name(text: bytes) -> int:
+        return names.index(b"\0" + text + b"\0") + 1
+
+    def kind(which: int, count: int = 0) -> int:
+        return which << 24 | count
+
+    words = [
+        name(b"long"), kind(1), 8, 64,  # 1: int
+        name(b"inode"), kind(4, 2), 16, name(b"i_ino"), 1, 64, 0, 3, 0,  # 2: struct
+        0, kind(2), 2,  # 3: pointer to 2
+        0, kind(13, 2), 0, 0, 3, 0, 3,  # 4: function
+        0, kind(2), 4,  # 5: pointer to 4
+        name(b"btf_trace_kmem_cache_free"), kind(8), 5,  # 6: typedef
+    ]  # fmt: skip
+    types = b"".join(word.to_bytes(4, "little") for word in words)
+    head = (0xEB9F | 1 << 16).to_bytes(4, "little")
+    sizes = [24, 0, len(types), len(types), len(names)]
+    return head + b"".join(size.to_bytes(4, "little") for size in sizes) + types + names
+
+
+def targets(stack: contextlib.ExitStack) -> dict[str, tuple[Target, list[bytes]]]:
+    """What is fuzzed, and with what to begin."""
+    example = (ROOT / "config.example.yaml").read_bytes()
+    step = bytes(wire.StepRecord(wire.Header(1, ctypes.sizeof(wire.StepRecord), 0, 1)))
+    finding = json.dumps(judged().to_json()).encode()
+    boot = BootRecord("id", "6.1.0", 1.0, test_page=(1, 2))
+    trace = b" rm-7 [001] d..3 48.6: bpf_trace_printk: ebpfwatch verdict=3 ino=12 obj=ff12\n"
+    trace += b" rm-7 [001] d..3 48.6: bpf_trace_printk: ebpfwatch caller=ff gen=7 dev=800001\n"
+    ask = (
+        b"GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: text/plain;q=0.5\r\nRange: bytes=1-2\r\n\r\n"
+    )
+    with open("/proc/zoneinfo", "rb") as zones:
+        zone_text = zones.read()
+    return {
+        "config": (read_config, [example]),
+        "web config": (read_web_config, [WEB_CONFIG]),
+        "mountinfo": (
+            read_proc(mounts.parse),
+            [Path("/proc/self/mountinfo").read_bytes()],
+        ),
+        "zoneinfo": (read_proc(lambda text: zoneinfo.parse(text, 4096)), [zone_text]),
+        "vmstat": (read_proc(vmstat.parse), [Path("/proc/vmstat").read_bytes()]),
+        "ring record": (read_record, [step, wire.made_up(1, 2, 3, 4)]),
+        "finding": (read_finding, [finding]),
+        "boot.json": (read_boot, [json.dumps(vars(boot)).encode()]),
+        "trace on a console": (read_console, [trace]),
+        "BTF file": (read_btf, [small_btf()]),
+        "HTTP request": (stack.enter_context(server()), [ask]),
+    }
+
+
+def fuzz(seconds: float, seed: int) -> tuple[dict[str, int], list[str]]:
+    """Inputs by target, and what went wrong; each target gets its share of the time."""
+    counts: dict[str, int] = {}
+    problems: list[str] = []
+    with contextlib.ExitStack() as stack:
+        todo = targets(stack)
+        for name, (target, seeds) in todo.items():
+            chance = random.Random(f"{seed} {name}")
+            deadline = time.monotonic() + seconds / len(todo)
+            for sound in seeds:
+                target(sound)
+            counts[name] = 0
+            while time.monotonic() < deadline:
+                for _ in range(_BATCH):
+                    data = damage(chance, chance.choice(seeds))
+                    began = time.process_time()
+                    try:
+                        target(data)
+                    except Exception as error:
+                        problems.append(f"{name}: {type(error).__name__}: {error}: {data[:300]!r}")
+                    if time.process_time() - began > SLOW_SECONDS:
+                        problems.append(f"{name}: slow: {data[:300]!r}")
+                    counts[name] += 1
+    return counts, problems
+
+
+def main() -> int:
+    """Fuzz, print the counts; 1 if anything was not refused as it must be."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "little"))
+    arguments = parser.parse_args()
+    with contextlib.redirect_stderr(io.StringIO()):
+        counts, problems = fuzz(arguments.seconds, arguments.seed)
+    rows = [f"| {name} | {count} |" for name, count in counts.items()]
+    total = f"| all | {sum(counts.values())}, {len(problems)} not refused as they must be |"
+    table = ["| damaged | inputs |", "|---|---|", *rows, total, f"| seed | {arguments.seed} |"]
+    record("fuzz", f"make fuzz SECONDS={arguments.seconds:g}", table)
+    print("\n".join(problems[:20]) or "as it must be", flush=True)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
