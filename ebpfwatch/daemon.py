@@ -32,6 +32,7 @@ from ebpfwatch.kernel import tracebuffer
 from ebpfwatch.kernel.session import TableFill, load, start_loader
 from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.kernel.testbed import PAGE_BYTES, Testbed
+from ebpfwatch.lean import without
 from ebpfwatch.liveness import Liveness
 from ebpfwatch.lock import SELFTEST, Lock
 from ebpfwatch.notify import notify
@@ -125,7 +126,8 @@ class Daemon:
         address = config.split_address(self._config.metrics.listen)
         if address is None:
             return None
-        from ebpfwatch.sinks.web import Web
+        with without("ssl"):
+            from ebpfwatch.sinks.web import Web
 
         return Web(*address, self._config.metrics.web_config)
 

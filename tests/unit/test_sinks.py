@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -227,3 +228,18 @@ def test_plain_text_cannot_move_a_cursor(hostile: str) -> None:
     shown = text.plain(hostile)
     assert len(shown.splitlines()) <= 1
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", shown)
+
+
+def test_the_daemon_serves_without_openssl() -> None:
+    """The page's imports leave ssl out, and a TLS server can still import it afterwards."""
+    code = (
+        "import sys\n"
+        "from ebpfwatch.lean import without\n"
+        "with without('ssl'):\n"
+        "    from ebpfwatch.sinks import metrics\n"
+        "    from ebpfwatch.sinks.web import Web\n"
+        "assert '_ssl' not in sys.modules and 'ssl' not in sys.modules\n"
+        "import ssl\n"
+        "assert ssl.create_default_context().minimum_version\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
