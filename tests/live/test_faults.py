@@ -140,7 +140,7 @@ def test_a_disk_that_never_answers_does_not_hold_up_the_stop(tmp_path: Path) -> 
             daemon.process.send_signal(signal.SIGTERM)
             log = daemon.wait_log("stopped; the probes are unloaded", 9)
             assert "the disk does not answer" in log
-            assert loaded_programs() == before
+            assert loaded_programs() <= before
         assert daemon.process.wait(10) == 0
 
 
@@ -166,7 +166,10 @@ def test_sigterm_while_loading_is_a_stop_in_order(tmp_path: Path, ext4: Path) ->
         assert process.wait(10) == 0, said()
         assert time.monotonic() - began < 5, said()
         assert "stopped" in said() and "died" not in said()
-        assert loaded_programs() == before
+        deadline = time.monotonic() + 5  # the kernel frees them after a grace period
+        while left := loaded_programs() - before:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
 
 
 def wait_handlers(pid: int) -> None:
