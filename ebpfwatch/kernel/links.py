@@ -56,9 +56,14 @@ class Links:
         """The programs of a role, by name."""
         return tuple(link.attachment.function for link in self._links if link.role == role)
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The programs in the order in which they are attached."""
+        return tuple(link.attachment.function for link in self._links)
+
     def detach(self, role: str = "") -> None:
-        """Close the links of a role, or of all."""
-        for link in self._links:
+        """Close the links of a role, or of all; what begins something before what ends it."""
+        for link in reversed(self._links):
             if link.fd >= 0 and role in ("", link.role):
                 os.close(link.fd)
                 link.fd = -1

@@ -212,7 +212,9 @@ class _Loading:
         # seen to end that was not seen to begin.
         reply["links"] = []
         for choice, rung in [(choice, choice.rung) for choice in choices if choice.rung]:
-            for attachment in rung.attachments:
+            # Within a role the end comes first: a task that was seen to enter ext4_unlink or
+            # shrink_slab, but not to leave, would be in there for ever.
+            for attachment in reversed(rung.attachments):
                 symbol = self.prober.symbol(rung.kind, attachment)
                 program = module.load(
                     rung.kind, attachment.function, self.prober.btf_id(rung.kind, symbol)

@@ -134,3 +134,19 @@ def test_what_was_fired_is_what_was_handled_and_what_is_known_to_be_missed(
             f" {fired[FREES[0]]} frees by perf, {frees} seen,"
             f" {fired[FREES[0]] - frees} missed and known; recursion_misses says {misses}"
         )
+
+
+def test_whoever_is_seen_to_enter_will_be_seen_to_leave(ext4: Path) -> None:
+    """Attached one after the other on a busy machine: the ends before the beginnings.
+
+    Else a task that left in between is inside for ever: an `rm` of that moment made the next
+    unlink of the same address a concurrent one.
+    """
+    with contextlib.closing(load_session(ext4)) as session:
+        order = session.links.order
+    for end, begin in (
+        ("ext4_unlink_exit", "ext4_unlink_enter"),
+        ("mm_shrink_slab_end", "mm_shrink_slab_start"),
+        ("ext4_unlink_enter", "ext4_evict_inode"),
+    ):
+        assert order.index(end) < order.index(begin), order
