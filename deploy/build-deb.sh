@@ -14,6 +14,6 @@ git ls-files -z --cached --others --exclude-standard | xargs -0 cp -P --parents 
 cp -r deploy/debian "$work/ebpfwatch/debian"
 cd "$work/ebpfwatch"
 dpkg-buildpackage -us -uc -b >"$work/log" 2>&1 || { tail -40 "$work/log" >&2; exit 1; }
-lintian --fail-on warning --allow-root --tag-display-limit 0 "$work"/*.changes
+lintian --fail-on error,warning --allow-root --tag-display-limit 0 "$work"/*.changes
 mv "$work"/*.deb "$out"
 ls "$out"/*.deb

@@ -35,11 +35,12 @@ touch "$root/run/systemd/notify" "$root/etc/machine-id"
 git ls-files -z --cached --others --exclude-standard | xargs -0 cp -P --parents -t "$work/build"
 mksquashfs "$root" "$work/build/ebpfwatch.squashfs" -quiet -no-progress -comp gzip -all-root
 cp -r deploy/image/debian "$work/build/debian"
+cp deploy/debian/copyright "$work/build/debian"
 dpkg-deb -x "$work"/ebpfwatch_*_all.deb "$work/package"
 mv "$work/package/usr/share/man" "$work/build/manpages"
 gunzip -r "$work/build/manpages"
 cd "$work/build"
 dpkg-buildpackage -us -uc -b -aarm64 -d >"$work/log" 2>&1 || { tail -40 "$work/log" >&2; exit 1; }
-lintian --fail-on warning --allow-root "$work"/ebpfwatch-image_*.changes
+lintian --fail-on error,warning --allow-root "$work"/ebpfwatch-image_*.changes
 mv "$work"/ebpfwatch-image_*.deb "$out"
 ls -l "$out"/ebpfwatch-image_*.deb
