@@ -26,6 +26,12 @@
 	} while (0)
 
 /*
+ * A pointer that the compiler may not take apart: it would keep an offset, or a flag that says
+ * whether it is NULL, and old verifiers do not connect those with the pointer.
+ */
+#define WHOLE(pointer) asm volatile("" : "+r"(pointer))
+
+/*
  * CLOCK_MONOTONIC to a tick, without reading the hardware's clock (ebpfwatch/kernel/ticks.py): for
  * the ordinary steps, whose order the table knows anyway.
  */

@@ -51,6 +51,7 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 	note = note_of(inode);
 	if (note && (note->inode != inode || note->flags & NOTE_SPENT))
 		note = NULL;
+	WHOLE(note);
 	if (note) {
 		flags |= LIFE_UNLINKED;
 		if (note->flags & NOTE_IN_FLIGHT)
@@ -69,7 +70,7 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 
 	key = way == NO_WAY ? 0 : key_of(bucket, way, why.object);
 	if (key) {
-		life = &bucket->life[way & (WAYS - 1)];
+		life = life_in(bucket, way);
 		evict_of_known(life, key, seen.state, &why);
 	}
 	if (why.verdict != VERDICT_NONE) {
@@ -79,7 +80,7 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 		report(ctx, HOOK_EVICT, &why, again ? life : NULL, again ? key : 0);
 	}
 	/* Another CPU may forget it while we report. */
-	if (!key || !swap_key(&bucket->object[way & (WAYS - 1)], key, why.object)) {
+	if (!key || !swap_key(key_in(bucket, way), key, why.object)) {
 		way = claim_way(bucket, why.object);
 		if (way == NO_WAY) {
 			count(COUNTER_TORN, 1);
@@ -87,7 +88,7 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 		}
 	}
 	/* From the way, not from above: an old verifier does not see that a key means a life. */
-	life = &bucket->life[way & (WAYS - 1)];
+	life = life_in(bucket, way);
 	life->ino = why.ino;
 	life->generation = why.generation;
 	life->dev = why.dev;

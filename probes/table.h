@@ -51,10 +51,31 @@ static __always_inline u32 find_way(struct bucket *bucket, u64 object)
 	return NO_WAY;
 }
 
+/* A way's key, and its life: whole, for Linux 4.19 forgets the bound of an offset that lay on the stack. */
+static __always_inline u64 *key_in(struct bucket *bucket, u32 way)
+{
+	u64 *key;
+
+	BOUND(way, WAYS);
+	key = &bucket->object[way];
+	WHOLE(key);
+	return key;
+}
+
+static __always_inline struct life *life_in(struct bucket *bucket, u32 way)
+{
+	struct life *life;
+
+	BOUND(way, WAYS);
+	life = &bucket->life[way];
+	WHOLE(life);
+	return life;
+}
+
 /* The key of this way if it is still the object's, else 0: another CPU may have taken it meanwhile. */
 static __always_inline u64 key_of(struct bucket *bucket, u32 way, u64 object)
 {
-	u64 key = *(volatile u64 *)&bucket->object[way & (WAYS - 1)];
+	u64 key = *(volatile u64 *)key_in(bucket, way);
 
 	return (key | OBJECT_BITS) == (object | OBJECT_BITS) ? key : 0;
 }
