@@ -12,6 +12,7 @@ import errno
 import os
 import threading
 
+from ebpfwatch.chance import unguessable
 from ebpfwatch.events.wire import Hook, StepEvent, device
 from ebpfwatch.worker import within
 
@@ -165,7 +166,7 @@ def _live(mount: str, now_ns: int) -> Life:
     The directory may be anybody's: so a name that nobody can be waiting at, and a directory that
     cannot be exchanged between the two calls.
     """
-    name = f"{_FILE}-{os.urandom(8).hex()}"
+    name = f"{_FILE}-{unguessable(8).hex()}"
     directory = os.open(mount, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn
 
+from ebpfwatch.chance import unguessable
 from ebpfwatch.errors import EbpfwatchError, Exit, say
 from ebpfwatch.sinks.web import webconfig
 from ebpfwatch.sinks.web.webconfig import TlsServerConfig, WebConfig
@@ -179,7 +180,7 @@ class Passwords:
         self._known: set[bytes] = set()
         self._one_at_a_time = threading.Lock()
         if users:
-            self._secret = os.urandom(32)
+            self._secret = unguessable(32)
             try:
                 import bcrypt
             except ImportError:
