@@ -25,6 +25,9 @@
 		(index) &= (size) - 1;          \
 	} while (0)
 
+/* A pointer that is not to be computed again from its parts: one kept on the stack is believed. */
+#define KEEP(pointer) asm volatile("" : "+r"(pointer))
+
 /*
  * CLOCK_MONOTONIC to a tick, without reading the hardware's clock (ebpfwatch/kernel/ticks.py): for
  * the ordinary steps, whose order the table knows anyway.

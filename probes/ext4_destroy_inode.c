@@ -36,7 +36,7 @@ static __always_inline void on_destroy(void *ctx, u64 inode, u64 call_site)
 	way = find_way(bucket, why.object);
 	key = way == NO_WAY ? 0 : key_of(bucket, way, why.object);
 	if (key) {
-		life = &bucket->life[way & (WAYS - 1)];
+		life = life_at(bucket, way);
 		if (key & OBJECT_BITS)
 			destroy_of_known(life, key, &why);
 	} else {
@@ -54,10 +54,10 @@ static __always_inline void on_destroy(void *ctx, u64 inode, u64 call_site)
 	}
 	if (!key || key & OBJECT_BITS)
 		return;
-	if (!swap_key(&bucket->object[way & (WAYS - 1)], key, key | OBJECT_QUEUED))
+	if (!swap_key(key_at(bucket, way), key, key | OBJECT_QUEUED))
 		return;
 	/* From the way, not from above: an old verifier does not see that a key means a life. */
-	life = &bucket->life[way & (WAYS - 1)];
+	life = life_at(bucket, way);
 	fill_named(&life->destroyed, ns, call_site, bpf_get_current_pid_tgid());
 	take_stack(ctx, &life->destroyed);
 	if (life->flags & LIFE_CANARY)

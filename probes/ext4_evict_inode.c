@@ -40,8 +40,6 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 	bucket = bucket_of(why.object);
 	if (!bucket)
 		return;
-	/* Early, so that the wait for the table's memory overlaps with the reads. */
-	way = find_way(bucket, why.object);
 	read_inode(inode, &seen);
 	why.ino = seen.ino;
 	why.generation = seen.generation;
@@ -49,9 +47,7 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 	why.flags = WITNESS_IDENTITY;
 
 	note = note_of(inode);
-	if (note && (note->inode != inode || note->flags & NOTE_SPENT))
-		note = NULL;
-	if (note) {
+	if (note && note->inode == inode && !(note->flags & NOTE_SPENT)) {
 		flags |= LIFE_UNLINKED;
 		if (note->flags & NOTE_IN_FLIGHT)
 			flags |= LIFE_IN_FLIGHT;
@@ -67,9 +63,10 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 			why.verdict = VERDICT_FREED_IN_RECLAIM;
 	}
 
+	way = find_way(bucket, why.object);
 	key = way == NO_WAY ? 0 : key_of(bucket, way, why.object);
 	if (key) {
-		life = &bucket->life[way & (WAYS - 1)];
+		life = life_at(bucket, way);
 		evict_of_known(life, key, seen.state, &why);
 	}
 	if (why.verdict != VERDICT_NONE) {
@@ -79,7 +76,7 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 		report(ctx, HOOK_EVICT, &why, again ? life : NULL, again ? key : 0);
 	}
 	/* Another CPU may forget it while we report. */
-	if (!key || !swap_key(&bucket->object[way & (WAYS - 1)], key, why.object)) {
+	if (!key || !swap_key(key_at(bucket, way), key, why.object)) {
 		way = claim_way(bucket, why.object);
 		if (way == NO_WAY) {
 			count(COUNTER_TORN, 1);
@@ -87,7 +84,7 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 		}
 	}
 	/* From the way, not from above: an old verifier does not see that a key means a life. */
-	life = &bucket->life[way & (WAYS - 1)];
+	life = life_at(bucket, way);
 	life->ino = why.ino;
 	life->generation = why.generation;
 	life->dev = why.dev;
@@ -99,6 +96,8 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 	life->freed.ns = 0;
 	life->destroyed.ns = 0;
 	life->seal = seal_of(why.object, life);
+	/* Looked up again: Linux 4.19 would not see that the note is one. */
+	note = flags & LIFE_UNLINKED ? note_of(inode) : NULL;
 	if (note)
 		note->flags |= NOTE_SPENT;
 	if (flags & LIFE_CANARY)

@@ -26,7 +26,7 @@ static __always_inline struct life *free_of_unknown(struct bucket *bucket, struc
 		count(COUNTER_FORGOTTEN_DEAD, 1);
 		return NULL;
 	}
-	life = &bucket->life[way & (WAYS - 1)];
+	life = life_at(bucket, way);
 	life->ino = why->ino;
 	life->generation = why->generation;
 	life->dev = why->dev;
@@ -109,14 +109,13 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 		return;
 	why.object = object;
 	why.call_site = call_site;
-	/* Early, so that the wait for the table's memory overlaps with the read. */
-	way = find_way(bucket, object);
 	if (read_inode(inode_of(object), &seen))
 		why.flags |= WITNESS_IDENTITY;
 	why.ino = seen.ino;
 	why.generation = seen.generation;
+	way = find_way(bucket, object);
 	if (way != NO_WAY) {
-		life = &bucket->life[way & (WAYS - 1)];
+		life = life_at(bucket, way);
 		flags = life->flags;
 		/* The coarse clock of one CPU may be a tick behind another's. */
 		grace_ns = ns > life->evicted.ns ? ns - life->evicted.ns : 0;
@@ -155,7 +154,7 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 	life->flags |= next_flags;
 	if (!key || key & OBJECT_DEAD)
 		return;
-	if (swap_key(&bucket->object[way & (WAYS - 1)], key, object | OBJECT_DEAD)) {
+	if (swap_key(key_at(bucket, way), key, object | OBJECT_DEAD)) {
 		count_free(grace_ns, flags);
 	} else {
 		/* Another CPU has forgotten it since, and counted that. */

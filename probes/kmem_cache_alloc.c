@@ -21,7 +21,7 @@ static __always_inline void on_alloc(void *ctx, u64 object)
 	if (way != NO_WAY) {
 		u64 key = key_of(bucket, way, object);
 
-		if (key && swap_key(&bucket->object[way & (WAYS - 1)], key, 0)) {
+		if (key && swap_key(key_at(bucket, way), key, 0)) {
 			count(COUNTER_ALLOC, 1);
 			/* The address comes back although we never saw it freed: a miss of ours. */
 			if (!(key & OBJECT_DEAD))

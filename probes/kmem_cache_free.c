@@ -31,7 +31,7 @@ static __always_inline void on_any_free(void *ctx, u64 object, u64 call_site)
 	u32 way = bucket ? find_way(bucket, object) : NO_WAY;
 
 	if (bucket && way != NO_WAY) {
-		struct life *life = &bucket->life[way & (WAYS - 1)];
+		struct life *life = life_at(bucket, way);
 
 		/* What was due before we were attached (the governor) has come and gone. */
 		if (key_of(bucket, way, object) & OBJECT_DEAD &&

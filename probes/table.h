@@ -51,10 +51,34 @@ static __always_inline u32 find_way(struct bucket *bucket, u64 object)
 	return NO_WAY;
 }
 
+/*
+ * A way's key, and its life.  Linux 4.19 forgets the bounds of a number that was kept on the stack, and
+ * the compiler leaves out a mask that it knows to be needless.
+ */
+static __always_inline u64 *key_at(struct bucket *bucket, u64 way)
+{
+	u64 *key;
+
+	BOUND(way, WAYS);
+	key = &bucket->object[way];
+	KEEP(key);
+	return key;
+}
+
+static __always_inline struct life *life_at(struct bucket *bucket, u64 way)
+{
+	struct life *life;
+
+	BOUND(way, WAYS);
+	life = &bucket->life[way];
+	KEEP(life);
+	return life;
+}
+
 /* The key of this way if it is still the object's, else 0: another CPU may have taken it meanwhile. */
 static __always_inline u64 key_of(struct bucket *bucket, u32 way, u64 object)
 {
-	u64 key = *(volatile u64 *)&bucket->object[way & (WAYS - 1)];
+	u64 key = *(volatile u64 *)key_at(bucket, way);
 
 	return (key | OBJECT_BITS) == (object | OBJECT_BITS) ? key : 0;
 }
