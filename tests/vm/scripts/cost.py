@@ -46,7 +46,13 @@ def main():
     from ebpfwatch.kernel.session import load, start_loader
 
     sizes = {"table_slots": 32768, "note_slots": 4096, "ring_bytes": 262144}
-    wishes = {"alloc": "auto", "strict": True, "mounts": ["/mnt/vdb"], "attach": False}
+    wishes = {
+        "alloc": "auto",
+        "strict": True,
+        "mounts": ["/mnt/vdb"],
+        "attach": False,
+        "verbose": True,
+    }
     session = load(start_loader({"unit": "ebpfwatch.c", **sizes, **wishes}))
     for hook in session.hooks:
         print(f"hook {hook.role}: {hook.rung or 'absent'}", file=sys.stderr)
