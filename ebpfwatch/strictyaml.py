@@ -18,6 +18,7 @@ from ebpfwatch.errors import EbpfwatchError, Exit
 __all__ = ["between", "key", "one_of", "power_of_two", "read"]
 
 _MAX_BYTES = 1 << 20
+_MAX_DEPTH = 8  # the deepest of ours is 3
 _T = TypeVar("_T")
 
 
@@ -64,10 +65,7 @@ def read(path: str | Path, cls: type[_T], hint: str) -> _T:
 def _parse(path: str, data: bytes, cls: type[_T]) -> _T:
     try:
         text = data.decode("utf-8")
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1 if event.start_mark else 0
-                _fail(path, line, "aliases (*name) are not understood", "")
+        _survey(path, text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
         _fail(path, 0, f"is not UTF-8 (byte {error.start})", "save it as UTF-8")
@@ -82,6 +80,21 @@ def _parse(path: str, data: bytes, cls: type[_T]) -> _T:
         return cls()
     value: _T = _mapping(path, node, cls, "")
     return value
+
+
+def _survey(path: str, text: str) -> None:
+    """Refuse what composing would take long over: aliases, and depth (quadratic in the scanner)."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        if isinstance(event, yaml.AliasEvent):
+            _fail(path, line, "aliases (*name) are not understood", "")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _MAX_DEPTH:
+            _fail(path, line, "is nested too deeply", "")
 
 
 def _fail(path: str, line: int, problem: str, hint: str) -> NoReturn:

@@ -132,3 +132,12 @@ def test_any_text_is_a_config_or_one_line(tmp_path_factory: object, text: str) -
         )
     except EbpfwatchError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("opening", ["[", "{", "[{"])
+def test_depth_is_refused_before_it_costs_anything(tmp_path: Path, opening: str) -> None:
+    """A megabyte of brackets would keep the scanner for minutes: nine are too many already."""
+    file = tmp_path / "deep.yaml"
+    file.write_text("hooks: " + opening * 9)
+    with pytest.raises(EbpfwatchError, match="nested too deeply"):
+        config.load(file)
