@@ -12,6 +12,7 @@ BENCH   := $(if $(ONLY),,--write docs/performance.md)
 HOURS   := 1
 KILLS   := 1000
 SECONDS := 20
+SEED    :=
 EVENTS  := 4000000
 
 RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev procps python3-venv python3-systemd python3-yaml \
@@ -94,8 +95,8 @@ soak: install-test  ## millions of model events, then storm, reclaim and self-te
 	EBPFWATCH_EVENTS=$(EVENTS) $(RUN) -m pytest tests/live/test_model.py
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.soak --hours $(HOURS)
 
-fuzz: install-test  ## damaged input to everything that parses: SECONDS=n
-	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.fuzz --seconds $(SECONDS)
+fuzz: install-test  ## damaged input to everything that parses: SECONDS=n, SEED=n to repeat
+	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 sbom: $(VENV)/.audit  ## dist/sbom.json: what the daemon runs on, as CycloneDX
 	mkdir -p dist

@@ -20,6 +20,7 @@ _KIND_TYPEDEF = 8
 _KIND_FUNC = 12
 _KIND_FUNC_PROTO = 13
 _MODIFIERS = (8, 9, 10, 11, 18)  # typedef, volatile, const, restrict, type_tag
+_DEEPEST = 32  # a damaged file may lead in circles
 
 
 class BtfError(Exception):
@@ -127,15 +128,17 @@ class Btf:
         return _Type.from_address(address), int(address)
 
     def _name(self, offset: int) -> str:
-        return (library().btf__name_by_offset(self._btf, offset) or b"").decode()
+        return (library().btf__name_by_offset(self._btf, offset) or b"").decode(errors="replace")
 
     def _strip(self, identifier: int) -> int:
-        while identifier:
-            kind, _ = self._type(identifier)
+        for _ in range(_DEEPEST):
+            if not identifier:
+                return 0
+            kind, _address = self._type(identifier)
             if kind.kind not in _MODIFIERS:
-                break
+                return identifier
             identifier = kind.size_or_type
-        return identifier
+        raise BtfError(f"BTF type {identifier} leads in a circle")
 
     def _pointee(self, identifier: int) -> str:
         identifier = self._strip(identifier)
@@ -150,7 +153,9 @@ class Btf:
         struct, _ = self._type(target)
         return self._name(struct.name_off)
 
-    def _offset_bits(self, identifier: int, wanted: str) -> int | None:
+    def _offset_bits(self, identifier: int, wanted: str, depth: int = 0) -> int | None:
+        if depth > _DEEPEST:
+            raise BtfError(f"BTF type {identifier} contains itself")
         struct, address = self._type(self._strip(identifier))
         if struct.kind not in (_KIND_STRUCT, _KIND_UNION):
             return None
@@ -162,7 +167,7 @@ class Btf:
             if name == wanted:
                 return int(bits)
             if not name:
-                inner = self._offset_bits(member.type, wanted)
+                inner = self._offset_bits(member.type, wanted, depth + 1)
                 if inner is not None:
                     return int(bits) + inner
         return None
