@@ -125,7 +125,7 @@ def _words(directory: Path) -> str:
     return "\n".join([*console.splitlines()[-8:], *err.splitlines()[-8:]])
 
 
-_DISKS = ("root.img", "payload.img", "results.img", "scratch.img", "order.img")
+_DISKS = ("root.img", "payload.img", "results.img", "scratch.img", "order.img", "state.img")
 
 
 @contextlib.contextmanager
@@ -140,6 +140,7 @@ def _disks(directory: Path, payload: Path) -> None:
     _disk(directory / "payload.img", "512M", payload)
     _disk(directory / "results.img", "256M")
     _disk(directory / "scratch.img", "1G")
+    _disk(directory / "state.img", "256M")
     (directory / "order.img").write_bytes(bytes(4096))
 
 
@@ -178,9 +179,10 @@ def _until_off(words: list[str], directory: Path, results: Path, timeout: float)
         with open(console, "a") as log:
             log.write(f"\n[guest stopped after {timeout:.0f} s]\n")
     seconds = time.monotonic() - began
-    disk = directory / "results.img"
-    subprocess.run(["e2fsck", "-fy", disk], capture_output=True)
-    subprocess.run(["debugfs", "-R", f"rdump / {results}", disk], capture_output=True)
+    for name in ("results.img", "state.img"):
+        disk = directory / name
+        subprocess.run(["e2fsck", "-fy", disk], capture_output=True)
+        subprocess.run(["debugfs", "-R", f"rdump / {results}", disk], capture_output=True)
     text = console.read_text(errors="replace")
     code = (results / "exit").read_text().strip() if (results / "exit").exists() else ""
     panicked = bool(re.search(r"Kernel panic - not syncing", text))

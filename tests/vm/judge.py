@@ -10,6 +10,7 @@ from typing import Any
 from ebpfwatch.lastboot import BootRecord, TracedVerdict, traced
 from tests.vm import guest
 from tests.vm.kernels import Kernel
+from tests.vm.places import SECOND_FREE, journaled, places
 from tests.vm.scenarios import Scenario
 
 __all__ = ["Row", "judge", "tails"]
@@ -25,9 +26,11 @@ _COMPLAINT = (
 class Row:
     """What came of one scenario.
 
-    ``lead_ms``: from the crime to the kernel's own complaint; ``grace_ms``: from eviction to free,
-    the mean over all inodes that died in this guest (the time that a double_destroy is ahead of
-    its damage); both None if unknown.  ``extra`` is what a script that judges itself found.
+    ``places`` are those that survived, with what they lack (``places.places``).  ``lead_ms``: from
+    the crime to the kernel's own complaint; ``early_ms`` and ``journal_ms``: from the verdict, and
+    from the journal's record of it, to the second free that a double destroy leads to, negative if
+    they came later; None if unknown, or if no second free came (``freed_again``).  ``extra`` is
+    what a script that judges itself found.
     """
 
     kernel: str
@@ -35,10 +38,12 @@ class Row:
     scenario: str
     what: str
     detected: list[str]
-    places: list[str]
+    places: dict[str, str]
     named: bool
     lead_ms: float | None
-    grace_ms: float | None
+    early_ms: float | None
+    journal_ms: float | None
+    freed_again: bool
     ended: str
     extra: str
     ok: bool
@@ -51,27 +56,30 @@ def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
     findings = [json.loads(file.read_text()) for file in files]
     findings = [f for f in findings if f["verdict"] != "concurrent_unlink"]
     dumped = [v for v in traced(outcome.console.splitlines()) if v.verdict == scenario.verdict]
+    survived = places(outcome, scenario.verdict) if scenario.verdict else {}
     why = _objection(scenario, findings, dumped, outcome)
+    if not why and scenario.verdict and not scenario.alone and "" not in survived.values():
+        why = "no place tells both contexts"
+    again = SECOND_FREE.search(outcome.console)
+    early, journal = _ahead(outcome, scenario.verdict, int(again.group(1)) if again else None)
     boot = BootRecord.read(outcome.results / "state/boot.json")
     modules = [frame["module"] for f in findings for frame in f["second"]["stack"]]
     names = [f"{f['verdict']} {f['confidence']}" for f in findings]
-    places = ["finding on disk"] if findings else []
     if dumped:
-        places.append("trace buffer on the console")
         names = names or [f"{dumped[0].verdict} (by the probe)"]
         modules += [boot.name(verdict.caller).partition("[")[2] for verdict in dumped if boot]
-    if re.search(r"\] ebpfwatch: " + (scenario.verdict or "nothing"), outcome.console):
-        places.append("kernel log")
     return Row(
         kernel.name,
         kernel.release,
         scenario.name,
         scenario.what,
         names,
-        places,
+        survived,
         any(module.startswith("crime") for module in modules),
         _lead_ms(outcome),
-        _grace_ms(outcome.text("metrics")),
+        early,
+        journal,
+        again is not None,
         _ending(outcome),
         outcome.text("books").strip(),
         not why,
@@ -137,15 +145,14 @@ def _stamp(outcome: guest.Outcome, pattern: str) -> float | None:
     return float(found.group(1)) if found else None
 
 
-def _grace_ms(metrics: str) -> float | None:
-    values = [
-        re.search(rf"^ebpfwatch_grace_seconds_{name} (\S+)", metrics, re.MULTILINE)
-        for name in ("sum", "count")
-    ]
-    if None in values:
-        return None
-    total, count = (float(value.group(1)) for value in values if value)
-    return total / count * 1000 if count else None
+def _ahead(
+    outcome: guest.Outcome, verdict: str, again_ns: int | None
+) -> tuple[float | None, float | None]:
+    """Milliseconds from the verdict, and from its journal record, to the second free."""
+    told = [body for body in journaled(outcome.results) if body["verdict"] == verdict]
+    if again_ns is None or not told:
+        return None, None
+    return (again_ns - told[0]["ns"]) / 1e6, (again_ns - told[0]["journal_ns"]) / 1e6
 
 
 def tails(outcome: guest.Outcome) -> str:

@@ -17,7 +17,16 @@ from pathlib import Path
 
 from tests.vm.store import CACHE, locked
 
-__all__ = ["DEBIAN", "Kernel", "build_module", "detached_btf", "fetch", "kernel", "names"]
+__all__ = [
+    "DEBIAN",
+    "Kernel",
+    "build_module",
+    "copy_modules",
+    "detached_btf",
+    "fetch",
+    "kernel",
+    "names",
+]
 
 ROOT = Path(__file__).parents[2]
 #: Beside the checkout, or beside what holds it (a git worktree).
@@ -195,6 +204,17 @@ def _initramfs(target: Path, modules: Path, release: str) -> None:
         words = ["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"]
         subprocess.run(words, check=True, cwd=tree, input=found.encode(), stdout=file)
     shutil.rmtree(tree)
+
+
+def copy_modules(kernel: Kernel, wanted: tuple[str, ...], directory: Path) -> None:
+    """Modules of the kernel's own package, unpacked; those it has built in are left out."""
+    if kernel.sysroot is None:
+        return
+    for name in wanted:
+        for found in kernel.sysroot.glob(f"**/modules/{kernel.release}/**/{name}.ko*"):
+            shutil.copy(found, directory)
+            if found.suffix == ".xz":
+                subprocess.run(["xz", "-d", "-f", directory / found.name], check=True)
 
 
 def build_module(kernel: Kernel, directory: Path) -> Path:

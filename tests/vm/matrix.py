@@ -21,10 +21,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.bench.report import between
 from tests.vm import guest, kernels
 from tests.vm.judge import Row, judge, tails
 from tests.vm.root import mount_binfmt, root_image
 from tests.vm.scenarios import SCENARIOS, Scenario
+from tests.vm.survival import survival, whole
 from tests.vm.table import table
 
 ROOT = Path(__file__).parents[2]
@@ -49,14 +51,16 @@ def payload(
         shutil.copytree(kernel.headers, content / "headers", symlinks=True)
     if scenario is not None:
         _package(scenario, content)
+        if scenario.reset:
+            kernels.copy_modules(kernel, ("reed_solomon", "ramoops"), content)
     # Traced into /results/output, so that one that hangs says where.
     (content / "run.sh").write_text(f"set -x\n. ./common.sh\n{script}")
     return content
 
 
 def _package(scenario: Scenario, content: Path) -> None:
-    """What "service" and "image" install."""
-    if scenario.name == "service":
+    """What "service", "starved" and "image" install."""
+    if scenario.name in ("service", "starved"):
         subprocess.run(["sh", str(ROOT / "deploy/build-deb.sh"), str(content)], check=True)
     if scenario.name == "image":
         images = sorted((ROOT / "dist").glob("ebpfwatch-image_*_arm64.deb"))
@@ -136,7 +140,7 @@ def run_one(kernel: kernels.Kernel, scenario: Scenario, results: Path, waiting: 
     verdicts = ", ".join(row.detected) or "nothing"
     print(
         f"{'ok  ' if row.ok else 'FAIL'} {kernel.name} {scenario.name}: {verdicts};"
-        f" {', '.join(row.places)}; {row.ended}; {row.why}\n"
+        f" {', '.join(whole(row.places))}; {row.ended}; {row.why}\n"
         f"     {outcome.seconds:.0f} s, console: {results / 'console'}"
         + ("" if row.ok else tails(outcome)),
         flush=True,
@@ -172,6 +176,7 @@ def _arguments() -> argparse.Namespace:
         "--collect", action="store_true", help="run nothing: the table of what is in --results"
     )
     parser.add_argument("--table", type=Path, help="write the table here")
+    parser.add_argument("--survival", type=Path, help="write what survived into this page")
     arguments = parser.parse_args()
     arguments.scenarios = arguments.scenarios.replace(",", " ").split()
     unknown = {
@@ -235,6 +240,8 @@ def main() -> int:
     missing = [f"{k.name} {s.name}" for (k, s), row in zip(jobs, outcomes) if row is None]
     if arguments.table:
         arguments.table.write_text(table(rows, missing))
+    if arguments.survival:
+        between(arguments.survival, "survival", survival(rows))
     bad = [row for row in rows if not row.ok]
     print(
         f"{len(rows)} scenarios, {len(bad)} not as they must be"

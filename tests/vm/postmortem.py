@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -58,8 +57,7 @@ def make_vmcore(kernel: kernels.Kernel, results: Path) -> Path:
             target=dump_when_dead, args=(qmp, results / "console", vmcore, 600)
         )
         content = payload(kernel, Path(name), _SCRIPT)
-        modules = kernel.image.parents[1] / "lib/modules" / kernel.release
-        shutil.copy(next(modules.rglob("qemu_fw_cfg.ko")), content)
+        kernels.copy_modules(kernel, ("qemu_fw_cfg",), content)
         watcher.start()
         guest.run(
             kernel,

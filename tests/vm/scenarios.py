@@ -50,13 +50,18 @@ class Scenario:
     @property
     def ready(self) -> bool:
         """Whether it begins where the daemon is ready, with nothing special before."""
-        return self.script in ("crime", "shrink", "legal", "churn", "rungs", "loads")
+        return self.script in _FROM_READY
 
     @property
     def heavy(self) -> bool:
         """Whether it keeps a CPU busy for minutes: a crime waits more than it works."""
         return not self.ready or self.judges
 
+
+_FROM_READY = ("crime", "shrink", "legal", "churn", "rungs", "loads", "warned", "faults")
+
+#: How often `double_destroy` is committed to see how often it is told before the second free.
+_LEADS = 20
 
 #: name, the verdict it must get, whether the module is on the stack, and what it does.
 _CRIMES = (
@@ -80,6 +85,20 @@ def _crimes() -> tuple[Scenario, ...]:
     return tuple(
         Scenario(name, what, arguments=(name,), verdict=verdict, guilty=guilty)
         for name, verdict, guilty, what in _CRIMES
+    )
+
+
+def _leads() -> tuple[Scenario, ...]:
+    """The same crime again and again: how often the journal has it before the second free."""
+    return tuple(
+        Scenario(
+            f"lead:{number:02}",
+            "ext4_destroy_inode again before the grace period ends",
+            arguments=("destroy",),
+            verdict="double_destroy",
+            kernels=("4.19", "6.12"),
+        )
+        for number in range(1, _LEADS + 1)
     )
 
 
@@ -142,6 +161,7 @@ SCENARIOS = (
         guilty=True,
     ),
     Scenario("legal", "two tasks race to delete the same files; reclaim meanwhile", "legal"),
+    *_leads(),
     *_alone(),
     Scenario("churn", "storms, trees, drop_caches, kswapd", "churn", judges=True, timeout=900),
     Scenario(
@@ -171,6 +191,27 @@ SCENARIOS = (
         kernels=("4.19",),
     ),
     Scenario(
+        "warned",
+        "dentry_free's own warning under memory pressure, and the early warning that comes of it",
+        "warned",
+        judges=True,
+    ),
+    Scenario(
+        "faults",
+        "a CPU offline and back, the clock set, a suspend, ext4 unmounted, under load",
+        "faults",
+        judges=True,
+        timeout=900,
+    ),
+    Scenario(
+        "starved",
+        "the unit at its MemoryMax: killed, not started for ever, nothing left",
+        "starved",
+        judges=True,
+        timeout=1200,
+        kernels=("4.19", "6.12"),
+    ),
+    Scenario(
         "price",
         "what each rung costs",
         "price",
@@ -187,6 +228,15 @@ SCENARIOS = (
         reset=True,
         timeout=600,
         append=_RAMOOPS,
-        kernels=("4.19",),
+    ),
+    Scenario(
+        "crash",
+        "actions.crash: sysrq-c at the proof; the next boot says why, and does not do it again",
+        "crash",
+        judges=True,
+        reset=True,
+        timeout=900,
+        append=_RAMOOPS,
+        kernels=("4.19", "6.12"),
     ),
 )

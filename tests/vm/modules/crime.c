@@ -13,8 +13,11 @@
  *   tail       the same as the last act of a function: a jump, so that no stack shows this module
  *   foreign    RCU's callback is swallowed, and this module frees in its place: one free, by a stranger
  *   benign     the first free is swallowed, so that the second harms nothing
+ *   dentry     no crime: FILE's dentry looks as if it were still on its inode's list of aliases when it is freed,
+ *              so that dentry_free() warns, as in the case; the harm is undone by what dentry_free() does next
  *
- * Each crime is one line in the kernel log: "crime: SCENARIO object=... ino=... generation=...".
+ * Each crime is one line in the kernel log: "crime: SCENARIO object=... ino=... generation=... at=NS", and so is the
+ * second free that comes of "destroy" and "shrink"; NS is CLOCK_MONOTONIC, as in the findings.
  */
 #include <linux/fs.h>
 #ifdef CONFIG_KFENCE
@@ -39,7 +42,8 @@ static void *object; /* the ext4_inode_info; known at its first free */
 static struct kmem_cache *cache;
 static unsigned long victim_ino;
 static u32 victim_generation;
-static bool freed, reused, done;
+static bool freed, freed_again, reused, done;
+static struct dentry *victims_dentry;
 static struct inode *last_inode; /* of the latest RCU callback, of any file */
 static long vfs_inode = -1;      /* where it lies in its object; known after one free */
 
@@ -55,8 +59,8 @@ static bool is(const char *name)
 
 static void confess(const char *what)
 {
-	pr_info("crime: %s object=%px ino=%lu generation=%u\n", what, object, victim_ino,
-		victim_generation);
+	pr_info("crime: %s object=%px ino=%lu generation=%u at=%llu\n", what, object, victim_ino,
+		victim_generation, ktime_get_ns());
 }
 
 static struct rcu_head second;
@@ -112,7 +116,13 @@ static int on_slab_free(struct kprobe *probe, struct pt_regs *regs)
 		cache = (struct kmem_cache *)regs->regs[0];
 		vfs_inode = (unsigned long)last_inode - address;
 	}
-	if (!victim || (unsigned long)victim - address >= 2048 || freed)
+	if (!victim || (unsigned long)victim - address >= 2048)
+		return 0;
+	if (freed && done && (is("destroy") || is("shrink")) && !freed_again) {
+		freed_again = true;
+		confess("freed again");
+	}
+	if (freed)
 		return 0;
 	cache = (struct kmem_cache *)regs->regs[0];
 	object = (void *)address;
@@ -171,6 +181,19 @@ static int on_any_destroy(struct kprobe *probe, struct pt_regs *regs)
 	return 1;
 }
 
+/* dentry_free(dentry): d_alias shares its memory with d_rcu, which is written right after the warning. */
+static int on_dentry_free(struct kprobe *probe, struct pt_regs *regs)
+{
+	struct dentry *dentry = (struct dentry *)regs->regs[0];
+
+	if (dentry != victims_dentry || done)
+		return 0;
+	done = true;
+	dentry->d_u.d_alias.pprev = &dentry->d_u.d_alias.next;
+	confess("dentry");
+	return 0;
+}
+
 /* inode_init_always(super, inode) */
 static int on_init(struct kprobe *probe, struct pt_regs *regs)
 {
@@ -184,6 +207,7 @@ static int on_init(struct kprobe *probe, struct pt_regs *regs)
 static struct kprobe slab_free = { .symbol_name = "kmem_cache_free", .pre_handler = on_slab_free };
 static struct kprobe destroy = { .symbol_name = "ext4_destroy_inode", .pre_handler = on_destroy };
 static struct kprobe any_destroy = { .symbol_name = "destroy_inode", .pre_handler = on_any_destroy };
+static struct kprobe dentry_free_ = { .symbol_name = "dentry_free", .pre_handler = on_dentry_free };
 static struct kprobe callback = { .pre_handler = on_callback };
 static struct kprobe init_always = { .symbol_name = "inode_init_always", .pre_handler = on_init };
 
@@ -239,6 +263,7 @@ static int find_victim(void)
 	victim_ino = d_inode(found.dentry)->i_ino;
 	victim_generation = d_inode(found.dentry)->i_generation;
 	victim = d_inode(found.dentry);
+	victims_dentry = found.dentry;
 	path_put(&found);
 	return 0;
 }
@@ -271,6 +296,11 @@ static int __init crime_init(void)
 	register_kprobe(&destroy);
 	if (is("shrink")) {
 		error = register_kprobe(&any_destroy);
+		if (error)
+			return error;
+	}
+	if (is("dentry")) {
+		error = register_kprobe(&dentry_free_);
 		if (error)
 			return error;
 	}

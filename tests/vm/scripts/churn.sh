@@ -16,20 +16,7 @@ while time.time() < int(sys.argv[1]):
         os.unlink(f"/mnt/vdb/d/{i}/g")
         os.rmdir(f"/mnt/vdb/d/{i}")
 P
-python3 - $stop <<'P' &
-import sys, time
-while time.time() < int(sys.argv[1]):
-    hold = []
-    try:
-        for line in iter(lambda: open("/proc/meminfo").read(), ""):
-            if int(line.split("MemAvailable:")[1].split()[0]) < 90000:
-                break
-            hold.append(bytearray(b"x" * (8 << 20)))
-    except MemoryError:
-        pass
-    time.sleep(3)
-    del hold
-P
+python3 hog.py 150 &
 while [ $(date +%s) -lt $stop ]; do
     cat /usr/lib/python3/dist-packages/*/*.py /usr/share/*/* >/dev/null 2>&1
     find / -xdev >/dev/null 2>&1

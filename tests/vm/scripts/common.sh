@@ -4,7 +4,14 @@ if [ -d headers ]; then
     ln -sfn /payload/headers /lib/modules/$(uname -r)/build
 fi
 export PYTHONDONTWRITEBYTECODE=1
-sed 's#/var/lib/ebpfwatch#/results/state#' config.example.yaml >/tmp/config.yaml
+# The daemon's state and the journal lie on a disk of their own, with nothing but what they sync themselves: what is
+# there after a panic has survived it. The results' disk, which is mounted sync, would prove nothing.
+mkdir -p /state /var/log/journal
+mount /dev/vdf /state
+mkdir -p /state/journal
+mount --bind /state/journal /var/log/journal
+systemctl kill -s USR1 systemd-journald
+sed 's#/var/lib/ebpfwatch#/state/state#' config.example.yaml >/tmp/config.yaml
 start() {
     python3 -m ebpfwatch run --config /tmp/config.yaml >/results/out 2>/results/$1 &
     daemon=$!
@@ -47,9 +54,18 @@ die() {
     arm $1
     # A real culprit is loaded for days: the daemon has noted it in the record of this boot.
     for i in $(seq 30); do
-        grep -qs crime /results/state/boot.json /var/lib/ebpfwatch/boot.json && break
+        grep -qs crime /state/state/boot.json /var/lib/ebpfwatch/boot.json && break
         sleep 2
     done
     rm /mnt/vdb/victim
 }
 metric() { curl -s localhost:9866/metrics | sed -n "s/^$1 //p"; }
+# ramoops, where the command line says; a module in Debian's kernels, which has its parameters from there, too.
+keeps_memory() {
+    if [ -e ramoops.ko ]; then
+        insmod reed_solomon.ko
+        insmod ramoops.ko $(tr ' ' '\n' </proc/cmdline | sed -n 's/^ramoops\.//p') || wrong "ramoops"
+    fi
+    mount -t pstore none /sys/fs/pstore 2>/dev/null
+    ls /sys/fs/pstore
+}

@@ -1,0 +1,26 @@
+# actions.crash: at the earliest proof the machine is crashed on purpose, and the next boot says why.
+keeps_memory
+if [ ! -e /results/first ]; then
+    touch /results/first
+    sed -i 's/  crash: never/  crash: confirmed/' /tmp/config.yaml
+    start err-first
+    wait_alive
+    timeout 60 python3 -m ebpfwatch selftest --config /tmp/config.yaml >/results/selftest 2>&1 || wrong "the self-test"
+    die benign
+    sleep 20
+    wrong "it was not crashed"
+    exit 1
+fi
+cp -r /sys/fs/pstore /results/pstore-files
+sed -i 's/  crash: never/  crash: confirmed/' /tmp/config.yaml
+watch
+for said in 'ended in a kernel panic' 'finding on disk: double_free (confirmed)' 'sysrq'; do
+    grep -qi "$said" /results/err || wrong "the log does not say: $said"
+done
+grep -q 'crashing this machine for finding' /results/err-first || wrong "it did not say that it crashes the machine"
+# Once in 24 hours: a machine that crashes at every boot helps nobody.
+die benign
+confirmed
+curl -s localhost:9866/metrics | grep -q 'actions_total{action="crash",result="skipped"} 1.0' ||
+    wrong "the second crash was not skipped"
+[ ! -s /results/why ]

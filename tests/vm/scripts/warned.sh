@@ -1,0 +1,27 @@
+# What the people of the case saw first: dentry_free's warning, from reclaim, on a machine short of memory. The early
+# warning must come of it, with its three reasons.
+watch
+sed -i 's/burst_inodes: .*/burst_inodes: 200/' /tmp/config.yaml
+kill -HUP $daemon
+for i in $(seq 3000); do : >/mnt/vdb/crowd-$i; done
+echo x >/mnt/vdb/victim
+sync
+arm dentry
+python3 hog.py 100 &
+# kswapd does not always come as far as the dentries; the crowd is what the next reclaim finds.
+for i in $(seq 10); do
+    sleep 10
+    dmesg | grep -q 'WARNING.*dentry_free\|dcache.c' && break
+    echo 2 >/proc/sys/vm/drop_caches
+    for j in $(seq 1000); do : >/mnt/vdb/more-$i-$j; done
+done
+await 'ebpfwatch_early_warnings_total [1-9]'
+finish
+grep -q 'kernel_log_events_total{kind="precursor"} [1-9]' /results/metrics || wrong "the warning was not counted"
+journalctl --no-pager -o verbose MESSAGE_ID=f68048250df04df29d73b7b3bc7b732d >/results/early
+for reason in EBPFWATCH_PRESSURE=free EBPFWATCH_BURST= 'EBPFWATCH_PRECURSOR=the kernel said'; do
+    grep -q "$reason" /results/early || wrong "the journal has no $reason"
+done
+grep -h 'EBPFWATCH_\(PRESSURE\|BURST\|PRECURSOR\)' /results/early >/results/books
+ls /state/state/findings/*.json 2>/dev/null && wrong "a finding, where nothing was freed twice"
+[ ! -s /results/why ]
