@@ -139,8 +139,15 @@ def _tool(words: list[str], ready: str) -> Callable[[], object]:
     return on
 
 
+#: Both tools want tracefs where it belongs; on a machine that has not mounted it, for them alone.
+_WITH_TRACEFS = (
+    '[ -e /sys/kernel/tracing/events ] || mount -t tracefs none /sys/kernel/tracing; exec "$@"'
+)
+
+
 def _start(words: list[str], ready: str) -> subprocess.Popen[bytes]:
     """Start it with its output in a file, and wait until it says that it is attached."""
+    words = ["unshare", "--mount", "sh", "-c", _WITH_TRACEFS, "sh", *words]
     log = os.memfd_create("tool")
     environment = {
         **os.environ,
