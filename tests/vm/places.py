@@ -29,7 +29,7 @@ def journaled(results: Path) -> list[dict[str, Any]]:
     """The findings in the guest's journal, read offline: the JSON form, and ``journal_ns``, when
     journald took it (CLOCK_MONOTONIC).
     """
-    files = sorted(results.glob("journal/*/*.journal*"))
+    files = sorted(results.glob("journald/*/*.journal*"))
     if not files:
         return []
     words = ["journalctl", "--no-pager", "-q", "--all", "-o", "json", "EBPFWATCH_TEST=0"]

@@ -6,11 +6,13 @@ fi
 export PYTHONDONTWRITEBYTECODE=1
 # The daemon's state and the journal lie on a disk of their own, with nothing but what they sync themselves: what is
 # there after a panic has survived it. The results' disk, which is mounted sync, would prove nothing.
-mkdir -p /state /var/log/journal
+mkdir -p /state
 mount /dev/vdf /state
-mkdir -p /state/journal
-mount --bind /state/journal /var/log/journal
-systemctl kill -s USR1 systemd-journald
+keep_journal() {
+    mkdir -p /state/journald /var/log/journal
+    mount --bind /state/journald /var/log/journal
+    systemctl restart systemd-journald
+}
 sed 's#/var/lib/ebpfwatch#/state/state#' config.example.yaml >/tmp/config.yaml
 start() {
     python3 -m ebpfwatch run --config /tmp/config.yaml >/results/out 2>/results/$1 &
@@ -40,7 +42,7 @@ await() {
 }
 confirmed() { await 'findings_total{confidence="confirmed",test="false",verdict="double_free"} 1.0'; }
 # The daemon, its hooks proven; then `finish` when all is done.
-watch() { [ -n "$daemon" ] || { start err && wait_alive; }; }
+watch() { [ -n "$daemon" ] || { keep_journal; start err && wait_alive; }; }
 stop() { [ -z "$daemon" ] || { kill $daemon; wait $daemon; daemon=; }; }
 finish() {
     sleep 6
