@@ -13,8 +13,8 @@ from tests.vm.places import PLACES, places
 from tests.vm.survival import survival
 
 _PRINTED = (
-    "[   48.6] rm-1248  0d.s3 48645135us : 0x00000000: ebpfwatch verdict=3 ino=12 obj=ffff800038a0\n"
-    "[   48.6] rm-1248  0d.s3 48645135us : 0x00000000: ebpfwatch caller=ffff0000 gen=7 dev=fe00003\n"
+    "[48.6] rm-1248  0d.s3 48645135us : 0x00000000: ebpfwatch verdict=3 ino=12 obj=ffff800038a0\n"
+    "[48.6] rm-1248  0d.s3 48645135us : 0x00000000: ebpfwatch caller=ffff0000 gen=7 dev=fe00003\n"
 )
 _FIRST = "[   48.6] rm-1248  0d.s3 48645135us : 0x0: ebpfwatch first pid=9 caller=ffff0008\n"
 
