@@ -22,6 +22,10 @@ _COMPLAINT = (
 )
 
 
+#: Freed while another inode lived there: the first free was of an earlier life, and is forgotten.
+_NO_FIRST = ("free_while_alive",)
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """What came of one scenario.
@@ -58,7 +62,8 @@ def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
     dumped = [v for v in traced(outcome.console.splitlines()) if v.verdict == scenario.verdict]
     survived = places(outcome, scenario.verdict) if scenario.verdict else {}
     why = _objection(scenario, findings, dumped, outcome)
-    if not why and scenario.verdict and not scenario.alone and "" not in survived.values():
+    enough = ("", "the first context") if scenario.verdict in _NO_FIRST else ("",)
+    if not (why or scenario.alone) and scenario.verdict and not _any(survived, enough):
         why = "no place tells both contexts"
     again = SECOND_FREE.search(outcome.console)
     early, journal = _ahead(outcome, scenario.verdict, int(again.group(1)) if again else None)
@@ -143,6 +148,10 @@ def _lead_ms(outcome: guest.Outcome) -> float | None:
 def _stamp(outcome: guest.Outcome, pattern: str) -> float | None:
     found = re.search(r"\[ *(\d+\.\d+)\][^\n]*?(?:" + pattern + ")", outcome.console)
     return float(found.group(1)) if found else None
+
+
+def _any(survived: dict[str, str], enough: tuple[str, ...]) -> bool:
+    return any(lacks in enough for lacks in survived.values())
 
 
 def _ahead(
