@@ -335,8 +335,6 @@ class Daemon:
 
     def _tick(self) -> None:
         self._judging.record_losses()
-        for cpu in self._session.mend():
-            say(f"records of cpu {cpu} found no buffer and were lost: it has a new one", "warning")
         counters = self._session.counters()
         self._watch_reclaim(counters)
         self._govern(counters)

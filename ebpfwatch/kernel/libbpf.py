@@ -333,44 +333,25 @@ class PerfReader:
             self._lost += count
 
         self._callbacks = (_PERF_CALLBACK(copy), _PERF_LOST_CALLBACK(lose))
-        self._map_fd = map_fd
         self._epoll = select.epoll()
-        self._readers: dict[int, int] = {}  # by CPU
-        if not any([self._open(cpu) for cpu in range(possible_cpus())]):
+        self._readers: list[int] = []
+        for cpu in range(possible_cpus()):
+            reader = lib.bpf_open_perf_buffer(*self._callbacks, None, -1, cpu, self._PAGES)
+            if not reader:
+                continue  # a CPU that is possible but not online
+            fd = lib.perf_reader_fd(reader)
+            map_update(map_fd, cpu, struct.pack("<i", fd))
+            self._epoll.register(fd, select.EPOLLIN)
+            self._readers.append(reader)
+        if not self._readers:
             raise OSError(ctypes.get_errno(), "opening the perf buffers")
         self.fd = self._epoll.fileno()
-
-    def _open(self, cpu: int) -> bool:
-        """False for a CPU that is possible but not online."""
-        lib = library()
-        reader = lib.bpf_open_perf_buffer(*self._callbacks, None, -1, cpu, self._PAGES)
-        if not reader:
-            return False
-        fd = lib.perf_reader_fd(reader)
-        map_update(self._map_fd, cpu, struct.pack("<i", fd))
-        self._epoll.register(fd, select.EPOLLIN)
-        self._readers[cpu] = reader
-        return True
-
-    def reopen(self, cpu: int) -> bool:
-        """Replace the buffer of a CPU; what is in the old one is read before.
-
-        A CPU that goes offline takes its perf event with it for good (``perf_event_exit_cpu``), and
-        one that comes later never had one.
-        """
-        self.consume()
-        old = self._readers.pop(cpu, None)
-        if old is not None:
-            # Closing would not do: the map holds the event's file, and with it the registration.
-            self._epoll.unregister(library().perf_reader_fd(old))
-            library().perf_reader_free(old)
-        return self._open(cpu)
 
     def consume(self) -> int:
         """Read what is there; returns the number of records."""
         # Not perf_reader_poll(): the kernel's perf_poll() clears its readiness when asked, so a
         # second poll after our epoll says "nothing" although there is (kernel/events/core.c).
-        for reader in self._readers.values():
+        for reader in self._readers:
             library().perf_reader_event_read(reader)
         batch, self._batch = self._batch, []
         batch.sort(key=_time_stamp)
@@ -386,6 +367,6 @@ class PerfReader:
     def close(self) -> None:
         """Unmap the buffers."""
         self._epoll.close()
-        for reader in self._readers.values():
+        for reader in self._readers:
             library().perf_reader_free(reader)
-        self._readers = {}
+        self._readers = []

@@ -194,8 +194,7 @@ class Session:
         self.records: collections.deque[bytes] = collections.deque()
         self.dropped = 0
         reader = libbpf.RingReader if self.features["ringbuf"] else libbpf.PerfReader
-        self._ring: libbpf.RingReader | libbpf.PerfReader = reader(self.maps["records"], self._keep)
-        self._not_submitted = [0] * self._cpus
+        self._ring = reader(self.maps["records"], self._keep)
 
     def _keep(self, record: bytes) -> None:
         if len(self.records) >= _QUEUE:
@@ -219,26 +218,13 @@ class Session:
         self.dropped += self._ring.take_lost()
         return count
 
-    def mend(self) -> list[int]:
-        """Open anew the buffers of the CPUs whose records found none; returns which.
-
-        Only where each CPU has a buffer of its own (before Linux 5.8); what was lost meanwhile is
-        in the counter ``submit``.
-        """
-        if isinstance(self._ring, libbpf.RingReader):
-            return []
-        before = self._not_submitted
-        self._not_submitted = now = self._per_cpu("counters", COUNTERS.index("submit"))
-        grown = [cpu for cpu in range(self._cpus) if now[cpu] > before[cpu]]
-        return [cpu for cpu in grown if self._ring.reopen(cpu)]
-
-    def _per_cpu(self, name: str, key: int) -> list[int]:
-        layout = f"{self._cpus}Q"
-        value = libbpf.map_lookup(self.maps[name], key, struct.calcsize(layout))
-        return list(struct.unpack(layout, value))
-
     def _per_cpu_totals(self, name: str, entries: int) -> list[int]:
-        return [sum(self._per_cpu(name, key)) for key in range(entries)]
+        layout = f"{self._cpus}Q"
+        size = struct.calcsize(layout)
+        fd = self.maps[name]
+        return [
+            sum(struct.unpack(layout, libbpf.map_lookup(fd, key, size))) for key in range(entries)
+        ]
 
     def counters(self) -> dict[str, int]:
         """Totals by name (``wire.COUNTERS``) since the programs were loaded."""

@@ -43,7 +43,6 @@ finish
 for hook in $(sed -n 's/^ebpfwatch_hook_alive{hook="\([a-z_]*\)"} \(0.0\|NaN\)$/\1/p' /results/metrics); do
     wrong "the hook $hook is not alive"
 done
-grep 'found no buffer' /results/err && fault buffer_reopened "$(grep -c 'found no buffer' /results/err)"
 python3 books.py 1000 double_free >>/results/books || wrong "the books could not be read"
 grep WRONG /results/books | grep -v 'lost submit' >>/results/why
 lost() { sed -n 's/^ebpfwatch_lost_events_total{kind="submit"} //p' $1; }

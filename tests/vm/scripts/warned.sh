@@ -15,9 +15,9 @@ for i in $(seq 10); do
     echo 2 >/proc/sys/vm/drop_caches
     for j in $(seq 1000); do : >/mnt/vdb/more-$i-$j; done
 done
-await 'ebpfwatch_early_warnings_total [1-9]'
+await 'ebpfwatch_early_warning 1.0'
 finish
-grep -q 'kernel_log_events_total{kind="precursor"} [1-9]' /results/metrics || wrong "the warning was not counted"
+grep -q 'kernel_log_events_total{kind="dentry_alias"} [1-9]' /results/metrics || wrong "the warning was not counted"
 journalctl --no-pager -o verbose MESSAGE_ID=f68048250df04df29d73b7b3bc7b732d >/results/early
 for reason in EBPFWATCH_PRESSURE=free EBPFWATCH_BURST= 'EBPFWATCH_PRECURSOR=the kernel said'; do
     grep -q "$reason" /results/early || wrong "the journal has no $reason"
