@@ -158,8 +158,10 @@ def _ahead(
     outcome: guest.Outcome, verdict: str, again_ns: int | None
 ) -> tuple[float | None, float | None]:
     """Milliseconds from the verdict, and from its journal record, to the second free."""
+    if again_ns is None:
+        return None, None
     told = [body for body in journaled(outcome.results) if body["verdict"] == verdict]
-    if again_ns is None or not told:
+    if not told:
         return None, None
     return (again_ns - told[0]["ns"]) / 1e6, (again_ns - told[0]["journal_ns"]) / 1e6
 
