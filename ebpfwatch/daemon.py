@@ -188,7 +188,7 @@ class Daemon:
             self._actions,
             test_page,
         )
-        self._reins = Reins(session)
+        self._reins = Reins(session, self._judging.configure)
         self._governor = Governor(self._config.governor.cpu_percent, len(self._reins.roles))
         self._boot = BootWatch(
             Path(self._config.state_directory),
@@ -366,10 +366,9 @@ class Daemon:
         now, run_ns = time.monotonic(), self._session.run_ns()
         percent = self._load.feed(now, time.process_time(), counters, run_ns)
         step = self._governor.feed(percent)
-        for role in self._reins.go(step, percent, time.monotonic_ns()):
+        for role in self._reins.go(step, percent):
             is_off = role in self._reins.off
             (self._liveness.off if is_off else self._liveness.on)(role)
-            self._judging.configure()
         self._judging.reduced = self._reins.doubts
 
     # -- configuration

@@ -7,10 +7,12 @@ What is measured, and what cannot be, is argued in docs/performance.md.  The dec
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
+from typing import Callable
 
 from ebpfwatch.errors import EbpfwatchError, say
-from ebpfwatch.kernel.session import Session
+from ebpfwatch.kernel.session import NEVER, Session
 
 __all__ = ["STEP_NS", "Governor", "Load", "Reins"]
 
@@ -84,10 +86,16 @@ class Load:
 
 
 class Reins:
-    """Takes hooks off and puts them back. ``off`` are the roles that are given up."""
+    """Takes hooks off and puts them back. ``off`` are the roles that are given up.
 
-    def __init__(self, session: Session) -> None:
+    ``configure`` tells the programs what ``session.since`` holds: before a hook goes, and after it
+    has come back, for a program must not take an event that nobody reported for one that has not
+    been.
+    """
+
+    def __init__(self, session: Session, configure: Callable[[], None]) -> None:
         self._session = session
+        self._configure = configure
         # Where the strict hook is the only one that sees the free, it is not expendable.
         alone = not session.links.attached("rcu_free")
         self.roles: Sequence[str] = tuple(
@@ -98,20 +106,24 @@ class Reins:
         self.off: tuple[str, ...] = ()
         self._stuck = False
 
-    def go(self, step: int, percent: float, now_ns: int) -> tuple[str, ...]:
+    def go(self, step: int, percent: float) -> tuple[str, ...]:
         """Carry out the step; returns the roles whose links have changed."""
         wanted = tuple(self.roles[:step])
         for role in (role for role in wanted if role not in self.off):
+            # What any_free concludes, it concludes while it runs: nothing to be told before.
+            if role != "any_free":
+                self._session.since[role] = NEVER
+                self._configure()
             self._session.links.detach(role)
             say(f"governor: {percent:.1f} % of a CPU is over the budget: the hook {role} is off;"
                 f" {EXPENDABLE[role]}", "warning")  # fmt: skip
             self.off = (*self.off, role)
             return (role,)
         for role in (role for role in self.off if role not in wanted):
-            return (role,) if self._put_back(role, now_ns) else ()
+            return (role,) if self._put_back(role) else ()
         return ()
 
-    def _put_back(self, role: str, now_ns: int) -> bool:
+    def _put_back(self, role: str) -> bool:
         try:
             self._session.links.attach(role)
         except EbpfwatchError as error:
@@ -119,10 +131,9 @@ class Reins:
                 say(f"governor: {error.message}; off until the next start", "warning")
             self._stuck = True
             return False
-        if role == "alloc":
-            self._session.alloc_since = now_ns
-        elif role == "any_free":
-            self._session.strict_since = now_ns
+        # Not before the hook is there: what happened on the way to it was not seen.
+        self._session.since[role] = time.monotonic_ns()
+        self._configure()
         self.off = tuple(other for other in self.off if other != role)
         say(f"governor: below half of the budget: the hook {role} is on again", "notice")
         return True

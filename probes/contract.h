@@ -8,8 +8,6 @@
 #ifndef EBPFWATCH_CONTRACT_H
 #define EBPFWATCH_CONTRACT_H
 
-#define CONTRACT_VERSION 3
-
 /* The roles of the hook ladder, in the order of an object's life. */
 enum hook {
 	HOOK_ALLOC,
@@ -182,8 +180,9 @@ struct settings {
 	__u64 call_sites[4]; /* where kmem_cache_free may be called from; all 0 = not known */
 	__u32 canary_tgid;
 	__u32 reserved;
-	__u64 alloc_since;  /* the alloc hook has been attached without a gap since then */
+	__u64 alloc_since;  /* the alloc hook has been attached without a gap since then; all ones = it is off */
 	__u64 strict_since; /* the same for any_free, where it is not the free itself */
+	__u64 unlink_since; /* as alloc_since */
 };
 
 struct step_record {

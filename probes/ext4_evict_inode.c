@@ -54,7 +54,7 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 	WHOLE(note);
 	if (note) {
 		flags |= LIFE_UNLINKED;
-		if (note->flags & NOTE_IN_FLIGHT)
+		if (in_flight(note))
 			flags |= LIFE_IN_FLIGHT;
 		if (note->flags & NOTE_CANARY)
 			flags |= LIFE_CANARY;

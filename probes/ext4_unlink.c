@@ -85,8 +85,8 @@ static __always_inline void on_unlink_enter(void *ctx, u64 parent, u64 dentry)
 	if (!note)
 		return;
 	/* A former life's note is spent: its inode was evicted. */
-	if (note->inode == inode && (note->flags & (NOTE_IN_FLIGHT | NOTE_SPENT)) == NOTE_IN_FLIGHT &&
-	    note->actor.pid != pid)
+	if (note->inode == inode && !(note->flags & NOTE_SPENT) && note->actor.pid != pid &&
+	    in_flight(note))
 		report_concurrent(ctx, inode);
 	note->inode = 0;
 	READ(note->parent_ino, parent + OFF_I_INO);

@@ -73,6 +73,17 @@ static __always_inline struct note *note_of(u64 inode)
 	return notes.lookup(&index);
 }
 
+/* Whether the unlink has not returned: its return was seen only if the hook has been there since. */
+static __always_inline bool in_flight(const struct note *note)
+{
+	struct settings *config;
+
+	if (!(note->flags & NOTE_IN_FLIGHT))
+		return false;
+	config = get_settings();
+	return config && note->actor.ns >= config->unlink_since;
+}
+
 #ifdef TRACE_VERDICTS
 /*
  * The verdict in the trace buffer before the kernel goes on: ftrace_dump_on_oops brings it to the
@@ -178,6 +189,8 @@ static __always_inline void report(void *ctx, u32 hook, const struct suspicion *
 	if (note && note->inode == inode_of(why->object) &&
 	    (life ? life->flags & LIFE_UNLINKED : !(note->flags & NOTE_SPENT))) {
 		record->note = *note;
+		if (!in_flight(note))
+			record->note.flags &= ~NOTE_IN_FLIGHT;
 		record->flags |= NOTE_VALID;
 		read_parents(record, note, life ? life->dev : why->dev);
 	} else {

@@ -222,6 +222,7 @@ class Settings(ctypes.Structure):
         ("reserved", _u32),
         ("alloc_since", _u64),
         ("strict_since", _u64),
+        ("unlink_since", _u64),
     ]
 
 

@@ -32,9 +32,12 @@ from ebpfwatch.events.wire import (
 from ebpfwatch.kernel import handoff, libbpf, tracebuffer
 from ebpfwatch.kernel.links import Links
 
-__all__ = ["Ladder", "Pending", "Session", "TableFill", "load", "probe", "start_loader"]
+__all__ = ["NEVER", "Ladder", "Pending", "Session", "TableFill", "load", "probe", "start_loader"]
 
 _QUEUE = 4096
+
+#: A time that does not come.
+NEVER = 2**64 - 1
 _WAIT_SECONDS = 0.2
 
 #: Compiling and attaching took 1 s on x86-64, half a minute on an emulated arm64; the unit's
@@ -187,10 +190,9 @@ class Session:
         self._buckets = (
             libbpf.map_info(self.maps["table"]).max_entries if "table" in self.maps else 0
         )
-        #: Since when (CLOCK_MONOTONIC, ns) the alloc hook has been attached without a gap.
-        self.alloc_since = 0
-        #: The same for the strict hook.
-        self.strict_since = 0
+        #: Since when (CLOCK_MONOTONIC, ns) a hook has been attached without a gap; ``NEVER``: it
+        #: is off.  What the programs conclude from not having been told of something hangs on it.
+        self.since = {"alloc": 0, "any_free": 0, "unlink": 0}
         self.records: collections.deque[bytes] = collections.deque()
         self.dropped = 0
         reader = libbpf.RingReader if self.features["ringbuf"] else libbpf.PerfReader
@@ -247,7 +249,10 @@ class Session:
     def configure(self, canary_tgid: int, call_sites: tuple[int, ...]) -> None:
         """Tell the programs who the canary is and from where frees may come (at most 4 places)."""
         settings = Settings(
-            canary_tgid=canary_tgid, alloc_since=self.alloc_since, strict_since=self.strict_since
+            canary_tgid=canary_tgid,
+            alloc_since=self.since["alloc"],
+            strict_since=self.since["any_free"],
+            unlink_since=self.since["unlink"],
         )
         for index, site in enumerate(call_sites[:4]):
             settings.call_sites[index] = site

@@ -72,7 +72,7 @@ def _watcher(session: Session) -> Callable[[], object]:
     @contextlib.contextmanager
     def on() -> Iterator[None]:
         session.links.attach()
-        session.alloc_since = session.strict_since = time.monotonic_ns()
+        session.since = dict.fromkeys(session.since, time.monotonic_ns())
         session.configure(0, ())
         yield
         session.links.detach()

@@ -9,13 +9,14 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ebpfwatch.events.wire import KernelVerdict, State, VerdictEvent, decode
-from ebpfwatch.kernel.session import Session
+from ebpfwatch.kernel.session import NEVER, Session
 from ebpfwatch.kernel.testbed import Testbed
 from ebpfwatch.verdicts.confidence import CRITICAL
 from ebpfwatch.verdicts.correlator import judge
@@ -286,6 +287,59 @@ def test_two_unlinks_at_once_are_context(session: Session, bed: Testbed) -> None
     assert event.unlinked.pid == os.getpid() and event.who.pid == child
     bed.evict()  # and with that life its note ends
     bed.free()
+    bed.alloc()
+
+
+@pytest.fixture
+def gap(session: Session) -> Iterator[Callable[[str], None]]:
+    """Tells the programs, as the governor does, that a hook is off; it is back at the end."""
+
+    def begin(role: str) -> None:
+        session.since[role] = NEVER
+        session.configure(0, ())
+
+    yield begin
+    session.since = dict.fromkeys(session.since, 0)
+    session.configure(0, ())
+
+
+def test_a_life_that_began_while_alloc_was_off_is_no_second_death(
+    session: Session, bed: Testbed, gap: Callable[[str], None]
+) -> None:
+    """Dead, handed out again unseen, evicted: without the gap told that is a double eviction."""
+    bed.alloc()
+    bed.evict()
+    bed.free()
+    gap("alloc")
+    bed.inode.state, bed.inode.count = 0, 1
+    bed.publish()
+    bed.evict()
+    bed.free()
+    assert verdicts(session, bed.object) == []
+
+
+def test_an_unlink_whose_return_nobody_saw_is_not_in_flight(
+    session: Session, bed: Testbed, gap: Callable[[str], None]
+) -> None:
+    """Neither to reclaim, nor to a second task, nor in the evidence of another verdict."""
+    bed.alloc()
+    bed.publish()
+    bed.inode.nlink = 1
+    bed.unlink_enter()
+    gap("unlink")
+    child = os.fork()
+    if child == 0:
+        bed.unlink_enter()
+        os._exit(0)
+    os.waitpid(child, 0)
+    bed.shrink_start()
+    bed.evict()
+    bed.shrink_end()
+    assert verdicts(session, bed.object) == []
+    bed.free()
+    bed.free()
+    (event,) = verdicts(session, bed.object)
+    assert (event.verdict, event.unlink_in_flight) == (KernelVerdict.DOUBLE_FREE, False)
     bed.alloc()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 
 import pytest
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.governor import STEP_NS, Governor, Load, Reins
+from ebpfwatch.kernel.session import NEVER
 
 
 def steps(governor: Governor, percents: Sequence[float]) -> list[int]:
@@ -93,13 +95,18 @@ class FakeLinks:
 class FakeSession:
     def __init__(self, links: FakeLinks) -> None:
         self.links = links
-        self.alloc_since = self.strict_since = 0
+        self.since = {"alloc": 0, "any_free": 0, "unlink": 0}
+        self.told: list[tuple[dict[str, int], dict[str, bool]]] = []
+
+    def configure(self) -> None:
+        """What the programs were told, and what was attached at that moment."""
+        self.told.append((dict(self.since), dict(self.links.roles)))
 
 
 def reins(*roles: str, denied: bool = False) -> tuple[Reins, FakeSession]:
     """Reins on a session of these roles."""
     session = FakeSession(FakeLinks(*roles, denied=denied))
-    return Reins(session), session  # type: ignore[arg-type]
+    return Reins(session, session.configure), session  # type: ignore[arg-type]
 
 
 def test_the_only_hook_that_sees_the_free_is_never_taken_off() -> None:
@@ -115,20 +122,33 @@ def test_the_only_hook_that_sees_the_free_is_never_taken_off() -> None:
 def test_what_is_off_is_said_in_every_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     """A line in the log and a reason, until it is on again; and since when it has no gap."""
     governed, session = reins("any_free", "rcu_free", "alloc")
-    assert governed.go(2, 33.0, 1) == ("any_free",)
-    assert governed.go(2, 33.0, 1) == ("alloc",)
+    assert governed.go(2, 33.0) == ("any_free",)
+    assert governed.go(2, 33.0) == ("alloc",)
     assert "33.0 %" in capsys.readouterr().err
     assert [text.split()[2] for text in governed.doubts] == ["any_free", "alloc"]
-    assert governed.go(0, 0.0, 77) == ("any_free",)
-    assert governed.go(0, 0.0, 78) == ("alloc",)
-    assert (governed.doubts, session.alloc_since, session.strict_since) == ((), 78, 77)
+    assert governed.go(0, 0.0) == ("any_free",)
+    assert governed.go(0, 0.0) == ("alloc",)
+    assert governed.doubts == ()
+
+
+@pytest.mark.parametrize("role", ["alloc", "unlink"])
+def test_the_programs_know_of_a_gap_before_it_begins_and_until_it_has_ended(role: str) -> None:
+    """Else a life that nobody saw begin is a second death, and an unlink that has returned not."""
+    governed, session = reins("rcu_free", role)
+    began = time.monotonic_ns()
+    governed.go(1, 33.0)
+    governed.go(0, 0.0)
+    (off, before), (on, after) = session.told
+    assert (off[role], before[role]) == (NEVER, True)
+    assert began < on[role] <= time.monotonic_ns()
+    assert after[role]
 
 
 def test_a_hook_that_cannot_come_back_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
     """The daemon has given up the capability: it stays off, and says so once."""
     governed, _ = reins("unlink", denied=True)
-    governed.go(1, 33.0, 1)
+    governed.go(1, 33.0)
     capsys.readouterr()
-    assert governed.go(0, 0.0, 2) == governed.go(0, 0.0, 3) == ()
+    assert governed.go(0, 0.0) == governed.go(0, 0.0) == ()
     assert capsys.readouterr().err.count("off until the next start") == 1
     assert governed.off == ("unlink",)
