@@ -18,7 +18,7 @@ EVENTS  := 4000000
 RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev procps python3-venv python3-systemd python3-yaml \
                  python3-prometheus-client
 TEST_PACKAGES := $(RUN_PACKAGES) help2man gcc libc6-dev e2fsprogs mount util-linux bpftool prometheus \
-                 prometheus-alertmanager curl systemd python3-bcrypt
+                 prometheus-alertmanager curl systemd python3-bcrypt strace
 
 DEPLOY_PACKAGES := ansible-core systemd-journal-remote iproute2 chromium chromium-driver python3-selenium \
                    apache2-utils openssl

@@ -12,7 +12,7 @@ from typing import Any
 from ebpfwatch.kernel.ladder import wishes
 from ebpfwatch.strictyaml import between, key, one_of, power_of_two, read
 
-__all__ = ["Config", "load", "restart_needed"]
+__all__ = ["Config", "load", "loader_request", "restart_needed"]
 
 
 def _absolute(value: Any) -> str:
@@ -168,6 +168,23 @@ def restart_needed(old: Config, new: Config) -> tuple[str, ...]:
     if old.state_directory != new.state_directory:
         changed.append("state_directory")
     return tuple(changed)
+
+
+def loader_request(settings: Config) -> dict[str, object]:
+    """What the loader child must know of it."""
+    return {
+        "unit": "ebpfwatch.c",
+        "alloc": settings.hooks.alloc,
+        "strict": settings.hooks.strict,
+        "rungs": settings.hooks.rungs,
+        "btf": settings.hooks.btf,
+        "table_slots": settings.kernel.table_slots,
+        "note_slots": settings.kernel.note_slots,
+        "ring_bytes": settings.kernel.ring_bytes,
+        "trace": settings.evidence.trace,
+        "dump_on_oops": settings.evidence.dump_on_oops,
+        "first_stacks": settings.evidence.first_stacks,
+    }
 
 
 def load(path: str | Path) -> Config:

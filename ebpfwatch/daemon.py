@@ -140,17 +140,7 @@ class Daemon:
                 Exit.UNAVAILABLE,
             )
         return {
-            "unit": "ebpfwatch.c",
-            "alloc": self._config.hooks.alloc,
-            "strict": self._config.hooks.strict,
-            "rungs": self._config.hooks.rungs,
-            "btf": self._config.hooks.btf,
-            "table_slots": self._config.kernel.table_slots,
-            "note_slots": self._config.kernel.note_slots,
-            "ring_bytes": self._config.kernel.ring_bytes,
-            "trace": self._config.evidence.trace,
-            "dump_on_oops": self._config.evidence.dump_on_oops,
-            "first_stacks": self._config.evidence.first_stacks,
+            **config.loader_request(self._config),
             "mounts": [mount.path for mount in found if not mount.read_only],
             "verbose": self._verbose,
         }

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ebpfwatch.advice import Advice, Level
-from ebpfwatch.kernel.ladder import LADDER, REQUIRED
+from ebpfwatch.kernel.ladder import LADDER, REQUIRED, SHARED
 from ebpfwatch.kernel.session import Ladder
+from ebpfwatch.kernel.trial import LEARNER, SELFTEST, Trial
 
 __all__ = ["advise", "usable"]
 
@@ -30,18 +31,32 @@ _FEATURES = {
 }
 
 
-def usable(hooks: Sequence[Ladder]) -> bool:
-    """Whether the watcher can do its work: the required roles, and one that sees frees."""
+#: What belongs to no role.
+_OTHERS = {
+    LEARNER: "finds ext4's inode cache at the start",
+    SELFTEST: "what `ebpfwatch selftest` runs by hand",
+}
+
+
+def usable(hooks: Sequence[Ladder], trial: Trial) -> bool:
+    """Whether the watcher can do its work: the required roles, one that sees frees, and a verifier
+    that takes the programs, or others instead.
+    """
     rungs = {hook.role: hook.rung for hook in hooks}
     frees = rungs.get("rcu_free") or rungs.get("any_free")
-    return all(rungs.get(role) for role in REQUIRED) and bool(frees)
+    taken = not trial.refused or bool(trial.instead)
+    return all(rungs.get(role) for role in REQUIRED) and bool(frees) and taken
 
 
-def advise(hooks: Sequence[Ladder], features: Mapping[str, bool]) -> list[Advice]:
+def advise(hooks: Sequence[Ladder], features: Mapping[str, bool], trial: Trial) -> list[Advice]:
     """One line a role, one a feature of the kernel."""
     roles = {hook.role: hook.rung for hook in hooks}
     sees_frees = bool(roles.get("rcu_free") or roles.get("any_free"))
-    lines = [_role(hook, sees_frees) for hook in hooks]
+    lines = [_role(hook, sees_frees, trial) for hook in hooks]
+    lines += [_other(item, trial) for item in _OTHERS if trial.of(item)]
+    if trial.error is not None:
+        error = trial.error
+        lines.append(Advice(_SECTION, "programs", Level.UNKNOWN, error.message, error.hint))
     for name, have in features.items():
         level = Level.OK if have else Level.WARN
         lines.append(
@@ -50,13 +65,49 @@ def advise(hooks: Sequence[Ladder], features: Mapping[str, bool]) -> list[Advice
     return lines
 
 
-def _role(hook: Ladder, sees_frees: bool) -> Advice:
-    why = _WHY.get(hook.role, "")
+def _role(hook: Ladder, sees_frees: bool, trial: Trial) -> Advice:
+    what = _WHY.get(hook.role, "")
+    why = what
     if hook.reason:
         why = f"{why}; no better rung: {hook.reason}" if hook.rung else f"{why}; {hook.reason}"
     if not hook.rung:
-        needed = hook.role in REQUIRED or (hook.role in ("rcu_free", "any_free") and not sees_frees)
-        level = Level.FAIL if needed else Level.WARN
-        return Advice(_SECTION, hook.role, level, "no rung holds", why)
+        return _absent(hook, sees_frees, trial, why)
+    # A rung that is shared has no program of its own.
+    programs = trial.of("any_free" if hook.rung.endswith(SHARED) else hook.role)
+    refused = [program for program in programs if program.refusal]
+    if refused:
+        said = "; ".join(f"{program.function}: {program.refusal}" for program in refused)
+        return _refused(hook.role, hook.rung, f"{said}; lost: {what}", trial)
+    if not programs:
+        return Advice(_SECTION, hook.role, Level.UNKNOWN, f"{hook.rung}, not loaded", why)
     best = hook.rung == LADDER[hook.role][0].name
-    return Advice(_SECTION, hook.role, Level.OK if best else Level.WARN, hook.rung, why)
+    level = Level.OK if best else Level.WARN
+    return Advice(_SECTION, hook.role, level, f"{hook.rung}, the verifier takes it", why)
+
+
+def _absent(hook: Ladder, sees_frees: bool, trial: Trial, why: str) -> Advice:
+    if hook.role in trial.left_out:
+        # Without alloc the object itself tells a new life; without any other role something is lost
+        level = Level.OK if hook.role == "alloc" else Level.WARN
+        return Advice(_SECTION, hook.role, level, f"not {trial.left_out[hook.role]}", why)
+    needed = hook.role in REQUIRED or (hook.role in ("rcu_free", "any_free") and not sees_frees)
+    level = Level.FAIL if needed else Level.WARN
+    return Advice(_SECTION, hook.role, level, "no rung holds", why)
+
+
+def _other(item: str, trial: Trial) -> Advice:
+    refused = [program for program in trial.of(item) if program.refusal]
+    if not refused:
+        return Advice(_SECTION, item, Level.OK, "the verifier takes it", _OTHERS[item])
+    said = "; ".join(f"{program.function}: {program.refusal}" for program in refused)
+    return _refused(item, "probe", f"{said}; lost: {_OTHERS[item]}", trial)
+
+
+def _refused(item: str, rung: str, said: str, trial: Trial) -> Advice:
+    """A program that is refused ends the daemon's start: say what would not."""
+    why = f"{said}; `ebpfwatch run` does not start with it, and this is a defect: report it"
+    command = ""
+    if trial.instead:
+        why += "; with the wish below everything else loads, it was tried"
+        command = f'# config.yaml, hooks: rungs: "{trial.instead}"'
+    return Advice(_SECTION, item, Level.FAIL, f"{rung}, the verifier refuses it", why, command)

@@ -15,7 +15,7 @@ __all__ = ["COMMANDS", "main", "parser"]
 #: name: one line of help. The module of the same name (with _ for -) is imported only when needed.
 COMMANDS = {
     "run": "watch this machine until stopped",
-    "check": "a doctor: hooks, crash survival, memory, storage, modules, and remedies judged",
+    "check": "a doctor: real programs tried, crash survival, memory, storage, modules, remedies",
     "selftest": "play a double free on a made-up object through the running daemon, to every sink",
     "unlinks": "show every unlink as it happens: who, which path, which inode, the result",
     "postmortem": "read verdicts, dying inodes and the last transitions out of a kernel dump",

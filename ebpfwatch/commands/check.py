@@ -1,16 +1,20 @@
-"""``ebpfwatch check``: a doctor. Reads, tries each hook with an empty program, changes nothing."""
+"""``ebpfwatch check``: a doctor. Reads, loads the real programs without attaching them, and changes
+nothing.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+import os
 import platform
 import shutil
 import textwrap
 from collections.abc import Iterable
 from typing import Any
 
+from ebpfwatch import config
 from ebpfwatch.advice import Advice, Level, hooks, memory, modules, plans, storage, survival
 from ebpfwatch.errors import EbpfwatchError, Exit, say
 from ebpfwatch.host import room
@@ -18,6 +22,7 @@ from ebpfwatch.host.sources import Sources
 from ebpfwatch.host.state import HostReader, HostState
 from ebpfwatch.kernel.ladder import wishes
 from ebpfwatch.kernel.session import Ladder, probe
+from ebpfwatch.kernel.trial import Trial
 from ebpfwatch.paths import Paths
 from ebpfwatch.sinks.text import plain
 
@@ -31,27 +36,41 @@ _ABOUT = {
 }
 
 
+_CONFIG = "/etc/ebpfwatch/config.yaml"
+
+_CANNOT = (Exit.UNAVAILABLE, Exit.SOFTWARE)
+
+
 @dataclasses.dataclass
 class _Hooks:
     """What trying the hooks gave: the ladder, or the error that says why there is none."""
 
     ladder: list[Ladder]
     features: dict[str, bool]
-    error: EbpfwatchError | None = None
+    trial: Trial = Trial()
+    failure: EbpfwatchError | None = None
+
+    @property
+    def error(self) -> EbpfwatchError | None:
+        """Why not everything was tried."""
+        return self.failure or self.trial.error
 
     @property
     def usable(self) -> bool:
-        return self.error is None and hooks.usable(self.ladder)
+        return self.error is None and hooks.usable(self.ladder, self.trial)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Output form."""
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument(
-        "--btf", default="", metavar="FILE", help="this kernel's BTF, where it has none of its own"
+        "--config",
+        metavar="FILE",
+        help=f"whose programs are tried (default: {_CONFIG}, or the defaults where it is not)",
     )
+    parser.add_argument("--btf", metavar="FILE", help="instead of hooks.btf: this kernel's BTF")
     parser.add_argument(
-        "--rungs", type=_wishes, default="", help='as hooks.rungs: "alloc=kprobe destroy=none"'
+        "--rungs", type=_wishes, help='instead of hooks.rungs: "alloc=kprobe destroy=none"'
     )
     parser.add_argument("--verbose", action="store_true", help="show what the loader says")
 
@@ -83,10 +102,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _try_hooks(arguments: argparse.Namespace) -> _Hooks:
     try:
-        ladder, reply = probe(arguments.verbose, arguments.rungs, arguments.btf)
+        return _Hooks(*probe({**_request(arguments), "verbose": arguments.verbose}))
     except EbpfwatchError as error:
-        return _Hooks([], {}, error)
-    return _Hooks(ladder, reply["features"])
+        return _Hooks([], {}, failure=error)
+
+
+def _request(arguments: argparse.Namespace) -> dict[str, object]:
+    """What the daemon would ask of the loader."""
+    file = arguments.config or (_CONFIG if os.path.exists(_CONFIG) else None)
+    request = config.loader_request(config.load(file) if file else config.Config())
+    given = {"btf": arguments.btf, "rungs": arguments.rungs}
+    return {**request, **{key: value for key, value in given.items() if value is not None}}
 
 
 def _host(paths: Paths) -> HostState:
@@ -98,11 +124,12 @@ def _host(paths: Paths) -> HostState:
 
 
 def _of_hooks(tried: _Hooks) -> list[Advice]:
-    if tried.error is None:
-        return hooks.advise(tried.ladder, tried.features)
-    refused = tried.error.exit_code is Exit.UNAVAILABLE
-    level = Level.FAIL if refused else Level.UNKNOWN
-    return [Advice("hooks", "all", level, tried.error.message, tried.error.hint)]
+    error = tried.failure
+    if error is None:
+        return hooks.advise(tried.ladder, tried.features, tried.trial)
+    # A refusal of the system, a defect: something is wrong. No permission, no answer: who knows.
+    level = Level.FAIL if error.exit_code in _CANNOT else Level.UNKNOWN
+    return [Advice("hooks", "all", level, error.message, error.hint)]
 
 
 def _of_host(host: HostState) -> list[Advice]:
@@ -127,6 +154,7 @@ def _body(tried: _Hooks, host: HostState, advice: Iterable[Advice]) -> dict[str,
         "machine": platform.machine(),
         "usable": tried.usable,
         "hooks": [vars(hook) for hook in tried.ladder],
+        "trial": tried.trial.to_json(),
         "features": tried.features,
         "mounts": [disk.mount for disk in host.disks],
         "advice": [{**vars(line), "level": line.level.value} for line in advice],
@@ -145,10 +173,17 @@ def _print(tried: _Hooks, advice: list[Advice]) -> None:
         _print_line(line, width)
     counted = [line.level for line in advice if line.section != "plans"]
     sums = ", ".join(f"{counted.count(level)} {level.value}" for level in Level)
-    can = "can" if tried.usable else "cannot"
+    print(f"\n{sums}; {_conclusion(tried)}")
+
+
+def _conclusion(tried: _Hooks) -> str:
     if tried.error is not None and tried.error.exit_code is not Exit.UNAVAILABLE:
-        can = "may or may not be able to"
-    print(f"\n{sums}; the watcher {can} do its work here")
+        return "the watcher may or may not be able to do its work here"
+    if not tried.usable:
+        return "the watcher cannot do its work here"
+    if tried.trial.refused:
+        return f'the watcher can do its work here only with hooks.rungs: "{tried.trial.instead}"'
+    return "the watcher can do its work here"
 
 
 def _print_line(line: Advice, width: int) -> None:

@@ -34,6 +34,7 @@ class Chooser:
     def __init__(self, prober: Prober, btf: Btf | None, rungs: str) -> None:
         self._prober = prober
         self._btf = btf
+        self.rungs = rungs
         self._wishes = wishes(rungs)
 
     def choose(self, role: str, rungs: tuple[Rung, ...]) -> Choice:
@@ -53,6 +54,15 @@ class Chooser:
                 Exit.UNAVAILABLE,
             )
         return Choice(role, None, "", _words(refused))
+
+    def below(self, rung: Rung, rungs: tuple[Rung, ...]) -> Rung | None:
+        """The next of a role's rungs that holds, whatever was wished; None if there is none.
+
+        Never one with a note: what costs so much that it has one is for the configuration to take.
+        """
+        later = rungs[rungs.index(rung) + 1 :]
+        holding = (one for one in later if not one.note and not self._why_not(one, None))
+        return next(holding, None)
 
     def _why_not(self, rung: Rung, wish: Wish | None) -> str:
         if wish is not None and not wish.grants(rung):

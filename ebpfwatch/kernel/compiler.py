@@ -65,8 +65,14 @@ class Compiler:
 
     def __init__(self, version: int, features: Mapping[str, bool]) -> None:
         os.environ["BCC_KERNEL_SOURCE"] = str(_SHIM)
-        import bcc
-
+        try:
+            import bcc
+        except ImportError as error:
+            raise EbpfwatchError(
+                f"cannot compile the probes: {error}",
+                "install it: apt-get install python3-bpfcc",
+                Exit.UNAVAILABLE,
+            ) from None
         self._bcc = bcc
         if not Path("/usr/include/linux/bpf.h").exists():
             raise EbpfwatchError(

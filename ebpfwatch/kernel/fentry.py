@@ -11,12 +11,15 @@ import os
 import platform
 from typing import Callable
 
+from ebpfwatch.kernel.refusal import last_words
+
 __all__ = ["load_fentry"]
 
 _BPF_CALL = {"x86_64": 321, "aarch64": 280}
 _PROG_LOAD = 5
 _TRACING, _FENTRY = 26, 24
-_LOG_BYTES = 65536
+#: As much as the oldest kernel allows: before Linux 6.4 a log that is cut off lacks its end.
+_LOG_BYTES = (1 << 24) - 1
 
 
 class _ProgLoad(ctypes.Structure):
@@ -47,13 +50,12 @@ class _ProgLoad(ctypes.Structure):
 def load_fentry(code: bytes, btf_id: int, name: str) -> int:
     """The fd of a program that stands at the entry of the function ``btf_id`` of vmlinux's BTF.
 
-    Raises ``OSError``, with the verifier's last words if it had any.
+    Raises ``OSError``, with the verifier's reason if it had any.
     """
     if platform.machine() not in _BPF_CALL:
         raise OSError(38, f"no fentry on {platform.machine()}")
     call = ctypes.CDLL(None, use_errno=True).syscall
     instructions = ctypes.create_string_buffer(code, len(code))
-    log = ctypes.create_string_buffer(_LOG_BYTES)
     request = _ProgLoad(
         prog_type=_TRACING,
         insn_cnt=len(code) // 8,
@@ -67,11 +69,12 @@ def load_fentry(code: bytes, btf_id: int, name: str) -> int:
     if fd >= 0:
         return fd
     errno = ctypes.get_errno()
+    log = ctypes.create_string_buffer(_LOG_BYTES)
     request.log_level, request.log_size = 1, _LOG_BYTES
     request.log_buf = ctypes.addressof(log)
     _call(call, request)
-    words = log.value.decode(errors="replace").strip().splitlines()[-3:]
-    raise OSError(errno, f"loading {name}: {os.strerror(errno)}: {' / '.join(words)}")
+    words = last_words(log.value.decode(errors="replace"))
+    raise OSError(errno, f"loading {name}: {words or os.strerror(errno)}")
 
 
 def _call(call: Callable[..., int], request: _ProgLoad) -> int:

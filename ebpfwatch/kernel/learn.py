@@ -30,7 +30,7 @@ def learn(
 
     Raises ``EbpfwatchError`` when no mount lets us create a file, or when it is never freed.
     """
-    module = compiler.compile("learn.c", [*flags, f"-DLEARNER_TGID={os.getpid()}"])
+    module = compiler.compile("learn.c", flags)
     links = []
     try:
         for rung in rungs:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import os
 import resource
 import signal
 import socket
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
@@ -26,6 +28,8 @@ from ebpfwatch.kernel.learn import learn
 from ebpfwatch.kernel.prober import Prober, attach_or_fail
 from ebpfwatch.kernel.running import capabilities_missing, find_symbols, version_code
 from ebpfwatch.kernel.ticks import Ticks
+from ebpfwatch.kernel.trial import Program, Trial
+from ebpfwatch.kernel.verify import STAND_INS, Examiner, step_down
 from ebpfwatch.paths import Paths
 
 __all__ = ["main"]
@@ -57,7 +61,7 @@ def main(argv: list[str]) -> int:
                 "error": f"loading the probes failed: {error}"
                 + (f" ({'; '.join(said[:3])})" if said else ""),
                 "hint": "this is a defect of ebpfwatch: report it with the output of"
-                " `ebpfwatch run --verbose`",
+                " `ebpfwatch run --verbose`; `ebpfwatch check` says whether it can do without",
                 "exit": int(Exit.SOFTWARE),
             }
             fds = []
@@ -118,6 +122,11 @@ class _Loading:
         self.ticks = Ticks(self.prober.version)
         self.chooser = Chooser(self.prober, self.btf, request.get("rungs", ""))
 
+    @functools.cached_property
+    def _tick_flags(self) -> Sequence[str]:
+        """Asked for once, and late: the longer between the two looks, the truer the tick."""
+        return self.ticks.flags()
+
     def _open_btf(self, file: str) -> tuple[Btf | None, str]:
         try:
             return Btf(file=file), ""
@@ -132,9 +141,7 @@ class _Loading:
 
     def serve(self) -> tuple[dict[str, Any], list[int]]:
         """The reply, and the fds in its order: maps, programs, links."""
-        choices = [self.chooser.choose(role, rungs) for role, rungs in self.unit.ladder.items()]
-        teachers = [c.rung for c in choices if c.role in ("evict", "any_free") and c.rung]
-        configure(choices, self.request)
+        choices, teachers = self._choose(self.chooser)
         reply: dict[str, Any] = {
             "hooks": [
                 {"role": c.role, "rung": c.name if c.rung else "", "reason": c.reason}
@@ -142,37 +149,79 @@ class _Loading:
             ],
             "features": {**self.features, "btf": self.btf is not None},
         }
-        if self.request.get("probe_only"):
+        if self.request.get("verify"):
+            reply["trial"] = self._verify(choices, teachers).to_json()
             return reply, []
         insist(self.unit, choices, self.why_no_btf)
         compiler = Compiler(self.prober.version, self.features)
-        if self.btf is not None:
-            reply["offsets"] = offsets.from_btf(self.btf)
-        else:
-            reply["offsets"] = offsets.from_headers(compiler, self.why_no_btf)
+        reply["offsets"] = self._offsets(compiler)
         flags = [f"-D{name}={value}" for name, value in reply["offsets"].items()]
         if self.unit.learns:
             flags += self._learn(compiler, teachers, flags, reply)
-        rungs = [choice.rung for choice in choices if choice.rung]
-        flags += self._sizes(rungs)
-        ticks = self.ticks.flags()
-        reply["features"]["ticks"] = bool(ticks)
-        flags += ticks
+        flags += self._sizes([choice.rung for choice in choices if choice.rung])
+        reply["features"]["ticks"] = bool(self._tick_flags)
         names = self.unit.maps
         if self.request.get("trace"):
-            flags.append("-DTRACE_VERDICTS")
             paths, wanted = Paths(), bool(self.request.get("dump_on_oops"))
             sysctl = paths.proc / tracebuffer.SYSCTL
             dump = tracebuffer.prepare(paths.sys / "kernel/tracing", sysctl, wanted)
             reply["dump"] = dataclasses.asdict(dump)
         if self.request.get("first_stacks"):
-            flags.append("-DFIRST_STACKS")
             names = (*names, "stacks")
         module = compiler.compile(self.request["unit"], flags)
         reply["maps"] = names
         return reply, self._attach_all(module, choices, reply)
 
+    def _choose(self, chooser: Chooser) -> tuple[list[Choice], list[Rung]]:
+        """What each role gets, and the rungs that probes/learn.c takes."""
+        choices = [chooser.choose(role, rungs) for role, rungs in self.unit.ladder.items()]
+        teachers = [c.rung for c in choices if c.role in ("evict", "any_free") and c.rung]
+        configure(choices, {**self.request, "rungs": chooser.rungs})
+        return choices, teachers
+
+    def _verify(self, choices: list[Choice], teachers: list[Rung]) -> Trial:
+        """Load all that would be attached, attach none of it; where some is refused, once more
+        without that.
+        """
+        left_out = {c.role: c.name for c in choices if c.name and c.rung is None}
+        try:
+            programs = self._examine(choices, teachers)
+        except EbpfwatchError as error:
+            return Trial(left_out=left_out, error=error)
+        refused = [program for program in programs if program.refusal]
+        rungs = self.chooser.rungs
+        instead = step_down(self.chooser, choices, refused, rungs) if refused else ""
+        if instead:
+            try:
+                again = self._examine(*self._choose(Chooser(self.prober, self.btf, instead)))
+            except EbpfwatchError:
+                instead = ""
+            else:
+                instead = "" if any(program.refusal for program in again) else instead
+        return Trial(tuple(programs), left_out, instead)
+
+    def _examine(self, choices: list[Choice], teachers: list[Rung]) -> list[Program]:
+        insist(self.unit, choices, self.why_no_btf)
+        compiler = Compiler(self.prober.version, self.features)
+        flags = [f"-D{name}={value}" for name, value in self._offsets(compiler).items()]
+        examiner = Examiner(self.prober, bool(self.request.get("verbose")))
+        module = compiler.compile("learn.c", self._teach(teachers, flags))
+        programs = examiner.learner(module, teachers)
+        module.close()
+        flags += _learned(STAND_INS) + self._sizes([c.rung for c in choices if c.rung])
+        module = compiler.compile(self.request["unit"], flags)
+        programs += examiner.roles(module, choices)
+        programs += examiner.unattached(module, self.unit.unattached)
+        module.close()
+        return programs
+
+    def _offsets(self, compiler: Compiler) -> dict[str, int]:
+        if self.btf is not None:
+            return offsets.from_btf(self.btf)
+        return offsets.from_headers(compiler, self.why_no_btf)
+
     def _sizes(self, rungs: list[Rung]) -> list[str]:
+        """The flags that the configuration and the rungs make."""
         request, page = self.request, os.sysconf("SC_PAGE_SIZE")
         flags = [flag for rung in rungs for flag in self.chooser.defines(rung)]
         return [
@@ -180,27 +229,30 @@ class _Loading:
             f"-DTABLE_BUCKETS={max(1, request['table_slots'] // 4)}",
             f"-DNOTE_SLOTS={request['note_slots']}",
             f"-DRING_PAGES={max(1, request['ring_bytes'] // page)}",
+            *self._tick_flags,
+            *(["-DTRACE_VERDICTS"] if request.get("trace") else []),
+            *(["-DFIRST_STACKS"] if request.get("first_stacks") else []),
         ]
 
-    def _learn(
-        self, compiler: Compiler, teachers: list[Rung], flags: list[str], reply: dict[str, Any]
-    ) -> list[str]:
+    def _teach(self, teachers: list[Rung], flags: list[str]) -> list[str]:
+        """The flags of probes/learn.c."""
         if len(teachers) < 2:
             raise EbpfwatchError(
                 "kmem_cache_free cannot be hooked, so ext4's inode cache cannot be found",
                 "see `ebpfwatch check`",
                 Exit.UNAVAILABLE,
             )
-        how = flags + [flag for rung in teachers for flag in self.chooser.defines(rung)]
+        defines = [flag for rung in teachers for flag in self.chooser.defines(rung)]
+        return [*flags, *defines, f"-DLEARNER_TGID={os.getpid()}"]
+
+    def _learn(
+        self, compiler: Compiler, teachers: list[Rung], flags: list[str], reply: dict[str, Any]
+    ) -> list[str]:
+        how = self._teach(teachers, flags)
         learned = learn(compiler, self.prober, teachers, how, self.request["mounts"])
         reply["learned"] = learned
         reply["offsets"]["OFF_VFS_INODE"] = learned["vfs_inode"]
-        return [
-            f"-DOFF_VFS_INODE={learned['vfs_inode']}",
-            f"-DEXT4_INODE_CACHE={learned['cache']:#x}ULL",
-            f"-DDEAD_STATE={learned['dead_state']:#x}u",
-            f"-DEXT4_FREE_SITE={learned['call_site']:#x}ULL",
-        ]
+        return _learned(learned)
 
     def _attach_all(
         self, module: Module, choices: list[Choice], reply: dict[str, Any]
@@ -237,6 +289,15 @@ class _Loading:
         # The module must not be collected before its fds are sent.
         self.module = module
         return fds + links
+
+
+def _learned(values: Mapping[str, int]) -> list[str]:
+    return [
+        f"-DOFF_VFS_INODE={values['vfs_inode']}",
+        f"-DEXT4_INODE_CACHE={values['cache']:#x}ULL",
+        f"-DDEAD_STATE={values['dead_state']:#x}u",
+        f"-DEXT4_FREE_SITE={values['call_site']:#x}ULL",
+    ]
 
 
 if __name__ == "__main__":

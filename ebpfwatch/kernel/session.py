@@ -31,6 +31,7 @@ from ebpfwatch.events.wire import (
 )
 from ebpfwatch.kernel import handoff, libbpf, tracebuffer
 from ebpfwatch.kernel.links import Links
+from ebpfwatch.kernel.trial import Trial
 
 __all__ = ["NEVER", "Ladder", "Pending", "Session", "TableFill", "load", "probe", "start_loader"]
 
@@ -42,7 +43,7 @@ _WAIT_SECONDS = 0.2
 
 #: Compiling and attaching took 1 s on x86-64, half a minute on an emulated arm64; the unit's
 #: TimeoutStartSec is longer, so that the reason is in the log before systemd's axe falls.
-_LOADER_SECONDS = 300.0
+LOADER_SECONDS = 300.0
 
 #: Where this very package is, so that the child runs the same code from any directory.
 _PYTHONPATH = os.pathsep.join(
@@ -99,9 +100,9 @@ class Pending:
                 return not stop()
         return False
 
-    def collect(self) -> tuple[dict[str, Any], list[int]]:
+    def collect(self, seconds: float = LOADER_SECONDS) -> tuple[dict[str, Any], list[int]]:
         """The reply and the fds; raises ``EbpfwatchError`` with the child's own words."""
-        self._connection.settimeout(_LOADER_SECONDS)
+        self._connection.settimeout(seconds)
         try:
             reply, fds = handoff.receive(self._connection)
         except socket.timeout:
@@ -109,7 +110,7 @@ class Pending:
             self._child.kill()
             self._child.wait()
             raise EbpfwatchError(
-                f"compiling and attaching did not end within {_LOADER_SECONDS:.0f} s{where}",
+                f"compiling and attaching did not end within {seconds:g} s{where}",
                 "see `ebpfwatch check --verbose`",
                 Exit.OSERR,
             ) from None
@@ -149,20 +150,14 @@ def start_loader(request: dict[str, Any]) -> Pending:
 
 
 def probe(
-    verbose: bool = False, rungs: str = "", btf: str = ""
-) -> tuple[list[Ladder], dict[str, Any]]:
-    """What this kernel offers, without loading the watcher; raises ``EbpfwatchError``."""
-    request = {
-        "unit": "ebpfwatch.c",
-        "probe_only": True,
-        "alloc": "always",
-        "strict": True,
-        "rungs": rungs,
-        "btf": btf,
-        "verbose": verbose,
-    }
-    reply, _ = start_loader(request).collect()
-    return [Ladder(**hook) for hook in reply["hooks"]], reply
+    request: dict[str, Any], seconds: float = LOADER_SECONDS
+) -> tuple[list[Ladder], dict[str, bool], Trial]:
+    """What this kernel offers and takes of what ``request`` wants: everything is loaded once,
+    nothing is attached or kept; raises ``EbpfwatchError``.
+    """
+    reply, _ = start_loader({**request, "verify": True}).collect(seconds)
+    ladder = [Ladder(**hook) for hook in reply["hooks"]]
+    return ladder, reply["features"], Trial.from_json(reply["trial"])
 
 
 class Session:

@@ -31,6 +31,7 @@ from ebpfwatch.host.vm import VmSettings
 from ebpfwatch.host.zoneinfo import Zone
 from ebpfwatch.kernel.ladder import LADDER
 from ebpfwatch.kernel.session import Ladder
+from ebpfwatch.kernel.trial import Program, Trial
 from ebpfwatch.paths import Paths
 from tests.unit.host import TREES, fixture
 
@@ -397,23 +398,86 @@ def ladder(**rungs: str) -> list[Ladder]:
     return [Ladder(role, rung, "why") for role, rung in {**best, **rungs}.items()]
 
 
+def tried(refused: str = "", instead: str = "", left_out: str = "") -> Trial:
+    """Every program of the best rungs, one role's first refused, one role left out."""
+    programs = [
+        Program(role, one.function, "")
+        for role, rows in LADDER.items()
+        for one in rows[0].attachments
+        if role != left_out
+    ]
+    programs += [Program("learner", "f", ""), Program("selftest", "g", "")]
+    at = next((n for n, program in enumerate(programs) if program.role == refused), None)
+    if at is not None:
+        programs[at] = dataclasses.replace(programs[at], refusal="R1 is bad")
+    return Trial(tuple(programs), {left_out: "a rung"} if left_out else {}, instead)
+
+
 def test_hooks() -> None:
     """Best, weaker, absent, and absent where it must not be."""
-    assert hooks.usable(ladder()) and not hooks.usable(ladder(evict=""))
-    assert not hooks.usable(ladder(rcu_free="", any_free=""))
-    said = hooks.advise(ladder(alloc="other", destroy="", evict=""), {"ringbuf": False})
+    assert hooks.usable(ladder(), tried()) and not hooks.usable(ladder(evict=""), tried())
+    assert not hooks.usable(ladder(rcu_free="", any_free=""), tried())
+    said = hooks.advise(ladder(alloc="other", destroy="", evict=""), {"ringbuf": False}, tried())
     levels = {found.item: found.level for found in said}
-    assert levels["unlink"] is Level.OK
+    assert levels["unlink"] is levels["learner"] is levels["selftest"] is Level.OK
     assert levels["alloc"] is levels["destroy"] is levels["ringbuf"] is Level.WARN
     assert levels["evict"] is Level.FAIL
-    none = hooks.advise(ladder(rcu_free="", any_free=""), {})
+    none = hooks.advise(ladder(rcu_free="", any_free=""), {}, tried())
     assert line(none, "any_free").level is Level.FAIL
+
+
+@pytest.mark.parametrize("role", [*LADDER, "learner", "selftest"])
+def test_a_refused_program(role: str) -> None:
+    """FAIL with the reason, which role is lost, and the wish that was tried; without one that
+    helps, the watcher cannot work.
+    """
+    trial = tried(role, instead="reclaim=none")
+    found = line(hooks.advise(ladder(), {}, trial), role)
+    assert found.level is Level.FAIL and "R1 is bad" in found.why and "lost: " in found.why
+    assert found.command == '# config.yaml, hooks: rungs: "reclaim=none"'
+    assert hooks.usable(ladder(), trial)
+    assert line(hooks.advise(ladder(), {}, tried(role)), role).command == ""
+    assert not hooks.usable(ladder(), tried(role))
+
+
+def test_what_shares_a_program_shares_its_refusal() -> None:
+    """rcu_free on the strict hook is lost with it."""
+    shared = ladder(rcu_free="raw_tracepoint kmem_cache_free (shared with any_free)")
+    said = hooks.advise(shared, {}, tried("any_free"))
+    assert line(said, "rcu_free").level is line(said, "any_free").level is Level.FAIL
+    assert line(hooks.advise(shared, {}, tried()), "rcu_free").level is Level.WARN  # not the best
+
+
+def test_what_is_switched_off_is_not_what_does_not_hold() -> None:
+    """alloc costs nothing when it is left out, the strict hook does."""
+    for role, level in (("alloc", Level.OK), ("any_free", Level.WARN)):
+        said = hooks.advise(ladder(**{role: ""}), {}, tried(left_out=role))
+        assert line(said, role).level is level and line(said, role).value == "not a rung"
+
+
+def test_what_could_not_be_tried_is_unknown() -> None:
+    """The rungs that hold without a program that was loaded, and why."""
+    trial = Trial(error=EbpfwatchError("no compiler", "install it", Exit.UNAVAILABLE))
+    said = hooks.advise(ladder(destroy=""), {}, trial)
+    assert line(said, "evict").level is line(said, "programs").level is Level.UNKNOWN
+    assert line(said, "programs").why == "install it"
+    assert line(said, "destroy").level is Level.WARN
+    assert "programs" not in {found.item for found in hooks.advise(ladder(), {}, tried())}
+
+
+@pytest.mark.parametrize("trial", [Trial(), tried(), tried("evict", "x"), tried(left_out="alloc")])
+def test_a_trial_survives_its_way_from_the_child(trial: Trial) -> None:
+    """As JSON; an error keeps its words and its exit code."""
+    assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
+    failed = dataclasses.replace(trial, error=EbpfwatchError("a", "b", Exit.UNAVAILABLE))
+    error = Trial.from_json(json.loads(json.dumps(failed.to_json()))).error
+    assert error and (error.message, error.hint, error.exit_code) == ("a", "b", 69)
 
 
 # -- the command
 
 
-TRIED = check._Hooks(ladder(), {})
+TRIED = check._Hooks(ladder(), {}, tried())
 
 CODES = [
     (TRIED, machine(), [], Exit.OK),
@@ -421,9 +485,22 @@ CODES = [
     (TRIED, machine(), [Advice("plans", "x", Level.FAIL, "", "")], Exit.OK),
     (TRIED, machine(disks=()), [], Exit.UNAVAILABLE),
     (TRIED, machine(disks=(), problems={"disks": "x"}), [], Exit.OK),
-    (check._Hooks(ladder(evict=""), {}), machine(), [], Exit.UNAVAILABLE),
+    (check._Hooks(ladder(evict=""), {}, tried()), machine(), [], Exit.UNAVAILABLE),
+    (check._Hooks(ladder(), {}, tried("evict")), machine(), [], Exit.UNAVAILABLE),
     (
-        check._Hooks([], {}, EbpfwatchError("x", "", Exit.NOPERM)),
+        check._Hooks(ladder(), {}, tried("unlink", "unlink=none")),
+        machine(),
+        [Advice("hooks", "unlink", Level.FAIL, "", "")],
+        Exit.FAILED,
+    ),
+    (
+        check._Hooks(ladder(), {}, Trial(error=EbpfwatchError("x", "", Exit.UNAVAILABLE))),
+        machine(),
+        [],
+        Exit.UNAVAILABLE,
+    ),
+    (
+        check._Hooks([], {}, failure=EbpfwatchError("x", "", Exit.NOPERM)),
         machine(),
         [Advice("memory", "x", Level.FAIL, "", "")],
         Exit.NOPERM,
@@ -431,10 +508,10 @@ CODES = [
 ]
 
 
-@pytest.mark.parametrize(("tried", "host", "advice", "code"), CODES)
-def test_exit_codes(tried: Any, host: HostState, advice: list[Advice], code: Exit) -> None:
+@pytest.mark.parametrize(("found", "host", "advice", "code"), CODES)
+def test_exit_codes(found: Any, host: HostState, advice: list[Advice], code: Exit) -> None:
     """A plan's FAIL is not the machine's; not being able to look is not "fine"."""
-    assert check._exit_code(tried, host, advice) is code
+    assert check._exit_code(found, host, advice) is code
 
 
 @pytest.mark.parametrize("name", TREES)

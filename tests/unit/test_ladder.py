@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.kernel.choice import Chooser
+from ebpfwatch.kernel.choice import Choice, Chooser
 from ebpfwatch.kernel.ladder import LADDER, Attachment, Rung, wishes
 from ebpfwatch.kernel.prober import Prober
+from ebpfwatch.kernel.refusal import last_words, overheard
 from ebpfwatch.kernel.running import find_symbols
+from ebpfwatch.kernel.trial import Program
+from ebpfwatch.kernel.verify import step_down
 
 KALLSYMS = """\
 ffff000008100000 t ext4_evict_inode.cold
@@ -102,3 +108,87 @@ def test_every_rung_has_its_code() -> None:
             for attachment in rung.attachments:
                 assert isinstance(attachment, Attachment)
                 assert f"int {attachment.function}(" in text
+
+
+# -- when the verifier refuses a program
+
+REFUSED = [
+    # refused roles, hooks.rungs as it is, what holds, the advice
+    (["unlink"], "", [], "unlink=none"),
+    (["unlink", "reclaim"], "alloc=none", [], "alloc=none unlink=none reclaim=none"),
+    (["evict"], "", ["kprobe ext4_evict_inode"], "evict=kprobe:ext4_evict_inode"),
+    (["evict"], "evict=raw_tracepoint", ["kprobe ext4_evict_inode"], "evict=kprobe:ext4_evict"),
+    (["evict"], "", [], ""),
+    (["destroy"], "", ["kprobe ext4_destroy_inode"], "destroy=kprobe:ext4_destroy_inode"),
+    (["destroy"], "", ["kprobe destroy_inode"], "destroy=none"),  # a rung with a price is no advice
+    (["learner"], "", [], ""),
+    (["unlink", "selftest"], "", [], ""),
+]
+
+
+@pytest.mark.parametrize(("roles", "rungs", "holds", "advice"), REFUSED)
+def test_the_way_round_a_refused_program(
+    roles: list[str], rungs: str, holds: list[str], advice: str
+) -> None:
+    """The next rung that holds, else none; no way round what nothing works without."""
+    best = [rung.name for rows in LADDER.values() for rung in rows[:1]]
+    kernel = Kernel(*best, *holds)
+    chooser = Chooser(kernel, None, rungs)
+    choices = [Choice(role, rows[0], rows[0].name, "") for role, rows in LADDER.items()]
+    refused = [Program(role, "f", "no") for role in roles]
+    found = step_down(chooser, choices, refused, rungs)
+    assert found.startswith(advice) and bool(found) is bool(advice)
+    assert wishes(found) is not None
+
+
+#: As kernels wrote them; the first is what bcc puts around it.
+LOGS = [
+    (
+        "bpf: Failed to load program: Permission denied\n0: R1=ctx() R10=fp0\n"
+        "; return *(volatile int *)((char*)ctx+4096);} @ main.c:18\n"
+        "0: (61) r0 = *(u32 *)(r1 +4096)\ninvalid bpf_context access off=4096 size=4\n"
+        "processed 1 insns (limit 1000000) max_states_per_insn 0 total_states 0\n\n",
+        "invalid bpf_context access off=4096 size=4",
+    ),
+    (
+        "infinite loop detected at insn 2\ncur state: R1=scalar(smin=1) R10=fp0 fp-8=mmmm????\n"
+        "old state: R1=scalar(smin=1) R10=fp0 fp-8=mmmm????\nprocessed 15 insns (limit 1000000)\n",
+        "infinite loop detected at insn 2",
+    ),
+    (
+        "0: (bf) r6 = r1\nR0=inv(id=0) R6=ctx(id=0,off=0,imm=0)\n5: (79) r1 = *(u64 *)(r0 +0)\n"
+        "R0 invalid mem access 'map_value_or_null'\n\nHINT: The 'map_value_or_null' error can"
+        " happen if you dereference a pointer value from a map lookup without first checking\n",
+        "R0 invalid mem access 'map_value_or_null'",
+    ),
+    (
+        "from 12 to 20: R0=0 R10=fp0\n20: (95) exit\nBPF program is too large. Processed 131073"
+        " insn\nverification time 400 usec\nstack depth 320\n",
+        "BPF program is too large. Processed 131073 insn",
+    ),
+    ("", ""),
+    ("processed 1 insns (limit 1000000)\n", ""),
+]
+
+
+@pytest.mark.parametrize(("log", "reason"), LOGS)
+def test_the_verifiers_last_words(log: str, reason: str) -> None:
+    """The reason, not what stands around it."""
+    assert last_words(log) == reason
+
+
+@given(st.text())
+def test_any_log_has_last_words_or_none(log: str) -> None:
+    """One line of it, of bounded length."""
+    found = last_words(log)
+    assert found in log and len(found) <= 300 and len(found.splitlines()) <= 1
+
+
+def test_stderr_is_overheard_and_given_back(capfd: pytest.CaptureFixture[str]) -> None:
+    """What C writes there is heard, shown only if asked for, and later lines go where they did."""
+    for echo in (False, True):
+        with overheard(echo) as said:
+            os.write(2, b"from C\n")
+            assert said() == "from C\n"
+        os.write(2, b"after\n")
+        assert capfd.readouterr().err == ("from C\nafter\n" if echo else "after\n")
