@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ebpfwatch.kernellog import arm64
+from ebpfwatch.kernellog import arm64, x86fault
 from ebpfwatch.kernellog.report import Report
 
 __all__ = ["explain", "object_register"]
@@ -17,19 +17,28 @@ __all__ = ["explain", "object_register"]
 #: slab lists; the same word is page->mapping for a page that is no slab's).
 _SLAB_CACHE = 0x18
 #: Fields of struct kmem_cache that a wrong cache pointer makes fault: (release's start, arch).
-_FIELDS = {("4.19.", "arm64", 0xD0): "memcg_params.root_cache"}
+#: No field before that one is of another size on the other architecture.
+_FIELDS = {
+    ("4.19.", "arm64", 0xD0): "memcg_params.root_cache",
+    ("4.19.", "x86-64", 0xD0): "memcg_params.root_cache",
+}
 
 
 def explain(report: Report) -> list[str]:
     """The reasoning about one crash; empty where there is nothing to read."""
     address = report.fault_address
-    if address is None or not report.at or report.at.symbol != "kmem_cache_free":
+    if not report.at or report.at.symbol != "kmem_cache_free":
         return []
+    if address is None:
+        told = x86fault.describe(report)
+        return [*told, *_addresses(report)] if told else []
     if address >= 4096:
-        return [f"kmem_cache_free read {address:#x}: the pointer to the cache was not one"]
+        said = f"kmem_cache_free read {address:#x}: the pointer to the cache was not one"
+        return [said, *x86fault.describe(report), *_addresses(report)]
     sentences = [_offset(report, address)]
     if report.arch == "arm64" and report.code:
         sentences += _instruction(report)
+    sentences += x86fault.describe(report)
     sentences.append(
         "so the page of the object was no longer a slab page when the second free came: between"
         " the first free and this one all other objects of that slab had been freed, too, and the"
@@ -86,11 +95,15 @@ def _instruction(report: Report) -> list[str]:
 
 
 def object_register(report: Report) -> tuple[str, int] | None:
-    """The register that holds the object in an arm64 ``kmem_cache_free``, and its value.
+    """The register that holds the object in ``kmem_cache_free``, and its value.
 
-    The function keeps its arguments and its return address in callee-saved registers from x19 on:
-    of those in the linear map, the one that is not the cache is the object.
+    On x86-64 it is the one whose struct page is in another register.  On arm64 the function keeps
+    its arguments and its return address in callee-saved registers from x19 on: of those in the
+    linear map, the one that is not the cache is the object.
     """
+    if report.arch == "x86-64":
+        found = x86fault.object_and_page(report)
+        return found and (found[0], found[1])
     before, load = arm64.faulting(report.code)
     caches = {
         register
@@ -114,6 +127,14 @@ def _old_layout(report: Report) -> bool:
 
 
 def _addresses(report: Report) -> list[str]:
+    if report.arch == "x86-64":
+        if (both := x86fault.object_and_page(report)) is None:
+            return []
+        holder, address, other = both
+        return [
+            f"the object is {address:#x} ({holder}): of all registers it is the only one whose"
+            f" struct page is in another, {other}, by the arithmetic that KASLR does not change"
+        ]
     if not _old_layout(report) or not (found := object_register(report)):
         return []
     register, value = found

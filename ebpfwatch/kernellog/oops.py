@@ -52,6 +52,10 @@ _ADDRESS = re.compile(
     r"|paging request at|for address:?|non-canonical address) (?:0x)?([0-9a-f]{8,16})"
 )
 _REGISTER = re.compile(r"\b(x\d{1,2}|sp|R[A-Z]{2}|R\d\d|CR2) ?: (?:0018:)?([0-9a-f]{16})\b")
+# Linux 6.10 and later say "Oops: " of everything, and of this twice.
+_PAGE_FAULT = re.compile(
+    r"(?:Oops: )?Oops: (?P<code>[0-9a-f]{4,8}) |#PF: error_code\(0x(?P<hex>[0-9a-f]{1,8})\)"
+)
 _CACHE = re.compile(
     r"belongs to the cache (\S+) of size|cache=([^\s\]]+)|^BUG (\S+) \(|"
     r"Wrong slab cache\. (\S+) but"
@@ -106,6 +110,9 @@ class Parser:
         report, self._open = self._open, None
         if report is not None:
             _part_victim(report)
+            # Of no other fault does CR2 say anything.
+            if report.fault_address is None and report.error_code is not None:
+                report.fault_address = report.registers.get("CR2")
             yield report
 
     def _is_over(self, record: Record) -> bool:
@@ -207,7 +214,8 @@ def _details(report: Report, text: str) -> None:
     elif text.startswith(("lr :", "lr:", "LR is at")):
         report.caller, report.arch = _spot(text), "arm64"
     elif text.startswith("Code:"):
-        report.code = report.code or text[5:].strip()
+        if not report.others_registers:
+            report.code = report.code or text[5:].strip()
     else:
         _numbers(report, text)
 
@@ -215,8 +223,9 @@ def _details(report: Report, text: str) -> None:
 def _program_counter(report: Report, text: str) -> None:
     spot = _spot(text)
     if text.startswith(("RIP:", "IP:")):
-        if "0033:" in text:
-            return  # user space
+        if "0033:" in text or report.at and report.frames:
+            report.others_registers = True
+            return
         report.arch = "x86-64"
     else:
         report.arch = "arm64"
@@ -231,7 +240,11 @@ def _numbers(report: Report, text: str) -> None:
         report.fault_address = int(found[1], 16)
     if found := _CACHE.search(text):
         report.cache = report.cache or next(group for group in found.groups() if group)
+    if found := _PAGE_FAULT.match(text):
+        report.error_code = int(found["code"] or found["hex"], 16)
     for found in _REGISTER.finditer(text):
+        if report.others_registers and found[1] != "CR2":
+            continue
         report.registers.setdefault(found[1], int(found[2], 16))
 
 

@@ -63,9 +63,13 @@ class Report:
     at: Frame | None = None
     caller: Frame | None = None
     fault_address: int | None = None
+    #: x86-64's, of a page fault
+    error_code: int | None = None
     number: int = 0
     code: str = ""
     cache: str = ""
+    #: the registers that follow are those of user space, or of code that was interrupted
+    others_registers: bool = False
     registers: dict[str, int] = dataclasses.field(default_factory=dict)
     frames: list[Frame] = dataclasses.field(default_factory=list)
     victim_frames: list[Frame] = dataclasses.field(default_factory=list)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any, Callable
 
-from ebpfwatch.kernellog import fault
+from ebpfwatch.kernellog import fault, x86fault
 from ebpfwatch.kernellog.advice import modules, next_steps
 from ebpfwatch.kernellog.assess import Weight, in_reclaim, in_softirq
 from ebpfwatch.kernellog.diseases import Relation
@@ -85,6 +85,11 @@ def _group(group: Group, resolve: Callable[[Frame], str]) -> list[str]:
     lines += textwrap.wrap(
         f"-> {group.assessment.why}", _WIDTH, initial_indent="      ", subsequent_indent="         "
     )
+    if group.assessment.weight is not Weight.PROVEN:  # of those the reasons say it
+        for sentence in x86fault.describe(report):
+            lines += textwrap.wrap(
+                f"-> {sentence}", _WIDTH, initial_indent="      ", subsequent_indent="         "
+            )
     return lines
 
 
@@ -160,10 +165,10 @@ def _about_proof(group: Group) -> list[str]:
     said = [f"{report.kind} {report.at or ''}: {group.assessment.why}", *fault.explain(report)]
     if in_softirq(report):
         victim = report.victim_frames[0].symbol if report.victim_frames else ""
-        doing = f" It was in {victim} when the interrupt came" if victim else ""
+        doing = f". It was in {victim} when the interrupt came" if victim else ""
         said.append(
             f"the free ran in RCU's softirq, after a grace period, on the stack of whoever was"
-            f" running: {report.comm or 'the current task'} is a victim, not the culprit.{doing}"
+            f" running: {report.comm or 'the current task'} is a victim, not the culprit{doing}"
         )
     for heading, frames in report.other_stacks.items():
         if frames:
@@ -249,6 +254,7 @@ def _report(group: Group) -> dict[str, Any]:
         "where": report.where,
         "at": str(report.at) if report.at else "",
         "fault_address": report.fault_address,
+        "instruction": x86fault.describe(report),
         "cache": report.cache,
         "stack": [str(frame) for frame in report.frames],
         "softirq": in_softirq(report),

@@ -27,6 +27,7 @@ from ebpfwatch.errors import EbpfwatchError
 from ebpfwatch.events import wire
 from ebpfwatch.host import ParseError, mounts, vmstat, zoneinfo
 from ebpfwatch.kernel.btf import Btf, BtfError
+from ebpfwatch.kernellog import story, triage
 from ebpfwatch.lastboot import BootRecord, traced
 from ebpfwatch.sinks.web import Web, webconfig
 from ebpfwatch.status import Status
@@ -137,6 +138,13 @@ def read_console(data: bytes) -> None:
         verdict.text(None)
 
 
+def read_kernel_log(data: bytes) -> None:
+    """The log of a dead machine: told, and as JSON."""
+    result = triage.read(io.BufferedReader(io.BytesIO(data)))
+    story.tell(result, "log")
+    json.dumps(story.to_json(result))
+
+
 def read_btf(data: bytes) -> None:
     """A detached BTF file, in a child that may take two seconds."""
     with in_a_file(data) as path:
@@ -219,6 +227,7 @@ def targets(stack: contextlib.ExitStack) -> dict[str, tuple[Target, list[bytes]]
     ask = (
         b"GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: text/plain;q=0.5\r\nRange: bytes=1-2\r\n\r\n"
     )
+    logs = sorted((ROOT / "tests/fixtures/logs").glob("*.txt"))
     with open("/proc/zoneinfo", "rb") as zones:
         zone_text = zones.read()
     return {
@@ -234,6 +243,7 @@ def targets(stack: contextlib.ExitStack) -> dict[str, tuple[Target, list[bytes]]
         "finding": (read_finding, [finding]),
         "boot.json": (read_boot, [json.dumps(vars(boot)).encode()]),
         "trace on a console": (read_console, [trace]),
+        "kernel log": (read_kernel_log, [log.read_bytes() for log in logs]),
         "BTF file": (read_btf, [small_btf()]),
         "HTTP request": (stack.enter_context(server()), [ask]),
     }
