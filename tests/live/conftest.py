@@ -14,6 +14,7 @@ import pytest
 from tests.live.harness import (
     ROOT,
     DaemonProcess,
+    build,
     build_storm,
     command,
     free_port,
@@ -49,6 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def storm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The create+unlink storm, compiled."""
     return build_storm(tmp_path_factory.mktemp("bin"))
+
+
+@pytest.fixture(scope="session")
+def race(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tasks that ask for one cold inode at once, compiled."""
+    return build(tmp_path_factory.mktemp("bin"), "race")
 
 
 @pytest.fixture(scope="session")

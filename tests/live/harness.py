@@ -24,6 +24,7 @@ from ebpfwatch.kernel.session import Session
 __all__ = [
     "ROOT",
     "DaemonProcess",
+    "build",
     "build_storm",
     "command",
     "free_port",
@@ -40,8 +41,13 @@ ROOT = Path(__file__).parents[2]
 
 def build_storm(directory: Path) -> Path:
     """The create+unlink storm, compiled."""
-    binary = directory / "storm"
-    source = ROOT / "tests/live/storm.c"
+    return build(directory, "storm")
+
+
+def build(directory: Path, name: str) -> Path:
+    """A program of this directory, compiled."""
+    binary = directory / name
+    source = ROOT / f"tests/live/{name}.c"
     subprocess.run(["gcc", "-O2", "-Wall", "-o", binary, source], check=True)
     return binary
 

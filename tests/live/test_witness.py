@@ -74,32 +74,32 @@ EXACT = {
 FREES = ("kmem/kmem_cache_free", 'name=="ext4_inode_cache"')
 
 
-def skipped(before: Balance, after: Balance) -> int:
-    """Frees that the table knows it has not seen, in the time between the two."""
+def unseen(before: Balance, after: Balance) -> int:
+    """Frees that the table knows it has not seen, in the time between the two.
+
+    An evicted inode that is not accounted for by a free was freed unseen, whichever loss says so;
+    but one that was freed after it had been forgotten was seen, unmatched.
+    """
     gone = {name: after.counters[name] - before.counters[name] for name in after.counters}
-    return (
-        gone["free_missed"]
-        + gone["forgotten_dying"]
-        + after.dying
-        - before.dying
-        - gone["free_unmatched"]
-        - gone["free_aborted"]
-    )
+    return after.accounted - before.accounted - gone["free"] - gone["free_unmatched"]
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"table_slots": 64}, {"ring_bytes": 4096}],
-    ids=["as installed", "64 slots", "a ring of one page"],
+    [{}, {"table_slots": 64}, {"table_slots": 4}, {"ring_bytes": 4096}],
+    ids=["as installed", "64 slots", "one bucket", "a ring of one page"],
 )
 def test_what_was_fired_is_what_was_handled_and_what_is_known_to_be_missed(
     ext4: Path,
     storm: Path,
+    race: Path,
     tracefs: Path,
     changes: dict[str, object],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Storms on two CPUs and reclaim: for each hook, perf's count is ours, to the last one."""
+    """Storms on two CPUs, reclaim and lost races: for each hook, perf's count is ours, to the last
+    one; and every inode that was evicted, or never lived, was freed once.
+    """
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(contextlib.closing(load_session(ext4, **changes)))
         events = {event: Counter(tracefs, event) for event in EXACT}
@@ -119,13 +119,17 @@ def test_what_was_fired_is_what_was_handled_and_what_is_known_to_be_missed(
                     entry.stat()
         for process in processes:
             assert process.wait() == 0
+        # Alone: with the storms for neighbours its two tasks hardly ever run at once.
+        subprocess.run([race, ext4, "1000"], check=True)
         books = balance(session, 0.3, truth)
         misses = session.misses()["kmem_cache_free"]
     counters = {name: n - books_before.counters[name] for name, n in books.counters.items()}
     fired = {event: n - books_before.also[event] for event, n in books.also.items()}
     assert {event: fired[event] for event in EXACT} == {e: counters[n] for e, n in EXACT.items()}
     frees = counters["free"] + counters["free_unmatched"] + counters["free_aborted"]
-    assert fired[FREES[0]] - frees == skipped(books_before, books)
+    assert counters["free_aborted"] > 0 or os.cpu_count() == 1
+    assert fired[FREES[0]] == counters["evict"] + counters["free_aborted"]
+    assert fired[FREES[0]] - frees == unseen(books_before, books)
     assert books.unexplained == books_before.unexplained == 0
     assert counters["verdict"] == 0
     with capsys.disabled():
