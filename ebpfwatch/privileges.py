@@ -15,8 +15,8 @@ __all__ = ["CAPABILITIES", "drop"]
 #: Bits of linux/capability.h that the daemon may keep.
 CAPABILITIES = {"dac_override": 1, "sys_ptrace": 19, "sys_admin": 21, "syslog": 34, "bpf": 39}
 
-#: Always kept: the canary creates a file in directories of any owner; kallsyms shows addresses to
-#: CAP_SYSLOG only where kptr_restrict is 1.
+#: What the daemon always keeps: the canary creates a file in directories of any owner; kallsyms
+#: shows addresses to CAP_SYSLOG only where kptr_restrict is 1.
 _KEEP = ("dac_override", "syslog")
 
 _VERSION_3 = 0x20080522
@@ -35,17 +35,22 @@ class _Data(ctypes.Structure):
     ]
 
 
-def drop(works: Callable[[], object], wanted: tuple[str, ...] = ()) -> tuple[str, ...]:
+def drop(
+    works: Callable[[], object],
+    wanted: tuple[str, ...] = (),
+    always: tuple[str, ...] = _KEEP,
+) -> tuple[str, ...]:
     """Keep as little as lets ``works`` run without ``PermissionError``; returns what was kept.
 
-    ``wanted`` are kept besides, where we have them: what the configuration asks for.
+    ``always`` and ``wanted`` are kept in any case, where we have them: what the daemon cannot do
+    without, and what the configuration asks for.
 
     For this thread and those it starts later, so call it before starting any.  Raises ``OSError``
     where the kernel refuses, and ``PermissionError`` if even all capabilities are not enough.
     """
     had = _permitted()
     for extra in ((), ("bpf",), ("bpf", "sys_admin")):
-        kept = [name for name in (*_KEEP, *wanted, *extra) if had >> CAPABILITIES[name] & 1]
+        kept = [name for name in (*always, *wanted, *extra) if had >> CAPABILITIES[name] & 1]
         mask = sum(1 << CAPABILITIES[name] for name in kept)
         _set(mask, had)
         try:
@@ -55,6 +60,7 @@ def drop(works: Callable[[], object], wanted: tuple[str, ...] = ()) -> tuple[str
             if extra == ("bpf", "sys_admin"):
                 raise
     libc = ctypes.CDLL(None, use_errno=True)
+    _set(had, had)  # the bounding set asks for CAP_SETPCAP
     for bit in range(64):
         # EINVAL ends the list; EPERM where we may not: the permitted set is what counts then.
         if not mask >> bit & 1 and libc.prctl(_PR_CAPBSET_DROP, bit, 0, 0, 0) != 0:

@@ -68,6 +68,7 @@ enum counter {
 	COUNTER_TORN,
 	COUNTER_GRACE_NS, /* sum of the time from evict to free */
 	COUNTER_VERDICT,
+	COUNTER_CALL_LOST, /* only in unlinks.c */
 	COUNTER_COUNT,
 };
 

@@ -5,11 +5,15 @@
  * The whole call for `ebpfwatch unlinks`: the path as the caller wrote it, the inode it reached, the
  * result.  Not part of the watcher: one syscall tracepoint makes every system call of the machine take
  * the slow path.
- * Invariant: one call a task; a record is submitted only at the return of the call that began it.
+ * Invariant: a call is found by its own task's pid_tgid and written by that task alone, so nobody gets
+ * another's name, inode or result; each call of whom we want is submitted at its return, or is counted as
+ * lost, or has not returned.
+ *
+ * NOTE_SLOTS comes from the loader: calls that can be under way at once.
  */
 #include "output.h"
 
-#define CALL_SLOTS 1024
+#define EVERYBODY 0xffffffffu
 
 struct syscall_enter {
 	u64 common;
@@ -23,20 +27,54 @@ struct syscall_exit {
 	s64 result;
 };
 
-BPF_ARRAY(calls, struct unlink_record, CALL_SLOTS);
+/*
+ * A hash, allocated whole when it is loaded: an array of slots by pid would give two tasks the same one.
+ * Only in task context, so no softirq meets the lock of a bucket.
+ */
+BPF_HASH(calls, u64, struct unlink_record, NOTE_SLOTS);
+BPF_ARRAY(blank, struct unlink_record, 1); /* never written: what a new entry begins with */
+BPF_ARRAY(wanted, u32, 1);                 /* whose calls: a tgid, EVERYBODY, or 0 = nobody's yet */
 
-static __always_inline struct unlink_record *call_slot(void)
+/* The call that this task is in the middle of, if we saw it begin. */
+static __always_inline struct unlink_record *call_of(u64 pid_tgid)
 {
-	u32 index = (u32)bpf_get_current_pid_tgid() & (CALL_SLOTS - 1);
+	struct unlink_record *call = calls.lookup(&pid_tgid);
 
-	return calls.lookup(&index);
+	return call && call->header.ns ? call : NULL;
+}
+
+static __always_inline struct unlink_record *new_call(u64 pid_tgid)
+{
+	struct unlink_record *call = calls.lookup(&pid_tgid), *nothing;
+	u32 zero = 0;
+
+	if (call) {
+		/* Its call never returned: that task died in there, and its number is in use again. */
+		if (call->header.ns)
+			count(COUNTER_CALL_LOST, 1);
+		return call;
+	}
+	nothing = blank.lookup(&zero);
+	if (!nothing)
+		return NULL;
+	calls.update(&pid_tgid, nothing);
+	call = calls.lookup(&pid_tgid);
+	if (!call)
+		count(COUNTER_CALL_LOST, 1);
+	return call;
 }
 
 static __always_inline int enter(s32 dfd, u64 path, u32 flags)
 {
-	struct unlink_record *call = call_slot();
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct unlink_record *call;
+	u32 zero = 0, *whose = wanted.lookup(&zero);
 	long bytes;
 
+	if (!whose || (*whose != EVERYBODY && *whose != pid_tgid >> 32))
+		return 0;
+	count(COUNTER_UNLINK, 1);
+	call = new_call(pid_tgid);
 	if (!call)
 		return 0;
 	call->header.kind = RECORD_UNLINK;
@@ -58,13 +96,16 @@ static __always_inline int enter(s32 dfd, u64 path, u32 flags)
 
 static __always_inline int leave(void *ctx, s32 result)
 {
-	struct unlink_record *call = call_slot();
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct unlink_record *call = call_of(pid_tgid);
 
-	if (!call || call->actor.pid != (u32)bpf_get_current_pid_tgid() || !call->header.ns)
+	if (!call)
 		return 0;
 	call->result = result;
 	submit(ctx, call, sizeof(*call));
+	/* Told, even where the entry cannot be given back. */
 	call->header.ns = 0;
+	calls.delete(&pid_tgid);
 	return 0;
 }
 

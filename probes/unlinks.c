@@ -9,10 +9,10 @@
 
 int ext4_unlink_enter(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct unlink_record *call = call_slot();
+	struct unlink_record *call = call_of(bpf_get_current_pid_tgid());
 	u64 inode = 0, name = 0, dentry = ctx->args[1];
 
-	if (!call || call->actor.pid != (u32)bpf_get_current_pid_tgid() || !call->header.ns)
+	if (!call)
 		return 0;
 	if (READ(inode, dentry + OFF_D_INODE) || !inode)
 		return 0;

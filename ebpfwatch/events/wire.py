@@ -110,7 +110,8 @@ class Flag(enum.IntFlag):
     PARENTS_WHOLE = 256
 
 
-#: enum counter, in order; the names are those of ``status.COUNTERS`` and ``status.LOSSES``.
+#: enum counter, in order; the names are those of ``status.COUNTERS`` and ``status.LOSSES``, but for
+#: ``call_lost``, which is of `ebpfwatch unlinks`.
 COUNTERS = (
     "alloc",
     "unlink",
@@ -131,6 +132,7 @@ COUNTERS = (
     "torn",
     "grace_ns",
     "verdict",
+    "call_lost",
 )
 
 GRACE_BUCKETS = 32

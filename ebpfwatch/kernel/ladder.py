@@ -241,6 +241,6 @@ UNITS: dict[str, Unit] = {
             "unlink_path": (Rung("tracepoint", _syscalls(), ()),),
         },
         ("unlink", "unlink_path"),
-        ("calls", "counters", "records"),
+        ("wanted", "counters", "records"),
     ),
 }

@@ -48,7 +48,7 @@ def build(directory: Path, name: str) -> Path:
     """A program of this directory, compiled."""
     binary = directory / name
     source = ROOT / f"tests/live/{name}.c"
-    subprocess.run(["gcc", "-O2", "-Wall", "-o", binary, source], check=True)
+    subprocess.run(["gcc", "-O2", "-Wall", "-pthread", "-o", binary, source], check=True)
     return binary
 
 

@@ -213,6 +213,6 @@ def test_it_gives_up_what_it_does_not_need(daemon: DaemonProcess) -> None:
     assert len(tasks) >= 2
     for task in tasks:
         status = (task / "status").read_text()
-        for name in ("CapEff", "CapPrm"):
+        for name in ("CapEff", "CapPrm", "CapBnd"):
             assert re.search(rf"{name}:\s+{mask:016x}\n", status), status
         assert re.search(r"NoNewPrivs:\s+1\n", status)
