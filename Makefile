@@ -98,11 +98,8 @@ soak: install-test  ## millions of model events, then storm, reclaim and self-te
 fuzz: install-test  ## damaged input to everything that parses: SECONDS=n, SEED=n to repeat
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
-sbom: $(VENV)/.audit  ## dist/sbom.json: what the daemon runs on, as CycloneDX
-	mkdir -p dist
-	$(RUN) -m tests.trust.pins >dist/runtime.txt
-	$(VENV)/audit/bin/cyclonedx-py requirements dist/runtime.txt --pyproject pyproject.toml \
-	    --output-reproducible -o dist/sbom.json
+sbom: deb  ## dist/sbom.cdx.json: the one in the package, what is in it and what it runs on, as CycloneDX
+	dpkg-deb --fsys-tarfile dist/ebpfwatch_*_all.deb | tar -xO ./usr/share/ebpfwatch/sbom.cdx.json >dist/sbom.cdx.json
 
 # --strict: a package that the advisory database does not know is not one without advisories.
 audit: $(VENV)/.audit  ## advisories for what the daemon runs on; fails where nobody can be asked
@@ -113,7 +110,7 @@ audit: $(VENV)/.audit  ## advisories for what the daemon runs on; fails where no
 # A venv of their own: their dependencies are none of ours.
 $(VENV)/.audit: $(VENV)/.test
 	$(PYTHON) -m venv $(VENV)/audit
-	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=5,<8' 'pip-audit>=2.7,<3'
+	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.7,<3'
 	touch $@
 
 faults: install-test  ## as root: kill -9 at random points, KILLS=n, then the samples of every other fault

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ebpfwatch import durable
 from ebpfwatch.errors import EbpfwatchError, Exit
 
 __all__ = ["SELFTEST", "Lock", "running_daemon"]
@@ -24,6 +25,14 @@ class Lock:
         try:
             directory.mkdir(mode=0o755, parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            why_not = durable.why_not_ours(directory)
+            if why_not:
+                raise EbpfwatchError(
+                    f"the lock cannot be in {directory}: {why_not}",
+                    "whoever can write there decides where root writes; give it to root alone",
+                    Exit.CANTCREAT,
+                )
+            # Not O_EXCL: it stays for the next one, whose lock it is then.
             self._fd = os.open(directory / "daemon.json", flags, 0o600)
         except OSError as error:
             raise EbpfwatchError(
@@ -58,7 +67,7 @@ class Lock:
 def running_daemon(directory: Path) -> dict[str, Any]:
     """What the running daemon published; raises ``EbpfwatchError`` (exit 69) if there is none."""
     try:
-        fd = os.open(directory / "daemon.json", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(directory / "daemon.json", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except PermissionError:
         raise EbpfwatchError(
             f"{directory}/daemon.json may only be read by root", "run it as root", Exit.NOPERM

@@ -25,6 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Watch until SIGTERM or SIGINT."""
+    # Whatever we were started with: directories above those with a mode of their own get it, too.
+    os.umask(0o077)
     settings = config.load(arguments.config)
     from ebpfwatch.daemon import Daemon
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
+from ebpfwatch import durable
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.libbpf import object_fd_by_id
 from ebpfwatch.kernel.testbed import Testbed
@@ -122,7 +123,7 @@ def double_free(bed: Testbed) -> int:
 def _made_up(daemon: dict[str, Any], run: Path, wanted: tuple[int, int]) -> int:
     """Ask the daemon to judge a record of its own making; CLOCK_MONOTONIC ns of the request."""
     try:
-        (run / SELFTEST).write_text(f"{wanted[0]} {wanted[1]}")
+        durable.write(run / SELFTEST, f"{wanted[0]} {wanted[1]}".encode())
         began_ns = time.monotonic_ns()
         os.kill(int(daemon["pid"]), signal.SIGUSR1)
     except OSError as error:

@@ -22,14 +22,6 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built and checked by lintian, warnings being errors."""
-    directory = tmp_path_factory.mktemp("package")
-    subprocess.run(["sh", str(ROOT / "deploy/build-deb.sh"), str(directory)], check=True)
-    return next(directory.glob("ebpfwatch_*_all.deb"))
-
-
-@pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Iterator[Chroot]:
     """A clean Debian 12 with what the package depends on, but not the package."""
     directory = tmp_path_factory.mktemp("bookworm")

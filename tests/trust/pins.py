@@ -1,4 +1,4 @@
-"""The daemon's Python dependencies as they are installed here, pinned: for `make sbom` and `audit`.
+"""The daemon's Python dependencies as they are installed here, pinned: for `make audit`.
 
 Names from pyproject.toml, and bcc, which comes with the distribution's python3-bpfcc.
 """

@@ -21,6 +21,7 @@ from ebpfwatch.errors import EbpfwatchError, Exit, defect, say
 from ebpfwatch.host.sources import Sources
 from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.lastboot import BootRecord
+from ebpfwatch.lock import Lock
 from ebpfwatch.paths import Paths
 from ebpfwatch.sinks.store import Store, read_all
 from ebpfwatch.worker import Worker, within
@@ -69,6 +70,22 @@ def test_a_directory_that_others_can_write_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "open")
     with pytest.raises(EbpfwatchError, match="open can be written by others"):
         Store(tmp_path / "link/state", 3)
+
+
+def test_a_lock_where_others_can_write_is_refused(tmp_path: Path) -> None:
+    """They could put a second name of root's files there, and the lock would empty them."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o777)
+    with pytest.raises(EbpfwatchError, match="run can be written by others") as raised:
+        Lock(tmp_path / "run")
+    assert raised.value.exit_code is Exit.CANTCREAT
+    assert os.listdir(tmp_path / "run") == []
+    (tmp_path / "run").chmod(0o755)
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "run/daemon.json").symlink_to(tmp_path / "victim")
+    with pytest.raises(EbpfwatchError, match="cannot create"):
+        Lock(tmp_path / "run")
+    assert (tmp_path / "victim").read_text() == "precious"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to give a directory away")
@@ -188,3 +205,17 @@ def test_nothing_in_the_daemon_waits_for_the_kernels_entropy() -> None:
     modules = {file.name: file.read_text() for file in package.rglob("*.py")}
     # Only where it says why not.
     assert [name for name in modules if waiting.search(modules[name])] == ["chance.py"]
+
+
+def test_nothing_of_ours_has_a_name_in_a_directory_of_all() -> None:
+    """The package and its scripts name /tmp and its like only to look at, or to talk about them."""
+    root = Path(__file__).parents[2]
+    shared = re.compile(r"(?<![\w>])/(?:var/tmp|tmp|dev/shm|run/lock)\b")
+    scripts = [root / "deploy/ebpfwatch-generator", root / "deploy/debian/ebpfwatch.postrm"]
+    files = [*(root / "ebpfwatch").rglob("*.py"), *(root / "deploy").rglob("*.sh"), *scripts]
+    named = {str(f.relative_to(root)) for f in files if shared.search(f.read_text())}
+    assert named == {
+        "ebpfwatch/advice/plans.py",  # judges a swap file there
+        "ebpfwatch/host/room.py",  # which filesystem it is on
+        "deploy/image/build.sh",  # mktemp
+    }
