@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -192,6 +193,30 @@ def test_installing_what_is_there_touches_nothing(tmp_path: Path) -> None:
         done = subprocess.run(words, stdin=text, capture_output=True, text=True)
     assert done.returncode == Exit.NOPERM
     assert "no-such-package; run it as root" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_bill_of_materials_names_files_and_dependencies(tmp_path: Path) -> None:
+    """deploy/sbom.py on a small tree; on the real one: tests/deb/test_contents.py."""
+    (tmp_path / "DEBIAN").mkdir()
+    (tmp_path / "DEBIAN/control").write_text(
+        "Package: p\nVersion: 1\nArchitecture: all\n"
+        "Depends: python3:any (>= 3.9~), a | b,\n c (<< 2)\n"
+        "Description: of\n Depends: nothing\n"
+    )
+    (tmp_path / "usr").mkdir()
+    (tmp_path / "usr/file").write_text("abc")
+    (tmp_path / "usr/link").symlink_to("/etc/passwd")
+    (tmp_path / "usr/old.cdx.json").write_text("{}")
+    done = subprocess.run(
+        [sys.executable, DEPLOY / "sbom.py", tmp_path], capture_output=True, text=True, check=True
+    )
+    bill = json.loads(done.stdout)
+    assert bill["metadata"]["component"]["purl"] == "pkg:deb/debian/p@1?arch=all"
+    parts = {part["name"]: part for part in bill["components"]}
+    asked = {n: [p["value"] for p in part.get("properties", [])] for n, part in parts.items()}
+    assert asked == {"python3": [">= 3.9~"], "a": [], "c": ["<< 2"], "/usr/file": []}
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert parts["/usr/file"]["hashes"] == [{"alg": "SHA-256", "content": abc}]
 
 
 def test_every_file_of_deploy_is_exercised_by_a_test() -> None:
