@@ -140,7 +140,7 @@ def evidence(event: VerdictEvent) -> list[str]:
 
 
 def ago(ns: int) -> str:
-    """A duration for people."""
+    """A duration for people; steps are stamped with the kernel's tick, of at most 10 ms."""
     if ns < 10_000_000:
-        return f"{ns / 1000:.0f} us"
+        return "less than 10 ms"
     return f"{ns / 1e6:.0f} ms" if ns < 10_000_000_000 else f"{ns / 1e9:.0f} s"

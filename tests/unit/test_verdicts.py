@@ -19,6 +19,7 @@ from ebpfwatch.events.wire import (
     VerdictEvent,
     Who,
 )
+from ebpfwatch.verdicts.confidence import ago
 from ebpfwatch.verdicts.correlator import FORGED_BY, Knowledge, judge
 from ebpfwatch.verdicts.finding import Confidence, Finding, Severity, Strength, Verdict
 from ebpfwatch.verdicts.folding import Folder
@@ -348,3 +349,8 @@ def test_the_wrong_order_is_seen() -> None:
     canary.feed(canary_step(Hook.ANY_FREE))
     canary.feed(canary_step(Hook.EVICT))
     assert not run.in_order
+
+
+def test_no_step_is_said_to_lie_in_the_future() -> None:
+    """A tick of one CPU may be ahead of the exact time of a verdict on another."""
+    assert [ago(ns) for ns in (-32_000, 850_000, 20_000_000)] == ["less than 10 ms"] * 2 + ["20 ms"]
