@@ -6,11 +6,12 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.unit.test_verdicts import judged
 from tests.vm.guest import Outcome
-from tests.vm.judge import Row
+from tests.vm.leads import leads
 from tests.vm.places import PLACES, places
-from tests.vm.survival import survival
 
 _PRINTED = (
     "[48.6] rm-1248  0d.s3 48645135us : 0x00000000: ebpfwatch verdict=3 ino=12 obj=ffff800038a0\n"
@@ -45,27 +46,35 @@ def test_a_finding_on_disk_must_name_both(tmp_path: Path) -> None:
     assert places(_outcome(tmp_path, ""), verdict) == {PLACES[3]: ""}
 
 
-def _lead(number: int, journal_ms: float | None, again: bool) -> Row:
-    return Row(
-        kernel="4.19",
-        release="4.19.78",
-        scenario=f"lead:{number:02}",
-        what="",
-        detected=["double_destroy confirmed"],
-        places={},
-        named=False,
-        lead_ms=None,
-        early_ms=None,
-        journal_ms=journal_ms,
-        freed_again=again,
-        ended="silent",
-        extra="",
-        ok=True,
-        why="",
+def _said(what: str, ns: int) -> str:
+    return f"[    9.1] crime: {what} object=ffff ino=12 generation=7 at={ns}\r\n"
+
+
+def _told(ns: int, journal_ns: int) -> dict[str, object]:
+    return {"verdict": "double_destroy", "ns": ns, "journal_ns": journal_ns}
+
+
+def test_each_second_free_is_held_against_the_record_of_its_own_crime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second crime's record came 5 ms after its second free."""
+    ms = 1_000_000
+    console = _said("twice", 10 * ms) + _said("freed again", 40 * ms)
+    console += _said("twice", 110 * ms) + _said("freed again", 130 * ms)
+    told = [_told(111 * ms, 135 * ms), _told(11 * ms, 18 * ms)]
+    monkeypatch.setattr("tests.vm.leads.journaled", lambda _: told)
+    text, wrong = leads(_outcome(tmp_path, console))
+    assert not wrong
+    assert text == (
+        "of 2 double destroys 2 told; in the journal before the second free 1; from the verdict to"
+        " the second free 24.0 ms (from 19.0 to 29.0), to the journal's record 15.5 ms (from 7.0"
+        " to 24.0)"
     )
 
 
-def test_the_share_counts_only_second_frees_that_came() -> None:
-    rows = [_lead(1, 30.0, True), _lead(2, -4.0, True), _lead(3, None, True), _lead(4, None, False)]
-    line = survival(rows).splitlines()[-1]
-    assert line == "| 4.19.78 | 4 | 4 | 3 | 1 of 3 | 13 ms |"
+def test_a_crime_that_was_not_told_is_no_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.vm.leads.journaled", lambda _: [])
+    console = _said("twice", 10) + _said("freed again", 40)
+    assert leads(_outcome(tmp_path, console))[1] == "1 committed, 0 told, 1 second frees"

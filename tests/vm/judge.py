@@ -10,6 +10,7 @@ from typing import Any
 from ebpfwatch.lastboot import BootRecord, TracedVerdict, traced
 from tests.vm import guest
 from tests.vm.kernels import Kernel
+from tests.vm.leads import leads
 from tests.vm.places import SECOND_FREE, journaled, places
 from tests.vm.scenarios import Scenario
 
@@ -33,7 +34,7 @@ class Row:
     ``places`` are those that survived, with what they lack (``places.places``).  ``lead_ms``: from
     the crime to the kernel's own complaint; ``early_ms`` and ``journal_ms``: from the verdict, and
     from the journal's record of it, to the second free that a double destroy leads to, negative if
-    they came later; None if unknown, or if no second free came (``freed_again``).  ``extra`` is
+    they came later; None if unknown, or if no second free came.  ``extra`` is
     what a script that judges itself found.
     """
 
@@ -47,7 +48,6 @@ class Row:
     lead_ms: float | None
     early_ms: float | None
     journal_ms: float | None
-    freed_again: bool
     ended: str
     extra: str
     ok: bool
@@ -67,6 +67,10 @@ def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
         why = "no place tells both contexts"
     again = SECOND_FREE.search(outcome.console)
     early, journal = _ahead(outcome, scenario.verdict, int(again.group(1)) if again else None)
+    extra = outcome.text("books").strip()
+    if scenario.name == "leads":
+        extra, wrong = leads(outcome)
+        why = why or wrong
     boot = BootRecord.read(outcome.results / "state/boot.json")
     modules = [frame["module"] for f in findings for frame in f["second"]["stack"]]
     names = [f"{f['verdict']} {f['confidence']}" for f in findings]
@@ -84,9 +88,8 @@ def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
         _lead_ms(outcome),
         early,
         journal,
-        again is not None,
         _ending(outcome),
-        outcome.text("books").strip(),
+        extra,
         not why,
         why,
     )
@@ -102,7 +105,7 @@ def _objection(
     if outcome.exit_code is None and not outcome.died:
         steps = re.findall(r"^\++ (.*)", outcome.text("output"), re.MULTILINE) or ["booting"]
         return f"stopped after {outcome.seconds:.0f} s in: {steps[-1]}"
-    if not (scenario.alone or scenario.icount) and "ready after" not in outcome.text("err"):
+    if scenario.name != "price" and not scenario.alone and "ready after" not in outcome.text("err"):
         return "the daemon was not ready"
     if scenario.judges:
         if outcome.exit_code == 0:

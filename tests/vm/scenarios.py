@@ -60,9 +60,6 @@ class Scenario:
 
 _FROM_READY = ("crime", "shrink", "legal", "churn", "rungs", "loads", "warned", "faults")
 
-#: How often `double_destroy` is committed to see how often it is told before the second free.
-_LEADS = 20
-
 #: name, the verdict it must get, whether the module is on the stack, and what it does.
 _CRIMES = (
     ("benign", "double_free", False, "the first free swallowed, then ext4's callback again"),
@@ -85,15 +82,6 @@ def _crimes() -> tuple[Scenario, ...]:
     return tuple(
         Scenario(name, what, arguments=(name,), verdict=verdict, guilty=guilty)
         for name, verdict, guilty, what in _CRIMES
-    )
-
-
-def _leads() -> tuple[Scenario, ...]:
-    """The same crime again and again: how often the journal has it before the second free."""
-    destroy = next(scenario for scenario in _crimes() if scenario.name == "destroy")
-    return tuple(
-        dataclasses.replace(destroy, name=f"lead:{number:02}", kernels=("4.19", "6.12"))
-        for number in range(1, _LEADS + 1)
     )
 
 
@@ -156,7 +144,6 @@ SCENARIOS = (
         guilty=True,
     ),
     Scenario("legal", "two tasks race to delete the same files; reclaim meanwhile", "legal"),
-    *_leads(),
     *_alone(),
     Scenario("churn", "storms, trees, drop_caches, kswapd", "churn", judges=True, timeout=900),
     Scenario(
@@ -204,6 +191,16 @@ SCENARIOS = (
         "starved",
         judges=True,
         timeout=1200,
+        kernels=("4.19", "6.12"),
+    ),
+    Scenario(
+        "leads",
+        "20 double destroys, each with a second free: which the journal had before it",
+        "leads",
+        ("20",),
+        judges=True,
+        icount=True,
+        timeout=1800,
         kernels=("4.19", "6.12"),
     ),
     Scenario(

@@ -73,11 +73,7 @@ def table(rows: list[Row], missing: list[str]) -> str:
     """The whole page; ``missing`` are the guests that were not run for it."""
     alone = [scenario.name for scenario in SCENARIOS if scenario.alone]
     judges = [scenario.name for scenario in SCENARIOS if scenario.judges]
-    crimes = [
-        row
-        for row in rows
-        if row.scenario not in alone + judges and not row.scenario.startswith("lead:")
-    ]
+    crimes = [row for row in rows if row.scenario not in alone + judges]
     text = _HEAD + "".join(map(_crime, crimes))
     compared = [row for row in rows if row.scenario in alone]
     if compared:

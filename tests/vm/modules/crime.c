@@ -13,11 +13,16 @@
  *   tail       the same as the last act of a function: a jump, so that no stack shows this module
  *   foreign    RCU's callback is swallowed, and this module frees in its place: one free, by a stranger
  *   benign     the first free is swallowed, so that the second harms nothing
+ *   twice      ext4_destroy_inode() again at once, and a second free by an RCU callback of its own, which is swallowed
+ *              when it comes: it can be committed as often as wanted
  *   dentry     no crime: FILE's dentry looks as if it were still on its inode's list of aliases when it is freed,
  *              so that dentry_free() warns, as in the case; the harm is undone by what dentry_free() does next
  *
  * Each crime is one line in the kernel log: "crime: SCENARIO object=... ino=... generation=... at=NS", and so is the
- * second free that comes of "destroy" and "shrink"; NS is CLOCK_MONOTONIC, as in the findings.
+ * second free that comes of "destroy", "shrink" and "twice"; NS is CLOCK_MONOTONIC, as in the findings.
+ *
+ * Where the inode lies in its object is learned from the free of any ext4 inode; until one has come, what lies up to
+ * 2 KB below the victim's inode is taken for its object.
  */
 #include <linux/fs.h>
 #ifdef CONFIG_KFENCE
@@ -44,7 +49,9 @@ static unsigned long victim_ino;
 static u32 victim_generation;
 static bool freed, freed_again, reused, done;
 static struct dentry *victims_dentry;
-static struct inode *last_inode; /* of the latest RCU callback, of any file */
+static struct inode *last_inode; /* of the latest RCU callback, of any file; */
+static int last_cpu;             /* it is freed on the same CPU */
+static bool swallow_queueing;
 static long vfs_inode = -1;      /* where it lies in its object; known after one free */
 
 static void (*free_inode)(void *argument);   /* ext4_i_callback or ext4_free_in_core_inode */
@@ -67,7 +74,8 @@ static struct rcu_head second;
 
 static void second_callback(struct rcu_head *head)
 {
-	confess(scenario);
+	if (!is("twice"))
+		confess(scenario);
 	free_inode(free_takes_head ? (void *)&victim->i_rcu : (void *)victim);
 	barrier(); /* no tail call: it would leave our text out of every stack */
 }
@@ -112,15 +120,21 @@ static int on_slab_free(struct kprobe *probe, struct pt_regs *regs)
 {
 	unsigned long address = regs->regs[1];
 
-	if (vfs_inode < 0 && last_inode && (unsigned long)last_inode - address < 2048) {
+	if (vfs_inode < 0 && last_inode && last_cpu == smp_processor_id() &&
+	    (unsigned long)last_inode - address < 2048) {
 		cache = (struct kmem_cache *)regs->regs[0];
 		vfs_inode = (unsigned long)last_inode - address;
 	}
-	if (!victim || (unsigned long)victim - address >= 2048)
+	if (!victim || (vfs_inode < 0 ? (unsigned long)victim - address >= 2048
+				      : (unsigned long)victim - address != vfs_inode))
 		return 0;
-	if (freed && done && (is("destroy") || is("shrink")) && !freed_again) {
+	if (freed && done && (is("destroy") || is("shrink") || is("twice")) && !freed_again) {
 		freed_again = true;
 		confess("freed again");
+		if (is("twice")) {
+			instruction_pointer_set(regs, regs->regs[30]);
+			return 1;
+		}
 	}
 	if (freed)
 		return 0;
@@ -146,6 +160,7 @@ static int on_callback(struct kprobe *probe, struct pt_regs *regs)
 	void *argument = (void *)regs->regs[0];
 
 	last_inode = free_takes_head ? container_of(argument, struct inode, i_rcu) : argument;
+	last_cpu = smp_processor_id();
 	if (last_inode != victim || !is("foreign") || done || vfs_inode < 0)
 		return 0;
 	object = (void *)victim - vfs_inode;
@@ -171,13 +186,35 @@ static void destroy_twice(struct inode *inode)
 	barrier();
 }
 
+/* call_rcu(head, function): queueing the same head twice would damage RCU's list instead of the slab. */
+static int on_call_rcu(struct kprobe *probe, struct pt_regs *regs)
+{
+	if (!swallow_queueing || (struct rcu_head *)regs->regs[0] != &victim->i_rcu)
+		return 0;
+	instruction_pointer_set(regs, regs->regs[30]);
+	return 1;
+}
+
+/* The same with a second free; ext4_destroy_inode() itself asks for one only before Linux 5.2. */
+static void destroy_and_free_twice(struct inode *inode)
+{
+	destroy_both(inode);
+	confess("twice");
+	swallow_queueing = true;
+	destroy_inode_(inode);
+	swallow_queueing = false;
+	call_rcu(&second, second_callback);
+	barrier();
+}
+
 /* destroy_inode(inode) of fs/inode.c, for any filesystem */
 static int on_any_destroy(struct kprobe *probe, struct pt_regs *regs)
 {
-	if (!victim || (struct inode *)regs->regs[0] != victim || done || !is("shrink"))
+	if (!victim || (struct inode *)regs->regs[0] != victim || done)
 		return 0;
 	done = true;
-	instruction_pointer_set(regs, (unsigned long)destroy_twice);
+	instruction_pointer_set(regs, (unsigned long)(is("twice") ? destroy_and_free_twice
+								  : destroy_twice));
 	return 1;
 }
 
@@ -208,6 +245,7 @@ static struct kprobe slab_free = { .symbol_name = "kmem_cache_free", .pre_handle
 static struct kprobe destroy = { .symbol_name = "ext4_destroy_inode", .pre_handler = on_destroy };
 static struct kprobe any_destroy = { .symbol_name = "destroy_inode", .pre_handler = on_any_destroy };
 static struct kprobe dentry_free_ = { .symbol_name = "dentry_free", .pre_handler = on_dentry_free };
+static struct kprobe queueing = { .symbol_name = "call_rcu_sched", .pre_handler = on_call_rcu };
 static struct kprobe callback = { .pre_handler = on_callback };
 static struct kprobe init_always = { .symbol_name = "inode_init_always", .pre_handler = on_init };
 
@@ -279,7 +317,7 @@ static int __init crime_init(void)
 	}
 	destroy_inode_ = address_of("ext4_destroy_inode");
 	destroy_both = address_of("destroy_inode");
-	if (!free_inode || !destroy_inode_ || (is("shrink") && !destroy_both))
+	if (!free_inode || !destroy_inode_ || ((is("shrink") || is("twice")) && !destroy_both))
 		return -ENOENT;
 	error = find_victim();
 	if (error)
@@ -294,8 +332,16 @@ static int __init crime_init(void)
 		register_kprobe(&init_always);
 	}
 	register_kprobe(&destroy);
-	if (is("shrink")) {
+	if (is("shrink") || is("twice")) {
 		error = register_kprobe(&any_destroy);
+		if (error)
+			return error;
+	}
+	if (is("twice") && free_takes_head && register_kprobe(&queueing)) {
+		queueing.symbol_name = "call_rcu";
+		queueing.addr = NULL;
+		queueing.flags = 0;
+		error = register_kprobe(&queueing);
 		if (error)
 			return error;
 	}
@@ -304,22 +350,26 @@ static int __init crime_init(void)
 		if (error)
 			return error;
 	}
-	if (is("foreign")) {
-		callback.symbol_name = free_takes_head ? "ext4_i_callback" : "ext4_free_in_core_inode";
-		error = register_kprobe(&callback);
-		if (error)
-			return error;
-	}
+	callback.symbol_name = free_takes_head ? "ext4_i_callback" : "ext4_free_in_core_inode";
+	error = register_kprobe(&callback);
+	if (error)
+		return error;
 	pr_info("crime: %s armed for %s inode=%px ino=%lu\n", scenario, path, victim, victim_ino);
 	return 0;
 }
 
-/* Only after "benign": whatever else happened, nothing of ours may be running. */
+/* Only after "benign" and "twice": whatever else happened, nothing of ours may be running. */
 static void __exit crime_exit(void)
 {
 	unregister_kprobe(&slab_free);
 	unregister_kprobe(&destroy);
 	unregister_kprobe(&init_always);
+	unregister_kprobe(&callback);
+	if (is("twice")) {
+		unregister_kprobe(&any_destroy);
+		if (free_takes_head)
+			unregister_kprobe(&queueing);
+	}
 	cancel_delayed_work_sync(&crime);
 	rcu_barrier();
 }

@@ -14,5 +14,5 @@ while time.time() < END:
             hold.append(bytearray(b"x" * (8 << 20)))
     except MemoryError:
         pass
-    time.sleep(3)
+    time.sleep(8)
     del hold

@@ -3,6 +3,8 @@
 watch
 sed -i 's/burst_inodes: .*/burst_inodes: 200/' /tmp/config.yaml
 kill -HUP $daemon
+# A tenth of memory from mark to mark, so that kswapd works long before anything is killed.
+echo 1000 >/proc/sys/vm/watermark_scale_factor
 for i in $(seq 3000); do : >/mnt/vdb/crowd-$i; done
 echo x >/mnt/vdb/victim
 sync
