@@ -51,6 +51,7 @@ __all__ = ["Daemon"]
 _TICK_SECONDS = 5.0
 _SCAN_SECONDS = 60.0
 _STATUS_SECONDS = 1.0
+_MEND_AGAIN_SECONDS = 60.0
 _STOP_SECONDS = 5.0  # below the unit's TimeoutStopSec
 _NS = 1_000_000_000
 
@@ -77,6 +78,7 @@ class Daemon:
         self._bursts = ReclaimBursts()
         self._load = Load()
         self._decode_errors = 0
+        self._mend_at = 0.0  # when to try again to open a CPU's buffer
         self._fill = TableFill(0, 0, 0)
         self._status_lock = threading.Lock()
         self._status: Status | None = None
@@ -190,7 +192,7 @@ class Daemon:
         )
         self._judging.configure()
         exe = ("sys_ptrace",) if self._config.evidence.exe else ()
-        kept = privileges.drop(self._touch_everything, exe)
+        kept = privileges.drop(self._touch_everything, exe, dormant=session.mending_needs)
         self._actions.start()
         url = "off"
         if self._web is not None:
@@ -242,9 +244,6 @@ class Daemon:
             say(f"hook {hook.role}: {hook.rung or 'absent'}{better}{why}")
         say(f"kernel memory: {self._session.memory() / 2**20:.1f} MiB")
         say(f"capabilities kept: {', '.join(kept) or 'none'}")
-        why_no_exe = privileges.why_no_exe(self._config.evidence.exe, kept)
-        if why_no_exe:
-            say(why_no_exe, "warning")
         for missing in self._outlet.kernel_log.missing:
             say(f"findings cannot go to {missing}", "notice")
         if self._config.evidence.trace and self._session.dump.why_not:
@@ -327,6 +326,7 @@ class Daemon:
         self._session.records.append(self._judging.made_up(ino, generation))
 
     def _tick(self) -> None:
+        self._mend()
         self._judging.record_losses()
         counters = self._session.counters()
         self._watch_reclaim(counters)
@@ -342,6 +342,22 @@ class Daemon:
         if self._symbols.refresh():
             self._outlet.disk.submit(self._boot.remember)
         notify(f"WATCHDOG=1\nSTATUS={self._status_line()}")
+
+    def _mend(self) -> None:
+        now = time.monotonic()
+        if not self._session.mending_needs or now < self._mend_at:
+            return
+        try:
+            with privileges.raised("sys_admin"):
+                count = self._session.mend()
+        except OSError as error:
+            if not self._mend_at:
+                say(f"{error.strerror}: what is said there is lost, and counted as submit", "err")
+            self._mend_at = now + _MEND_AGAIN_SECONDS
+        else:
+            self._mend_at = 0.0
+            if count:
+                say(f"{count} CPU(s) lost their buffer (offline?): it is open again", "notice")
 
     def _watch_reclaim(self, counters: dict[str, int]) -> None:
         nothing: dict[str, int] = {}

@@ -6,11 +6,13 @@ What a kernel asks for differs (map access needs CAP_BPF where unprivileged BPF 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+from collections.abc import Iterator
 from typing import Callable
 
-__all__ = ["CAPABILITIES", "drop", "why_no_exe"]
+__all__ = ["CAPABILITIES", "drop", "raised"]
 
 #: Bits of linux/capability.h that the daemon may keep.
 CAPABILITIES = {"dac_override": 1, "sys_ptrace": 19, "sys_admin": 21, "syslog": 34, "bpf": 39}
@@ -39,11 +41,13 @@ def drop(
     works: Callable[[], object],
     wanted: tuple[str, ...] = (),
     always: tuple[str, ...] = _KEEP,
+    dormant: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
     """Keep as little as lets ``works`` run without ``PermissionError``; returns what was kept.
 
     ``always`` and ``wanted`` are kept in any case, where we have them: what the daemon cannot do
-    without, and what the configuration asks for.
+    without, and what the configuration asks for.  ``dormant`` are permitted but not in effect,
+    until ``raised``.
 
     For this thread and those it starts later, so call it before starting any.  Raises ``OSError``
     where the kernel refuses, and ``PermissionError`` if even all capabilities are not enough.
@@ -59,32 +63,38 @@ def drop(
         except PermissionError:
             if extra == ("bpf", "sys_admin"):
                 raise
+    kept += [name for name in dormant if had >> CAPABILITIES[name] & 1 and name not in kept]
+    permitted = sum(1 << CAPABILITIES[name] for name in kept)
     libc = ctypes.CDLL(None, use_errno=True)
     _set(had, had)  # the bounding set asks for CAP_SETPCAP
     for bit in range(64):
         # EINVAL ends the list; EPERM where we may not: the permitted set is what counts then.
-        if not mask >> bit & 1 and libc.prctl(_PR_CAPBSET_DROP, bit, 0, 0, 0) != 0:
+        if not permitted >> bit & 1 and libc.prctl(_PR_CAPBSET_DROP, bit, 0, 0, 0) != 0:
             break
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    _set(mask, mask)
+    _set(mask, permitted)
     return tuple(kept)
 
 
-def why_no_exe(wanted: bool, kept: tuple[str, ...]) -> str:
-    """For the log: that ``evidence.exe`` is asked for in vain, and what to do; "" if it is not."""
-    if not wanted or "sys_ptrace" in kept:
-        return ""
-    return (
-        "evidence.exe is true, but CAP_SYS_PTRACE is not there: findings will lack the executables"
-        " of other users' processes; link /usr/share/ebpfwatch/evidence-exe.conf into"
-        " /etc/systemd/system/ebpfwatch.service.d and restart, or set evidence.exe to false"
-    )
+@contextlib.contextmanager
+def raised(name: str) -> Iterator[None]:
+    """A dormant capability in effect, for this thread and only inside; nothing if it is gone."""
+    before, permitted = _get("effective"), _permitted()
+    _set(before | permitted & 1 << CAPABILITIES[name], permitted)
+    try:
+        yield
+    finally:
+        _set(before, permitted)
 
 
 def _permitted() -> int:
+    return _get("permitted")
+
+
+def _get(which: str) -> int:
     data = (_Data * 2)()
     _call("capget", data)
-    return int(data[0].permitted) | int(data[1].permitted) << 32
+    return int(getattr(data[0], which)) | int(getattr(data[1], which)) << 32
 
 
 def _set(effective: int, permitted: int) -> None:

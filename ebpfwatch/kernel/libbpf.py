@@ -6,12 +6,15 @@ one handle serves on every Debian.  Every wrapper raises ``OSError`` with the ke
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import functools
 import os
+import resource
 import select
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Callable
 
 from ebpfwatch.errors import EbpfwatchError, Exit
@@ -25,6 +28,7 @@ __all__ = [
     "map_lookup",
     "map_update",
     "object_fd_by_id",
+    "online_cpus",
     "possible_cpus",
     "prog_info",
     "raw_tracepoint_test_run",
@@ -49,8 +53,8 @@ def library() -> ctypes.CDLL:
 def _check(result: int, what: str) -> int:
     # libbpf 1.0 returns -errno; older versions return -1 and set errno.
     if result < 0:
-        errno = ctypes.get_errno() or -result
-        raise OSError(errno, f"{what}: {os.strerror(errno)}")
+        error = ctypes.get_errno() or -result
+        raise OSError(error, f"{what}: {os.strerror(error)}")
     return result
 
 
@@ -60,6 +64,13 @@ def possible_cpus() -> int:
     with open("/sys/devices/system/cpu/possible") as file:
         last = file.read().strip().rsplit(",", 1)[-1]
     return int(last.rsplit("-", 1)[-1]) + 1
+
+
+def online_cpus() -> frozenset[int]:
+    """The CPUs that run just now (/sys/devices/system/cpu/online: ``0-1,3``)."""
+    with open("/sys/devices/system/cpu/online") as file:
+        spans = [span.partition("-") for span in file.read().strip().split(",") if span]
+    return frozenset(cpu for low, _, high in spans for cpu in range(int(low), int(high or low) + 1))
 
 
 def map_lookup(fd: int, key: int, size: int) -> bytes:
@@ -286,6 +297,10 @@ class RingReader:
         """Records lost on the way; a ring buffer tells the program itself, so none."""
         return 0
 
+    def mend(self, lossy: Collection[int]) -> int:
+        """Nothing: one ring for all CPUs does not mind their coming and going."""
+        return 0
+
     def close(self) -> None:
         """Unmap the ring."""
         if self._ring is not None:
@@ -302,7 +317,9 @@ class PerfReader:
     """Reads a BPF perf event array where the kernel has no ring buffer (before Linux 5.8).
 
     The same face as ``RingReader``; one buffer a CPU, behind one epoll fd.  What one ``consume``
-    reads is delivered in the order of the records' time stamps, not CPU after CPU.
+    reads is delivered in the order of the records' time stamps, not CPU after CPU.  A CPU that
+    goes offline takes its event out of service for good (perf_event_exit_cpu_context() in
+    kernel/events/core.c), hence ``mend``.
     """
 
     _PAGES = 16
@@ -322,6 +339,7 @@ class PerfReader:
         lib.perf_reader_free.argtypes = [ctypes.c_void_p]
         lib.perf_reader_event_read.argtypes = [ctypes.c_void_p]
         lib.perf_reader_event_read.restype = None
+        self._map_fd = map_fd
         self._sink = sink
         self._batch: list[bytes] = []
         self._lost = 0
@@ -333,25 +351,55 @@ class PerfReader:
             self._lost += count
 
         self._callbacks = (_PERF_CALLBACK(copy), _PERF_LOST_CALLBACK(lose))
+        # Buffers that `mend` maps count against this, when CAP_IPC_LOCK is gone.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
         self._epoll = select.epoll()
-        self._readers: list[int] = []
-        for cpu in range(possible_cpus()):
-            reader = lib.bpf_open_perf_buffer(*self._callbacks, None, -1, cpu, self._PAGES)
-            if not reader:
-                continue  # a CPU that is possible but not online
-            fd = lib.perf_reader_fd(reader)
-            map_update(map_fd, cpu, struct.pack("<i", fd))
-            self._epoll.register(fd, select.EPOLLIN)
-            self._readers.append(reader)
-        if not self._readers:
-            raise OSError(ctypes.get_errno(), "opening the perf buffers")
+        self._readers: dict[int, int] = {}
+        for cpu in sorted(online_cpus()):
+            self._open(cpu)
         self.fd = self._epoll.fileno()
+
+    def _open(self, cpu: int) -> None:
+        lib = library()
+        reader = lib.bpf_open_perf_buffer(*self._callbacks, None, -1, cpu, self._PAGES)
+        if not reader:
+            if cpu not in online_cpus():
+                return  # it has gone since we looked
+            # BCC has said on stderr which call failed; by now errno is another one's.
+            raise OSError(errno.EIO, f"the perf buffer of CPU {cpu} cannot be opened")
+        fd = lib.perf_reader_fd(reader)
+        # The new one is in place before the old one is read to its end and given up.
+        map_update(self._map_fd, cpu, struct.pack("<i", fd))
+        self._epoll.register(fd, select.EPOLLIN)
+        self._close(cpu)
+        self._readers[cpu] = reader
+
+    def _close(self, cpu: int) -> None:
+        reader = self._readers.pop(cpu, None)
+        if reader is not None:
+            library().perf_reader_event_read(reader)
+            self._epoll.unregister(library().perf_reader_fd(reader))
+            library().perf_reader_free(reader)
+
+    def mend(self, lossy: Collection[int]) -> int:
+        """A new buffer for each CPU that has come, or that has lost records; returns how many.
+
+        Needs what opening the first ones did.  Raises ``OSError``: the old buffer is still there.
+        """
+        online = online_cpus()
+        for cpu in [cpu for cpu in self._readers if cpu not in online]:
+            self._close(cpu)
+        wanted = [cpu for cpu in sorted(online) if cpu in lossy or cpu not in self._readers]
+        for cpu in wanted:
+            self._open(cpu)
+        return len(wanted)
 
     def consume(self) -> int:
         """Read what is there; returns the number of records."""
         # Not perf_reader_poll(): the kernel's perf_poll() clears its readiness when asked, so a
         # second poll after our epoll says "nothing" although there is (kernel/events/core.c).
-        for reader in self._readers:
+        for reader in self._readers.values():
             library().perf_reader_event_read(reader)
         batch, self._batch = self._batch, []
         batch.sort(key=_time_stamp)
@@ -366,7 +414,6 @@ class PerfReader:
 
     def close(self) -> None:
         """Unmap the buffers."""
+        for cpu in list(self._readers):
+            self._close(cpu)
         self._epoll.close()
-        for reader in self._readers:
-            library().perf_reader_free(reader)
-        self._readers = []

@@ -182,6 +182,7 @@ class Session:
         self._fds = fds[:loaded]
         self.links = Links(reply["links"], fds[loaded:], self.programs)
         self._cpus = libbpf.possible_cpus()
+        self._submit_lost: tuple[int, ...] = (0,) * self._cpus
         self._buckets = (
             libbpf.map_info(self.maps["table"]).max_entries if "table" in self.maps else 0
         )
@@ -215,13 +216,32 @@ class Session:
         self.dropped += self._ring.take_lost()
         return count
 
-    def _per_cpu_totals(self, name: str, entries: int) -> list[int]:
+    @property
+    def mending_needs(self) -> tuple[str, ...]:
+        """The capability that ``mend`` needs, () where there is nothing to mend.
+
+        perf_event_open() of a whole CPU, where kernel.perf_event_paranoid is above 0.
+        """
+        return () if self.features["ringbuf"] else ("sys_admin",)
+
+    def mend(self) -> int:
+        """Open anew what CPUs have lost by going offline; returns how many.
+
+        Needs what loading did, where there is a buffer a CPU (before Linux 5.8); nothing is done
+        elsewhere.  Raises ``OSError`` where the kernel refuses; nothing that was there is lost.
+        """
+        lost = self._per_cpu("counters", COUNTERS.index("submit"))
+        lossy = [cpu for cpu, count in enumerate(lost) if count > self._submit_lost[cpu]]
+        self._submit_lost = lost
+        return self._ring.mend(lossy)
+
+    def _per_cpu(self, name: str, key: int) -> tuple[int, ...]:
         layout = f"{self._cpus}Q"
-        size = struct.calcsize(layout)
-        fd = self.maps[name]
-        return [
-            sum(struct.unpack(layout, libbpf.map_lookup(fd, key, size))) for key in range(entries)
-        ]
+        raw = libbpf.map_lookup(self.maps[name], key, struct.calcsize(layout))
+        return struct.unpack(layout, raw)
+
+    def _per_cpu_totals(self, name: str, entries: int) -> list[int]:
+        return [sum(self._per_cpu(name, key)) for key in range(entries)]
 
     def counters(self) -> dict[str, int]:
         """Totals by name (``wire.COUNTERS``) since the programs were loaded."""
