@@ -120,8 +120,13 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 		flags = life->flags;
 		/* The coarse clock of one CPU may be a tick behind another's. */
 		grace_ns = ns > life->evicted.ns ? ns - life->evicted.ns : 0;
+		/*
+		 * A CPU that was interrupted between claiming this way and writing its life may have
+		 * written over ours since: a broken seal tells no identity, and the key still who dies.
+		 */
 		other = why.flags & WITNESS_IDENTITY &&
-			(why.ino != life->ino || why.generation != life->generation);
+			(why.ino != life->ino || why.generation != life->generation) &&
+			life->seal == seal_of(object, life);
 		/* Only now: if the way is still ours, what was read above was, too. */
 		key = key_of(bucket, way, object);
 	}

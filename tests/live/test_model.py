@@ -5,6 +5,7 @@ The object is a page of map memory, the programs are the real ones, run by BPF_P
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 from collections.abc import Iterator
@@ -15,7 +16,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ebpfwatch.events.wire import KernelVerdict, State, VerdictEvent, decode
+from ebpfwatch.events.wire import (
+    OBJECT_BITS,
+    Bucket,
+    KernelVerdict,
+    State,
+    VerdictEvent,
+    decode,
+)
+from ebpfwatch.kernel import libbpf
 from ebpfwatch.kernel.session import NEVER, Session
 from ebpfwatch.kernel.testbed import Testbed
 from ebpfwatch.verdicts.confidence import CRITICAL
@@ -212,6 +221,32 @@ def test_identity_changed_is_found(session: Session, bed: Testbed) -> None:
     assert event.verdict is KernelVerdict.IDENTITY_CHANGED
     assert event.life is not None
     assert (event.life.ino, event.ino) == (1, 2)
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_an_entry_that_another_cpu_wrote_late_tells_no_identity(
+    session: Session, bed: Testbed, late: bool
+) -> None:
+    """A CPU that is interrupted between claiming a way and writing its life writes over the life of
+    who took the way since: the seal is another object's, and the ordinary free is none of another
+    inode. A life whose seal is whole still says so.
+    """
+    bed.alloc()
+    bed.evict()
+    before = session.counters()
+    fd, size = session.maps["table"], ctypes.sizeof(Bucket)
+    for index in range(session.table_slots // WAYS):
+        bucket = Bucket.from_buffer_copy(libbpf.map_lookup(fd, index, size))
+        for way in range(WAYS):
+            if bucket.object[way] & ~OBJECT_BITS == bed.object:
+                life = bucket.life[way]
+                life.ino ^= 1
+                life.seal ^= (1 << 17) | (0x1000 if late else 0)  # of an object one page on
+                libbpf.map_update(fd, index, bytes(bucket))
+    bed.free()
+    found = [event.verdict for event in verdicts(session, bed.object)]
+    free = session.counters()["free"] - before["free"]
+    assert (found, free) == ([] if late else [KernelVerdict.IDENTITY_CHANGED], 1)
 
 
 def test_an_inode_that_was_never_listed_is_not_alive(session: Session, bed: Testbed) -> None:
