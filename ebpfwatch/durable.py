@@ -29,10 +29,20 @@ def write(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.rename(temporary, path)
+        _sync_directory(path.parent)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _sync_directory(path: Path) -> None:
+    """Without it a name may be gone with the power: the file's own fsync does not hold a rename."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def why_not_ours(directory: Path) -> str:

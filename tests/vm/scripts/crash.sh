@@ -11,10 +11,12 @@ if [ ! -e /results/first ]; then
     wrong "it was not crashed"
     exit 1
 fi
+[ ! -e /results/second ] || { wrong "it was crashed twice"; exit 1; }
+touch /results/second
 cp -r /sys/fs/pstore /results/pstore-files
 sed -i 's/  crash: never/  crash: confirmed/' /tmp/config.yaml
 watch
-for said in 'ended in a kernel panic' 'finding on disk: double_free (confirmed)' 'sysrq'; do
+for said in 'ended in a kernel panic' 'finding on disk: double_free' 'verdict in the trace buffer: double_free'; do
     grep -qi "$said" /results/err || wrong "the log does not say: $said"
 done
 grep -q 'crashing this machine for finding' /results/err-first || wrong "it did not say that it crashes the machine"
