@@ -22,7 +22,8 @@ STEP_NS = 250
 
 _STEPS = ("unlink", "evict", "destroy", "free", "free_unmatched", "free_aborted", "alloc")
 
-#: What may go, dearest first, and what is lost with it. None of them proves a double free.
+#: What may go, dearest first, and what is lost with it. Without any of them a double free by ext4's
+#: own hand is proven.
 EXPENDABLE = {
     "any_free": "frees by strangers are no longer seen",
     "alloc": "the object alone tells a new life",

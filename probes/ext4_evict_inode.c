@@ -25,6 +25,7 @@ static __always_inline void evict_of_known(const struct life *life, u64 key, u32
 static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 {
 	u64 ns = coarse_ns(), pid_tgid = bpf_get_current_pid_tgid();
+	struct settings *config = get_settings();
 	struct inode_seen seen = {};
 	struct suspicion why = {};
 	struct bucket *bucket;
@@ -66,6 +67,10 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 		count(COUNTER_EVICT_IN_RECLAIM, 1);
 		if (flags & LIFE_IN_FLIGHT || seen.nlink == 0)
 			why.verdict = VERDICT_FREED_IN_RECLAIM;
+	} else if (config && config->canary_tgid && config->canary_tgid == pid_tgid >> 32 &&
+		   seen.nlink == 0) {
+		/* Where the unlink hook is off there is no note: who deletes a file that nobody has open evicts it. */
+		flags |= LIFE_CANARY;
 	}
 
 	key = way == NO_WAY ? 0 : key_of(bucket, way, why.object);

@@ -22,6 +22,7 @@ GOALS = {
     "storm, to the floor": 1.03,
     "storm, to nothing": 1.08,
     "churn, to the floor": 1.02,
+    "evidence in a storm, percentage points": 2,
     "one-liner's added cost over ours, times": -6.0,
     "growth with cached inodes, ratio of ratios": 1.03,
     "start to ready, s": 1.5,

@@ -22,7 +22,7 @@ from ebpfwatch.kernel.running import version_code
 from ebpfwatch.kernel.session import Session
 from tests.live.harness import load_session
 
-__all__ = ["ONE_LINER", "Subject", "available", "subjects"]
+__all__ = ["NO_EVIDENCE", "ONE_LINER", "Subject", "available", "subjects"]
 
 HERE = Path(__file__).parent
 SHIM = HERE.parents[1] / "probes/shim"
@@ -33,6 +33,9 @@ ONE_LINER = (
     ' { printf("%s %s %d\\n", str(args->pathname), comm, pid); }'
 )
 
+
+#: Detection alone: what the default costs more is the price of its evidence.
+NO_EVIDENCE = "ebpfwatch, no evidence"
 
 #: Verdicts into the trace buffer, as by default; without changing the machine's sysctl.
 _TRACE: dict[str, object] = {"trace": True, "dump_on_oops": False}
@@ -57,6 +60,10 @@ def subjects(mount: Path, stack: contextlib.ExitStack) -> list[Subject]:
         "ebpfwatch, lean": (
             {"alloc": "never", "strict": False, "table_slots": 4096},
             "`hooks.alloc: never`, `hooks.strict: false`, `kernel.table_slots: 4096`",
+        ),
+        NO_EVIDENCE: (
+            {"alloc": "auto", "rungs": "unlink=none", "trace": False, "dump_on_oops": False},
+            "`hooks.rungs: unlink=none`, `evidence.trace: false`: who unlinked what is unknown",
         ),
     }
     for name, (changes, what) in variants.items():

@@ -162,7 +162,7 @@ def start_daemon(directory: Path, **changes: str) -> DaemonProcess:
             stderr=stderr,
         )
     daemon = DaemonProcess(process, run_directory, directory / "state", config, log, out, "")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120  # an emulated guest takes its time
     while "ready after" not in log.read_text():
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()  # or the next tests share the machine with it

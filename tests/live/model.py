@@ -386,6 +386,8 @@ class Model:
             self.counters["evict_in_reclaim"] += 1
             if flags & LifeFlag.IN_FLIGHT or not inode.nlink:
                 verdict = KernelVerdict.FREED_IN_RECLAIM
+        elif self.canary and not inode.nlink:
+            flags |= LifeFlag.CANARY
         if entry is not None:
             seen |= self._witness(index)
             verdict = KernelVerdict.DOUBLE_EVICT

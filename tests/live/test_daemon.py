@@ -19,6 +19,7 @@ from ebpfwatch.lock import running_daemon
 from ebpfwatch.privileges import CAPABILITIES
 from ebpfwatch.sinks import store
 from tests.live.conftest import DaemonProcess, command, loaded_programs, start_daemon
+from tests.live.harness import watching
 from tests.unit.test_finding import check
 
 
@@ -31,21 +32,32 @@ def test_it_says_what_it_took(daemon: DaemonProcess) -> None:
     assert "/metrics" in log
 
 
-def test_the_canary_proves_the_hooks(daemon: DaemonProcess) -> None:
-    """Within seconds of the start each attached hook is 1; reclaim stays NaN or becomes 1."""
-    deadline = time.monotonic() + 10
+def alive_within(daemon: DaemonProcess, roles: tuple[str, ...], seconds: float = 10) -> None:
+    """Each of these hooks is proven; fails with what the metrics say otherwise."""
+    deadline = time.monotonic() + seconds
     while True:
         metrics = daemon.settled_metrics()
-        alive = {
-            role: metrics[f'ebpfwatch_hook_alive{{hook="{role}"}}']
-            for role in ("unlink", "evict", "rcu_free", "any_free")
-        }
-        if all(value == 1 for value in alive.values()) or time.monotonic() > deadline:
-            break
-    assert set(alive.values()) == {1.0}, alive
+        alive = {role: metrics[f'ebpfwatch_hook_alive{{hook="{role}"}}'] for role in roles}
+        if set(alive.values()) == {1.0}:
+            return
+        assert time.monotonic() < deadline, alive
+
+
+def test_the_canary_proves_the_hooks(daemon: DaemonProcess) -> None:
+    """Within seconds of the start each attached hook is 1; reclaim stays NaN or becomes 1."""
+    alive_within(daemon, ("unlink", "evict", "rcu_free", "any_free"))
+    metrics = daemon.settled_metrics()
     assert metrics['ebpfwatch_hook_alive{hook="reclaim"}'] != 0
     proven = {n: v for n, v in metrics.items() if n.startswith("ebpfwatch_canary_last_success")}
     assert proven and all(value > 0 for value in proven.values())
+
+
+def test_the_canary_is_known_without_the_unlink_hook(tmp_path: Path, ext4: Path) -> None:
+    """No note of an unlink tells whose file dies, where the governor or a wish took that hook."""
+    with watching(tmp_path, rungs='"unlink=none"') as daemon:
+        alive_within(daemon, ("evict", "rcu_free", "any_free"))
+        assert 'hook="unlink"' not in "".join(n for n in daemon.metrics() if "hook_alive" in n)
+        assert "SILENT" not in daemon.log.read_text()
 
 
 def test_reclaim_proves_its_hook(daemon: DaemonProcess, ext4: Path) -> None:

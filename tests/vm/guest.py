@@ -185,8 +185,9 @@ def _until_off(words: list[str], directory: Path, results: Path, timeout: float)
         subprocess.run(["debugfs", "-R", f"rdump / {results}", disk], capture_output=True)
     text = console.read_text(errors="replace")
     code = (results / "exit").read_text().strip() if (results / "exit").exists() else ""
+    ended = code.isdigit()  # or the kernel died while it was written
     panicked = bool(re.search(r"Kernel panic - not syncing", text))
-    return Outcome(int(code) if code else None, panicked, seconds, results, text)
+    return Outcome(int(code) if ended else None, panicked, seconds, results, text)
 
 
 @contextlib.contextmanager

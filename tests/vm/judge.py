@@ -177,6 +177,8 @@ def tails(outcome: guest.Outcome) -> str:
         "output": outcome.text("output"),
     }
     lines = (
-        f"\n     {name}| {line}" for name, text in said.items() for line in text.splitlines()[-12:]
+        f"\n     {name}| {line[:200]}"
+        for name, text in said.items()
+        for line in text.splitlines()[-12:]
     )
     return "".join(lines)

@@ -15,10 +15,11 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from tests.vm.store import CACHE, locked
+from tests.vm.store import CACHE, fingerprint, locked
 
 __all__ = [
     "DEBIAN",
+    "ROOT_IN_MEMORY",
     "Kernel",
     "build_module",
     "copy_modules",
@@ -43,7 +44,10 @@ DEBIAN = {
     "6.12": ("trixie", "cloud-arm64"),
 }
 
-_INIT = """\
+#: On the command line: the root file system is copied to memory, so that ext4 can be unloaded.
+ROOT_IN_MEMORY = "root_in_memory"
+
+_INIT = f"""\
 #!/bin/busybox sh
 /bin/busybox mount -t devtmpfs none /dev
 for module in $(/bin/busybox cat /modules); do /bin/busybox insmod /$module; done
@@ -52,6 +56,14 @@ until /bin/busybox mount -t ext4 /dev/vda /root 2>/dev/null; do
     tries=$((tries + 1)); [ $tries -lt 100 ] || exec /bin/busybox sh
     /bin/busybox sleep 0.1
 done
+/bin/busybox mount -t proc none /proc
+if /bin/busybox grep -q {ROOT_IN_MEMORY} /proc/cmdline; then
+    /bin/busybox mount -t tmpfs -o size=75% none /memory
+    /bin/busybox cp -a /root/. /memory
+    /bin/busybox umount /root
+    /bin/busybox mount --move /memory /root
+fi
+/bin/busybox umount /proc
 exec /bin/busybox switch_root /root /sbin/init
 """
 
@@ -125,18 +137,19 @@ def _debian(name: str, suite: str, flavour: str) -> Kernel:
             release = next((target / "boot").glob("vmlinuz-*")).name.partition("-")[2]
             makefile = target / "usr/src" / f"linux-headers-{release}" / "Makefile"
             makefile.write_text(makefile.read_text().replace(" /usr/src/", f" {target}/usr/src/"))
-            for directory in ("lib", "usr/lib"):  # depmod wants one place
-                modules = target / directory / "modules" / release
-                if modules.exists():
-                    _initramfs(target, modules, release)
             (target / "done").write_text(release)
-    release = (target / "done").read_text()
+        release = (target / "done").read_text()
+        initrd = target / f"initrd-{fingerprint(_INIT)}"
+        if not initrd.exists():
+            roots = (target / "lib/modules", target / "usr/lib/modules")  # depmod wants one place
+            modules = next(root / release for root in roots if (root / release).exists())
+            _initramfs(target, modules, release, initrd)
     return Kernel(
         name,
         release,
         target / "boot" / f"vmlinuz-{release}",
         target / "usr/src" / f"linux-headers-{release}",
-        target / "initrd",
+        initrd,
         target,
     )
 
@@ -175,11 +188,12 @@ def fetch(suite: str, packages: list[str], target: Path) -> None:
         (target / "lib/ld-linux-aarch64.so.1").symlink_to("../usr/lib/ld-linux-aarch64.so.1")
 
 
-def _initramfs(target: Path, modules: Path, release: str) -> None:
+def _initramfs(target: Path, modules: Path, release: str, initrd: Path) -> None:
     base = modules.parents[2]
     subprocess.run(["depmod", "-b", base, release], check=True)
     tree = target / "initramfs"
-    for directory in ("bin", "dev", "root"):
+    shutil.rmtree(tree, ignore_errors=True)
+    for directory in ("bin", "dev", "memory", "proc", "root"):
         (tree / directory).mkdir(parents=True)
     busybox = next(p for p in (target / "bin/busybox", target / "usr/bin/busybox") if p.exists())
     shutil.copy(busybox, tree / "bin/busybox")
@@ -199,10 +213,12 @@ def _initramfs(target: Path, modules: Path, release: str) -> None:
     (tree / "modules").write_text("\n".join(unpacked) + "\n")
     (tree / "init").write_text(_INIT)
     (tree / "init").chmod(0o755)
-    with open(target / "initrd", "wb") as file:
+    partial = initrd.with_suffix(".partial")
+    with open(partial, "wb") as file:
         found = "\n".join(str(path.relative_to(tree)) for path in tree.rglob("*"))
         words = ["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"]
         subprocess.run(words, check=True, cwd=tree, input=found.encode(), stdout=file)
+    partial.rename(initrd)
     shutil.rmtree(tree)
 
 

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.vm.store import CACHE, locked
+from tests.vm.store import CACHE, fingerprint, locked
 
 __all__ = ["mount_binfmt", "root_image"]
 
@@ -22,8 +22,7 @@ mount -o ro /dev/vdb /payload
 mount -o sync /dev/vdc /results
 mount /dev/vdd /mnt/vdb
 mount -t tracefs none /sys/kernel/tracing 2>/dev/null
-cd /payload
-sh ./run.sh >/results/output 2>&1
+(cd /payload && exec sh ./run.sh) >/results/output 2>&1
 echo $? >/results/exit
 dmesg >/results/dmesg
 sync
@@ -47,7 +46,8 @@ WantedBy=multi-user.target
 
 def root_image(suite: str = "bookworm") -> Path:
     """The root file system of a suite as an ext4 image; kernel-agnostic."""
-    image = CACHE / f"root-{suite}.img"
+    made_by = fingerprint(*PACKAGES, _GUEST_RUN, _GUEST_UNIT)
+    image = CACHE / f"root-{suite}-{made_by}.img"
     with locked():
         if image.exists():
             return image
@@ -63,7 +63,7 @@ def root_image(suite: str = "bookworm") -> Path:
 
 
 def _bootstrap(suite: str, tree: Path) -> None:
-    packed = CACHE / f"root-{suite}.tar"
+    packed = CACHE / f"root-{suite}-{fingerprint(*PACKAGES)}.tar"
     if not packed.exists():
         _allow_arm64()
         subprocess.run(

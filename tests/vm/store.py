@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["CACHE", "locked"]
+__all__ = ["CACHE", "fingerprint", "locked"]
 
 CACHE = Path(os.environ.get("EBPFWATCH_VM_CACHE", "/var/cache/ebpfwatch-vm"))
 
@@ -20,3 +21,8 @@ def locked() -> Iterator[None]:
     with open(CACHE / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def fingerprint(*recipe: str) -> str:
+    """Part of the name of what a recipe made: an older one's is not taken for it."""
+    return hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:8]

@@ -128,9 +128,11 @@ static int on_slab_free(struct kprobe *probe, struct pt_regs *regs)
 	if (!victim || (vfs_inode < 0 ? (unsigned long)victim - address >= 2048
 				      : (unsigned long)victim - address != vfs_inode))
 		return 0;
-	if (freed && done && (is("destroy") || is("shrink") || is("twice")) && !freed_again) {
+	if (freed && done && (is("destroy") || is("shrink") || is("twice"))) {
+		if (!freed_again)
+			confess("freed again");
 		freed_again = true;
-		confess("freed again");
+		/* Each: what ext4 gave to RCU twice may come twice, too. */
 		if (is("twice")) {
 			instruction_pointer_set(regs, regs->regs[30]);
 			return 1;
