@@ -231,8 +231,12 @@ def _survivors(paths: Paths, since: float) -> list[Path]:
 
 
 def _dumps(paths: Paths, since: float) -> list[Path]:
-    """The newest directory of a kernel dump, if there is one."""
-    return _since(paths.crash, since, "*")[-1:]
+    """The newest directory of a kernel dump, if there is one.
+
+    Beside them kdump-tools keeps what it loaded (kexec_cmd, written at every boot) and a lock, and
+    apport the crashes of programs: none of them says that the kernel died.
+    """
+    return [path for path in _since(paths.crash, since, "*") if path.is_dir()][-1:]
 
 
 def _since(directory: Path, since: float, pattern: str = "**/*") -> list[Path]:

@@ -96,6 +96,15 @@ def test_without_survivors_the_record_itself_tells(tmp_path: Path) -> None:
     assert ended(dataclasses.replace(BOOT, clean=True), paths, ()).how == "clean"
 
 
+def test_what_lies_beside_the_dumps_is_none(tmp_path: Path) -> None:
+    """kdump-tools writes kexec_cmd at every boot, and apport what killed a program."""
+    paths = _paths(tmp_path)
+    for name in ("kexec_cmd", "kdump_lock", "_usr_bin_vi.0.crash"):
+        (tmp_path / "crash" / name).touch()
+    report = ended(dataclasses.replace(BOOT, clean=True), paths, ())
+    assert (report.how, len(report.lines)) == ("clean", 1)
+
+
 def test_what_vanishes_while_we_look_hides_nothing_else(tmp_path: Path) -> None:
     """systemd-pstore moves files at that very moment; a dangling link is as gone as they are."""
     paths = _paths(tmp_path)
