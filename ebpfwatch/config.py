@@ -165,8 +165,9 @@ def restart_needed(old: Config, new: Config) -> tuple[str, ...]:
         for field in dataclasses.fields(before):
             if getattr(before, field.name) != getattr(after, field.name):
                 changed.append(f"{section}.{field.name}")
-    if old.state_directory != new.state_directory:
-        changed.append("state_directory")
+    changed += [
+        name for name in ("state_directory", "journal") if getattr(old, name) != getattr(new, name)
+    ]
     return tuple(changed)
 
 

@@ -116,6 +116,16 @@ def test_what_needs_a_restart() -> None:
     assert config.restart_needed(old, new) == ("kernel.table_slots",)
 
 
+def test_every_key_takes_effect_at_a_reload_or_is_said_to_wait() -> None:
+    """A key that a reload passes over in silence would be a promise that nobody keeps."""
+    applied = {"canary", "findings", "reclaim", "governor"}  # Daemon._read_config_again
+    old = config.Config()
+    for field in dataclasses.fields(old):
+        if field.name not in applied and not dataclasses.is_dataclass(getattr(old, field.name)):
+            new = dataclasses.replace(old, **{field.name: "another"})
+            assert config.restart_needed(old, new) == (field.name,)
+
+
 def test_addresses() -> None:
     """IPv4, IPv6 in brackets, nothing."""
     assert config.split_address("127.0.0.1:80") == ("127.0.0.1", 80)
