@@ -76,7 +76,9 @@ class Snapshot:
         except OSError:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        for old in sorted(self._directory.iterdir())[: -self._keep]:
+        # Names sort by time; after a clock step backwards the new one is not the greatest.
+        others = sorted(path for path in self._directory.iterdir() if path != target)
+        for old in others[: max(0, len(others) + 1 - self._keep)]:
             shutil.rmtree(old, ignore_errors=True)
         return str(target)
 

@@ -109,6 +109,14 @@ def test_a_snapshot_is_whole_and_bounded(tmp_path: Path) -> None:
     assert where.stat().st_mode & 0o077 == 0
 
 
+def test_after_a_clock_step_backwards_the_new_snapshot_stays(tmp_path: Path) -> None:
+    """Its name sorts before the older ones, and it is the one that was asked for."""
+    snapshot = Snapshot(tmp_path, 2, Paths(proc=tmp_path, dev=tmp_path))
+    for day in ("20260103", "20260104", "20260101"):
+        snapshot.take(dataclasses.replace(judged(), id=day))
+    assert sorted(os.listdir(tmp_path / "snapshots")) == ["20260101", "20260104"]
+
+
 def test_a_snapshot_on_a_full_disk_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
