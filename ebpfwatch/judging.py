@@ -19,6 +19,7 @@ from ebpfwatch.scene import Scene
 from ebpfwatch.verdicts.correlator import Knowledge, judge
 from ebpfwatch.verdicts.folding import Folder
 from ebpfwatch.verdicts.losses import LossHistory
+from ebpfwatch.verdicts.stacks import frame, is_own_caller
 
 __all__ = ["Judging"]
 
@@ -28,18 +29,6 @@ _MADE_UP = 0xEBBF  #: no kernel object's address: the made-up record's
 _HIDDEN = (
     "the kernel hides its addresses (kernel.kptr_restrict, or lockdown), so frames have no names"
 )
-
-#: Functions that may free an ext4 inode. On some kernels the callback tail-calls kmem_cache_free,
-#: so the call site is in RCU itself.
-_OWN_CALLERS = {
-    "ext4_free_in_core_inode",
-    "ext4_i_callback",
-    "i_callback",
-    "rcu_do_batch",
-    "rcu_process_callbacks",
-    "destroy_inode",
-    "alloc_inode",
-}
 
 
 class Judging:
@@ -137,7 +126,8 @@ class Judging:
             return False
         if event.object in self._test_page:
             return False
-        if self._symbols.function(event.call_site) not in _OWN_CALLERS:
+        caller = frame(event.call_site, self._symbols.name(event.call_site), self._symbols.taints)
+        if not is_own_caller(caller):
             return False
         if event.call_site not in self._call_sites and len(self._call_sites) < 4:
             self._call_sites = (*self._call_sites, event.call_site)

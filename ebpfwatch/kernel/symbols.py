@@ -46,10 +46,15 @@ def read_modules(file: Path) -> tuple[Module, ...]:
         words = line.split()
         try:
             start = int(words[5], 16)
-            found.append(Module(words[0], start, start + int(words[1]), "".join(words[6:7])[1:-1]))
+            found.append(Module(words[0], start, start + int(words[1]), _taints(words[6:7])))
         except (IndexError, ValueError):
             continue
     return tuple(found)
+
+
+def _taints(word: list[str]) -> str:
+    """Of "(OE)"; while it is being loaded or unloaded its state is in there, too: "(OE+)"."""
+    return "".join(word).strip("()+-")
 
 
 class _Table:
@@ -154,7 +159,8 @@ class Symbols:
     @property
     def start(self) -> int:
         """The kernel's first function: tells one boot's addresses from another's; 0 if hidden."""
-        return self._tables[0].first if self._tables else 0
+        tables = self._tables  # once: the disk's thread asks, too
+        return tables[0].first if tables else 0
 
     def name(self, address: int) -> str:
         """The name of an address; "" if it is not known."""
@@ -190,10 +196,6 @@ class Symbols:
             if module.start <= address < module.end:
                 return f"{module.name}+{address - module.start:#x} [{module.name}, unloaded]"
         return ""
-
-    def function(self, address: int) -> str:
-        """Only the function's name."""
-        return self.name(address).partition("+")[0]
 
     def close(self) -> None:
         """Give the memory back."""

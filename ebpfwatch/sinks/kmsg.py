@@ -35,8 +35,10 @@ def _who(role: str, actor: Actor | None) -> str:
     if actor is None:
         return ""
     frames = " < ".join(str(frame) for frame in actor.stack[:3])
-    who = f"{actor.comm}[{actor.pid}]"
-    who = f"in softirq ({who} is a bystander)" if actor.context == "softirq" else who
+    task = f"{actor.comm}[{actor.pid}]"
+    who = {"task": task, "softirq": f"in softirq ({task} is a bystander)"}.get(
+        actor.context, f"while {task} was running"
+    )
     return f"{role} {who} cpu {actor.cpu}" + (f" at {frames}" if frames else "")
 
 

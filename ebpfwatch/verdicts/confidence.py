@@ -78,8 +78,11 @@ def doubts(
         )
     if verdict is Verdict.FREED_IN_RECLAIM:
         doubt(Confidence.PROBABLE, "a candidate: reclaim may do this legally, but rarely")
-    if verdict is Verdict.FOREIGN_FREE and event.hook is Hook.ANY_FREE and not event.call_site:
-        doubt(Confidence.PROBABLE, "the caller is not known")
+    if verdict is Verdict.FOREIGN_FREE and event.hook is Hook.ANY_FREE:
+        if not event.call_site:
+            doubt(Confidence.PROBABLE, "the caller is not known")
+        elif not knowledge.symbol(event.call_site):
+            doubt(Confidence.PROBABLE, "the caller has no name: it may be the kernel's own")
     says.extend(knowledge.reduced)
     return max(caps, key=_ORDER.index), says
 

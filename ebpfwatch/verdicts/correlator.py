@@ -140,8 +140,13 @@ def _actor(
 def _second(event: VerdictEvent, knowledge: Knowledge) -> Actor | None:
     """Who did the step that should not have happened."""
     stack = _frames(event.stack, event.call_site, knowledge)
-    softirq = event.hook is Hook.RCU_FREE or in_softirq(stack)
-    return _actor(event.who, knowledge, "softirq" if softirq else "task", stack)
+    if event.hook is Hook.RCU_FREE or in_softirq(stack):
+        context = "softirq"
+    elif event.hook is Hook.ANY_FREE and not any(f.symbol for f in stack):
+        context = "unknown"  # most frees run in softirqs, and only the frames' names tell
+    else:
+        context = "task"
+    return _actor(event.who, knowledge, context, stack)
 
 
 def _first(

@@ -159,6 +159,11 @@ def _why_unknown(verdict: Verdict, second: Actor | None, clues: Clues) -> tuple[
         )
         if verdict in (Verdict.DOUBLE_FREE, Verdict.FREE_WHILE_ALIVE):
             why.append(_who_queued(clues))
+    elif second.context == "unknown":
+        why.append(
+            "the frames of its stack have no names, so the task that was running there may have"
+            " done it, or may only have been interrupted"
+        )
     else:
         why.append(
             f"{second.comm} (pid {second.pid}) did it through the kernel's own code alone; no"

@@ -8,7 +8,7 @@ import pytest
 
 from ebpfwatch.verdicts.finding import Actor, Confidence, Frame, Responsible, Strength, Verdict
 from ebpfwatch.verdicts.responsible import Clues, describe_taints, responsible
-from ebpfwatch.verdicts.stacks import frame, in_softirq, own_frames, resolve
+from ebpfwatch.verdicts.stacks import frame, in_softirq, is_own_caller, own_frames, resolve
 
 TAINTS = {"crime": "OE", "vfs_monitor": "OE", "cifs": "O", "overlay": "", "ext4": ""}
 
@@ -199,3 +199,11 @@ def test_an_interrupted_stack_is_cut() -> None:
     assert in_softirq(stack)
     assert [f.symbol for f in own_frames(stack)] == ["kmem_cache_free"]
     assert not in_softirq(own_frames(stack))
+
+
+def test_a_strangers_function_of_an_own_name_is_a_strangers() -> None:
+    """Its free must not be learned as one of ext4's, and be silent from then on."""
+    own = ("i_callback", "rcu_do_batch", "ext4_i_callback [ext4]")
+    strange = ("i_callback [crime]", "destroy_inode [crime]", "evil_free [crime]", "")
+    callers = [actor(text).stack[0] for text in (*own, *strange)]
+    assert [is_own_caller(caller) for caller in callers] == [True] * 3 + [False] * 4

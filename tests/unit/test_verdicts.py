@@ -19,6 +19,7 @@ from ebpfwatch.events.wire import (
     VerdictEvent,
     Who,
 )
+from ebpfwatch.sinks import kmsg
 from ebpfwatch.verdicts.confidence import ago
 from ebpfwatch.verdicts.correlator import FORGED_BY, Knowledge, judge
 from ebpfwatch.verdicts.finding import Confidence, Finding, Severity, Strength, Verdict
@@ -250,6 +251,25 @@ def test_a_victim_of_a_softirq_is_named_nowhere_but_as_a_bystander() -> None:
     assert "browser" not in finding.summary and "in a softirq on cpu 1" in finding.summary
     assert finding.responsible.strength is Strength.UNKNOWN
     assert not any("browser" in reason for reason in finding.responsible.because)
+
+
+def test_where_frames_have_no_names_nobody_is_said_to_have_done_it() -> None:
+    """kernel.kptr_restrict hides which free ran in a softirq, and whose caller is the kernel's."""
+    hidden = dataclasses.replace(HEALTHY, symbol=lambda address: "")
+    for stack in ((1, 2, 3), ()):
+        finding = judged(dataclasses.replace(EVENT, call_site=0, stack=stack), hidden)
+        assert finding.second is not None and finding.second.context == "unknown"
+        assert finding.responsible.strength is Strength.UNKNOWN
+        told = (finding.summary, kmsg.line(finding).replace("while browser[13] was running", ""))
+        assert not any("browser" in text for text in (*told, *finding.responsible.because))
+    foreign = dataclasses.replace(EVENT, verdict=KernelVerdict.FOREIGN_FREE)
+    assert judged(foreign).confidence is Confidence.CONFIRMED
+    finding = judged(foreign, hidden)
+    assert finding.confidence is Confidence.PROBABLE
+    assert "the caller has no name: it may be the kernel's own" in finding.reasons
+    # A task that evicts, destroys or unlinks does it itself, whatever it is called.
+    evicting = judged(dataclasses.replace(EVENT, hook=Hook.EVICT), hidden)
+    assert evicting.second is not None and evicting.second.context == "task"
 
 
 def test_what_the_report_lacks_is_said() -> None:
