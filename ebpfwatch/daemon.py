@@ -244,6 +244,9 @@ class Daemon:
             say(f"hook {hook.role}: {hook.rung or 'absent'}{better}{why}")
         say(f"kernel memory: {self._session.memory() / 2**20:.1f} MiB")
         say(f"capabilities kept: {', '.join(kept) or 'none'}")
+        why_no_exe = privileges.why_no_exe(self._config.evidence.exe, kept)
+        if why_no_exe:
+            say(why_no_exe, "warning")
         for missing in self._outlet.kernel_log.missing:
             say(f"findings cannot go to {missing}", "notice")
         if self._config.evidence.trace and self._session.dump.why_not:

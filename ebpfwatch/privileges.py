@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import Callable
 
-__all__ = ["CAPABILITIES", "drop", "raised"]
+__all__ = ["CAPABILITIES", "drop", "raised", "why_no_exe"]
 
 #: Bits of linux/capability.h that the daemon may keep.
 CAPABILITIES = {"dac_override": 1, "sys_ptrace": 19, "sys_admin": 21, "syslog": 34, "bpf": 39}
@@ -85,6 +85,17 @@ def raised(name: str) -> Iterator[None]:
         yield
     finally:
         _set(before, permitted)
+
+
+def why_no_exe(wanted: bool, kept: tuple[str, ...]) -> str:
+    """For the log: that ``evidence.exe`` is asked for in vain, and what to do; "" if it is not."""
+    if not wanted or "sys_ptrace" in kept:
+        return ""
+    return (
+        "evidence.exe is true, but CAP_SYS_PTRACE is not there: findings will lack the executables"
+        " of other users' processes; link /usr/share/ebpfwatch/evidence-exe.conf into"
+        " /etc/systemd/system/ebpfwatch.service.d and restart, or set evidence.exe to false"
+    )
 
 
 def _permitted() -> int:

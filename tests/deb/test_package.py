@@ -79,6 +79,9 @@ def test_the_life_of_the_package(system: Chroot, package: Path, tmp_path: Path) 
     system.run(f"{generator} /tmp/units /tmp/early /tmp/late")
     linked = system.run("ls /tmp/units/ebpfwatch.service.d").stdout.split()
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    # At hand, and nowhere that systemd looks.
+    found = system.run("find / -xdev -name 'evidence-exe*'").stdout.split()
+    assert found == ["/usr/share/ebpfwatch/evidence-exe.conf"]
     assert linked == ["without-btf.conf"] if last >= 39 else "before-cap-bpf.conf" in linked
 
     system.run("apt-get -q remove -y ebpfwatch")

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ebpfwatch.kernel import session as kernel_session
@@ -148,14 +148,14 @@ def write_config(directory: Path, **changes: str) -> Path:
     return path
 
 
-def start_daemon(directory: Path, **changes: str) -> DaemonProcess:
-    """Start a daemon and wait until it says that it is ready."""
+def start_daemon(directory: Path, wrapper: Sequence[str] = (), **changes: str) -> DaemonProcess:
+    """Start a daemon, by a command that becomes it, and wait until it says that it is ready."""
     config = write_config(directory, **changes)
     run_directory = directory / "run"
     log, out = directory / "log", directory / "out"
     with open(log, "wb") as stderr, open(out, "wb") as stdout:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ebpfwatch", "run", "--config", config],
+            [*wrapper, sys.executable, "-m", "ebpfwatch", "run", "--config", config],
             cwd=ROOT,
             env={**os.environ, "RUNTIME_DIRECTORY": str(run_directory)},
             stdout=stdout,
@@ -175,9 +175,11 @@ def start_daemon(directory: Path, **changes: str) -> DaemonProcess:
 
 
 @contextlib.contextmanager
-def watching(directory: Path, **changes: str) -> Iterator[DaemonProcess]:
+def watching(
+    directory: Path, wrapper: Sequence[str] = (), **changes: str
+) -> Iterator[DaemonProcess]:
     """A daemon that must stop in order, and is gone in any case."""
-    daemon = start_daemon(directory, **changes)
+    daemon = start_daemon(directory, wrapper, **changes)
     try:
         yield daemon
         assert daemon.stop() == 0, daemon.log.read_text()

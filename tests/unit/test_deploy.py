@@ -52,8 +52,12 @@ def _installed(tmp_path: Path, *drop_ins: str) -> Path:
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
 @pytest.mark.parametrize(
     ("drop_ins", "limit"),
-    [((), 2.6), (("before-cap-bpf.conf", "without-btf.conf"), 3.2)],
-    ids=["5.8 and later", "4.19"],
+    [
+        ((), 2.6),
+        (("before-cap-bpf.conf", "without-btf.conf"), 3.2),
+        (("evidence-exe.conf",), 2.9),
+    ],
+    ids=["5.8 and later", "4.19", "evidence.exe"],
 )
 def test_the_unit_exposes_little(tmp_path: Path, drop_ins: tuple[str, ...], limit: float) -> None:
     """systemd-analyze security: what is open is what the watcher needs."""
@@ -69,7 +73,8 @@ def test_the_unit_exposes_little(tmp_path: Path, drop_ins: tuple[str, ...], limi
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
 def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
     """systemd-analyze verify, without and with the drop-ins."""
-    for number, drop_ins in enumerate(((), ("before-cap-bpf.conf", "without-btf.conf"))):
+    old = ("before-cap-bpf.conf", "without-btf.conf")
+    for number, drop_ins in enumerate(((), old, ("evidence-exe.conf",))):
         unit = _installed(tmp_path / str(number), *drop_ins) / "etc/systemd/system" / UNIT.name
         unit.write_text(unit.read_text().replace("/usr/bin/ebpfwatch", "/bin/true"))
         words = ["systemd-analyze", "verify", "--man=no", str(unit)]
@@ -88,7 +93,10 @@ def test_the_capabilities_are_the_documented_ones() -> None:
     old = set(
         " ".join(_Unit(DROP_INS / "before-cap-bpf.conf")["Service.CapabilityBoundingSet"]).split()
     )
-    assert {name for name, when in documented.items() if when != "only before 5.8"} == base
+    exe = set(_Unit(DROP_INS / "evidence-exe.conf")["Service.CapabilityBoundingSet"])
+    assert {name for name, when in documented.items() if not when.startswith("only")} == base
+    assert {n for n, when in documented.items() if when == "only with evidence-exe.conf"} == exe
+    assert exe == {"CAP_SYS_PTRACE"}
     assert {name for name, when in documented.items() if when == "only before 5.8"} == old
 
 
