@@ -160,6 +160,8 @@ def _scalar(path: str, node: yaml.Node, kind: type, key: str, field: dataclasses
     right = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
     if not right or (isinstance(value, bool) and kind is not bool):
         _fail(path, line, f"{key} must be {_WORDS[kind]}", f"the default is {field.default!r}")
+    if isinstance(value, str) and "\0" in value:
+        _fail(path, line, f"{key} must not hold a NUL", "no path and no name does")
     problem = field.metadata["check"](value)
     if problem:
         _fail(path, line, f"{key} {problem}", f"the default is {field.default!r}")

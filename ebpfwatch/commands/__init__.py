@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import os
 import sys
+import traceback
 from collections.abc import Container, Sequence
 
 from ebpfwatch import __version__
-from ebpfwatch.errors import EbpfwatchError, Exit, say
+from ebpfwatch.errors import EbpfwatchError, Exit, defect, put, say
 
-__all__ = ["COMMANDS", "main", "parser"]
+__all__ = ["COMMANDS", "main", "parser", "positive"]
 
 #: name: one line of help. The module of the same name (with _ for -) is imported only when needed.
 COMMANDS = {
@@ -35,7 +38,7 @@ exit codes: 0 fine, 1 the answer is no, 64 usage, 69 not available here,
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
-        self.print_usage(sys.stderr)
+        put("stderr", self.format_usage().rstrip())
         say(f"{message}; see `{self.prog} --help`", "err")
         raise SystemExit(int(Exit.USAGE))
 
@@ -62,21 +65,71 @@ def parser(wanted: Container[str] = COMMANDS) -> argparse.ArgumentParser:
     return whole
 
 
+def positive(text: str) -> int:
+    """A type for argparse: a whole number from 1."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:20]) < 1 << 62:
+        raise argparse.ArgumentTypeError("must be a whole number, at least 1")
+    return int(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Never shows a traceback for an expected error."""
     words = list(sys.argv[1:] if argv is None else argv)
-    command_line = parser([word for word in words if word in COMMANDS][:1])
-    arguments = command_line.parse_args(words)
-    if not arguments.command:
-        command_line.print_help()
-        return int(Exit.USAGE)
     try:
-        return int(arguments.run(arguments))
+        code = _run(words)
+        _flush()
+        return code
     except EbpfwatchError as error:
         say(str(error), "err")
         return int(error.exit_code)
     except BrokenPipeError:
-        sys.stderr.close()  # `| head` closed our stdout; that is no error
-        return int(Exit.OK)
+        _give_up_stdout()
+        return 141  # as if SIGPIPE had ended us: whoever reads codes must not take it for an answer
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            return _defect(words, error)
+        _give_up_stdout()
+        say(f"cannot write the answer: {error.strerror}", "err")
+        return int(Exit.CANTCREAT)
+    except Exception as error:
+        return _defect(words, error)
+
+
+#: What a write to standard output fails with; commands tell of their own files themselves.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def _run(words: list[str]) -> int:
+    command_line = parser([word for word in words if word in COMMANDS][:1])
+    try:
+        arguments = command_line.parse_args(words)
+    finally:
+        _flush()  # --help ends here
+    if not arguments.command:
+        command_line.print_help()
+        return int(Exit.USAGE)
+    return int(arguments.run(arguments))
+
+
+def _flush() -> None:
+    """While a full disk can still be told of."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _give_up_stdout() -> None:
+    """What is still buffered goes nowhere: Python would fail with it once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _defect(words: list[str], error: Exception) -> int:
+    """Exit 70, not Python's 1, which is an answer here; the daemon alone dies of it, to be started
+    again.
+    """
+    if "run" in words[:1]:
+        raise error
+    traceback.print_exc()
+    say(f"a defect of ebpfwatch: {defect(error)}; please report it with the lines above", "err")
+    return int(Exit.SOFTWARE)

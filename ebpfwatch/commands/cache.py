@@ -8,6 +8,7 @@ import os
 import sys
 from typing import Any
 
+from ebpfwatch.commands import positive
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host import meminfo, slabinfo, vfs
 from ebpfwatch.pagecache.residency import Residency
@@ -21,13 +22,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", nargs="*", metavar="DIR", help="walk only these, and no other process's files"
     )
-    parser.add_argument("--top", type=_positive, default=50, metavar="N", help="files to show (50)")
+    parser.add_argument("--top", type=positive, default=50, metavar="N", help="files to show (50)")
     parser.add_argument(
-        "--seconds", type=float, default=10.0, metavar="S", help="time for all of it (10)"
+        "--seconds", type=_seconds, default=10.0, metavar="S", help="time for all of it (10)"
     )
     parser.add_argument(
         "--inodes",
-        type=int,
+        type=positive,
         default=20000,
         metavar="N",
         help="end the walk when it has put N inodes into memory (20000)",
@@ -35,24 +36,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 86400:  # no NaN either: nothing is ever later than that
+        raise argparse.ArgumentTypeError("must be more than 0 and at most 86400")
     return value
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Look, then say what was found and what was not looked at."""
     paths = Paths()
-    for path in arguments.path:
-        if not os.path.isdir(path):
-            raise EbpfwatchError(f"{path} is no directory", "give a directory", Exit.USAGE)
+    roots = [_directory(path) for path in arguments.path]
     limits = Limits(arguments.seconds, arguments.inodes, arguments.top)
     progress = _Progress()
     survey = Survey(paths, limits, Residency(), progress.show)
     try:
-        result = survey.run([os.path.abspath(path) for path in arguments.path])
+        result = survey.run(roots)
     except (OSError, ValueError) as error:
         raise EbpfwatchError(f"cannot read the mounts: {error}", "", Exit.OSERR) from None
     finally:
@@ -65,11 +64,24 @@ def run(arguments: argparse.Namespace) -> int:
     return Exit.OK
 
 
+def _directory(path: str) -> str:
+    """Its full name; raises ``EbpfwatchError`` where it cannot be walked."""
+    try:
+        with os.scandir(path):
+            return os.path.abspath(path)
+    except OSError as error:
+        raise EbpfwatchError(
+            f'cannot walk "{path}": {error.strerror}',
+            "give a directory that you may read",
+            Exit.NOPERM if isinstance(error, PermissionError) else Exit.USAGE,
+        ) from None
+
+
 class _Progress:
     """One line that rewrites itself, on a terminal only."""
 
     def __init__(self) -> None:
-        self._on = sys.stderr.isatty()
+        self._on = sys.stderr is not None and sys.stderr.isatty()
 
     def show(self, line: str) -> None:
         if self._on:
@@ -110,7 +122,10 @@ def _text(result: Result, whole: dict[str, Any]) -> list[str]:
     for what in result.unasked:
         lines.append(f"Not looked at: {what}.")
     if result.refused:
-        lines.append(f"Not looked at: {result.refused} files that this user may not ask about.")
+        lines.append(
+            f"Not looked at: {result.refused} files or directories that this user may not ask"
+            " about."
+        )
     return lines
 
 

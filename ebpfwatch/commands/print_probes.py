@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from ebpfwatch.errors import Exit
 from ebpfwatch.kernel import source
@@ -23,5 +22,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print it on stdout."""
-    sys.stdout.write(source.unit(PROBES, arguments.unit))
+    print(source.unit(PROBES, arguments.unit), end="")
     return Exit.OK

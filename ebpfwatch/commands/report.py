@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ebpfwatch.commands import positive
 from ebpfwatch.errors import Exit
 from ebpfwatch.paths import Paths
 from ebpfwatch.plain import plain
@@ -22,7 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", nargs="?", help="only this finding")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--tests", action="store_true", help="show the self-test's findings, too")
-    parser.add_argument("--limit", type=int, default=20, metavar="N", help="at most N (default 20)")
+    parser.add_argument(
+        "--limit", type=positive, default=20, metavar="N", help="at most N (default 20)"
+    )
     parser.add_argument(
         "--from",
         dest="source",
@@ -46,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif not arguments.tests:
         bodies = (body for body in bodies if not body.get("test"))
     shown = 0
-    for body in itertools.islice(bodies, max(0, arguments.limit)):
+    for body in itertools.islice(bodies, arguments.limit):
         shown += 1
         print(json.dumps(body, ensure_ascii=True) if arguments.json else _text(body))
     if not shown and not arguments.json:

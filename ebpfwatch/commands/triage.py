@@ -56,9 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _open(name: str) -> io.BufferedReader:
-    if name == "-":
-        return io.BufferedReader(io.FileIO(0, closefd=False))
     try:
+        if name == "-":
+            return io.BufferedReader(io.FileIO(0, closefd=False))
         stream = open(name, "rb")
     except OSError as error:
         raise _cannot_read(name, error) from None
@@ -74,8 +74,9 @@ def _open(name: str) -> io.BufferedReader:
 
 
 def _cannot_read(name: str, error: OSError) -> EbpfwatchError:
+    what = "standard input" if name == "-" else name or "a file without a name"
     return EbpfwatchError(
-        f"cannot read {name}: {error.strerror}",
+        f"cannot read {what}: {error.strerror}",
         "give a log file, or - for standard input",
         Exit.USAGE,
     )

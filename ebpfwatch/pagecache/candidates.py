@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Callable
 
 from ebpfwatch.host.mounts import Mount, one_a_device, unescape
 from ebpfwatch.paths import Paths
@@ -84,15 +85,25 @@ def walkable(mounts: tuple[Mount, ...]) -> tuple[list[Mount], list[Mount]]:
     return walked, left
 
 
-def walk(root: str) -> Iterator[os.DirEntry[str]]:
-    """The regular files below a directory of the same filesystem, depth first."""
+def walk(root: str, refused: Callable[[], None]) -> Iterator[os.DirEntry[str]]:
+    """The regular files below a directory of the same filesystem, depth first.
+
+    ``refused`` is called for each directory that this user may not read.
+    """
     try:
         device = os.stat(root).st_dev
     except OSError:
         return
     todo = [root]
     while todo:
-        with contextlib.suppress(OSError), os.scandir(todo.pop()) as entries:
+        try:
+            entries = os.scandir(todo.pop())
+        except PermissionError:
+            refused()
+            continue
+        except OSError:
+            continue  # it has vanished
+        with contextlib.suppress(OSError), entries:
             for entry in entries:
                 with contextlib.suppress(OSError):
                     if entry.is_file(follow_symlinks=False):

@@ -112,7 +112,7 @@ class Survey:
         self._inodes = self._inodes_now()
         self._walking = True
         for number, root in enumerate(roots):
-            for count, entry in enumerate(walk(root)):
+            for count, entry in enumerate(walk(root, self._refused)):
                 if self._late() or (count % _LOOK_EVERY == 0 and self._harmful()):
                     break
                 self._ask(entry.path, entry.path, root)
@@ -163,7 +163,7 @@ class Survey:
             finally:
                 os.close(fd)
         except PermissionError:
-            result.refused += 1
+            self._refused()
             return
         except OSError:
             return
@@ -174,6 +174,9 @@ class Survey:
             self._progress(f"{result.asked} files, {result.bytes >> 20} MiB found; now: {where}")
         if cached:
             self._keep(cached, name, found.st_dev)
+
+    def _refused(self) -> None:
+        self.result.refused += 1
 
     def _keep(self, cached: int, name: str, device: int) -> None:
         result = self.result

@@ -16,6 +16,8 @@ from ebpfwatch.verdicts.finding import Finding
 
 __all__ = ["Store", "read_all"]
 
+_MAX_CHARACTERS = 16 << 20  # more than any finding has; what is cut is no JSON, and passed over
+
 
 class Store:
     """The findings directory of the daemon; see ``read_all`` for everybody else.
@@ -80,17 +82,22 @@ def read_all(state_directory: Path) -> Iterator[dict[str, Any]]:
         names = sorted(os.listdir(directory), reverse=True)
     except FileNotFoundError:
         return
-    except OSError as error:
+    except PermissionError as error:
         raise EbpfwatchError(
             f"cannot read {directory}: {error.strerror}", "run it as root", Exit.NOPERM
+        ) from None
+    except OSError as error:
+        raise EbpfwatchError(
+            f"cannot read {directory}: {error.strerror}", "is it the daemon's?", Exit.OSERR
         ) from None
     for name in names:
         if not _is_finding(name):
             continue
         try:
-            fd = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW)
+            # A FIFO would keep us waiting, and a file of gigabytes fill memory: neither is ours.
+            fd = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             with os.fdopen(fd, encoding="utf-8") as file:
-                body = json.load(file)
+                body = json.loads(file.read(_MAX_CHARACTERS))
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(body, dict) and "verdict" in body:

@@ -39,6 +39,7 @@ def test_ten_thousand_scrapes_leave_nothing_behind(daemon: DaemonProcess) -> Non
                 failed.append(str(error))
 
     visit(100)
+    time.sleep(1)  # the last connections are closed
     before = belongings(daemon.process.pid)
     clients = [threading.Thread(target=visit, args=(VISITS // CLIENTS,)) for _ in range(CLIENTS)]
     for client in clients:

@@ -7,6 +7,7 @@ import mmap
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -212,6 +213,29 @@ def test_another_users_files_are_counted_not_guessed(tmp_path: Path) -> None:
     assert done.stdout.split()[-1] == "refused", done.stderr
 
 
+def test_directories_that_may_not_be_read_are_told(tmp_path: Path) -> None:
+    """By an ordinary user: counted below the root that is walked; the root itself is an error."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become somebody else")
+    with tempfile.TemporaryDirectory() as open_to_all:
+        os.chmod(open_to_all, 0o755)
+        (Path(open_to_all) / "secret").mkdir(0o700)
+        (Path(open_to_all) / "secret/file").write_text("x")
+        script = (
+            "import os\n"
+            "from ebpfwatch.commands import main\n"
+            "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+            f"root = {open_to_all!r}\n"
+            "print(main(['cache', root]), main(['cache', root + '/secret']))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
+        )
+    assert "Not looked at: 1 files or directories that this user may not ask about." in done.stdout
+    assert done.stdout.endswith("\n0 77\n")
+    assert f'cannot walk "{open_to_all}/secret": Permission denied' in done.stderr
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Text and JSON say the same; numbers of inodes are there."""
     size = cached(tmp_path / "file")
@@ -224,7 +248,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert body["files"] == [[size, f"{tmp_path}/file"]]
     assert body["vfs"]["inodes"] > 0
     assert main(["cache", str(tmp_path / "file")]) == 64
-    assert "is no directory" in capsys.readouterr().err
+    assert "Not a directory" in capsys.readouterr().err
 
 
 def test_a_whole_machine(capsys: pytest.CaptureFixture[str]) -> None:

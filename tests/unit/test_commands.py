@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,15 @@ TABLE = [
     (["--version"], 0, "ebpfwatch 0.", ""),
     (["--help"], 0, "exit codes:", ""),
     (["nonsense"], 64, "", "invalid choice: 'nonsense'"),
-    (["report", "--limit", "x"], 64, "", "invalid int value"),
+    (["report", "--limit", "x"], 64, "", "--limit: must be a whole number, at least 1"),
+    (["report", "--limit", "-3"], 64, "", "--limit: must be a whole number, at least 1"),
+    (["report", "--state-directory", "README.md"], 71, "", "Not a directory"),
+    (["cache", "--seconds", "nan", "."], 64, "", "must be more than 0"),
+    (["cache", "--seconds", "-1", "."], 64, "", "must be more than 0"),
+    (["cache", "--inodes", "0", "."], 64, "", "--inodes: must be a whole number"),
+    (["cache", "--top", "9" * 5000, "."], 64, "", "--top: must be a whole number"),
+    (["cache", ""], 64, "", 'cannot walk "": No such file'),
+    (["cache", "README.md"], 64, "", 'cannot walk "README.md": Not a directory'),
     (["report", "--state-directory", "/nonexistent", "--from", "files"], 0, "no findings", ""),
     (
         ["report", "--state-directory", "/nonexistent", "--from", "files", "X"],
@@ -52,6 +61,62 @@ def test_the_table(words: list[str], code: int, out: str, err: str) -> None:
     assert done.returncode == code, done.stderr
     assert out in done.stdout and err in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("words", ["triage README.md", "print-probes", "report --json", "--help"])
+def test_an_answer_that_cannot_be_written_is_told(words: str, buffered: bool) -> None:
+    """A full disk: one line and exit 73, unless there was nothing to write. No reader: 141, as of
+    SIGPIPE, for 0 and 1 are answers. No stdout, no stderr: the code alone.
+    """
+    command = f'exec "{sys.executable}" -m ebpfwatch {words}'
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+
+    def shell(redirected: str) -> tuple[int, str]:
+        done = subprocess.run(
+            ["sh", "-c", f"{command} {redirected}"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert "Traceback" not in done.stderr and "ignored" not in done.stderr
+        return done.returncode, done.stderr
+
+    code, _ = shell("")
+    silent = words == "report --json"
+    assert shell(">/dev/full") == (
+        (code, "")
+        if silent
+        else (73, "ebpfwatch: cannot write the answer: No space left on device\n")
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        ["sh", "-c", command],
+        cwd=ROOT,
+        env=environment,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (code if silent else 141, b"")
+    assert shell(">&-")[0] == shell("2>&-")[0] == shell("2>/dev/full")[0] == code
+
+
+def test_a_defect_is_no_answer(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    """Exit 70 with where it was, not Python's 1; the daemon dies of it, and is started again."""
+
+    def broken(*_: object) -> None:
+        raise KeyError("what nobody expected")
+
+    monkeypatch.setattr("ebpfwatch.commands.triage._open", broken)
+    assert main(["triage", "-"]) == Exit.SOFTWARE
+    said = capfd.readouterr().err
+    assert "in broken" in said and "a defect of ebpfwatch: KeyError: 'what nobody expected'" in said
+    monkeypatch.setattr("ebpfwatch.config.load", broken)
+    with pytest.raises(KeyError):
+        main(["run", "--config", "/nonexistent"])
 
 
 @pytest.mark.parametrize("name", COMMANDS)

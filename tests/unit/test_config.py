@@ -62,6 +62,7 @@ def test_the_example_explains_every_key() -> None:
         ("metrics:\n  listen: 'a:99999'", "f:2: metrics.listen must be ADDRESS:PORT"),
         ("a: [", "f:1: is not YAML"),
         ("a: &x 1\nb: *x", "f:2: aliases"),
+        ('state_directory: "/a\\0b"', "f:1: state_directory must not hold a NUL"),
         ("journal: !!python/object:os.system x", "f:1: journal must be text"),
     ],
 )

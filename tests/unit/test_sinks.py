@@ -117,6 +117,10 @@ def test_leftovers_and_garbage_do_no_harm(tmp_path: Path) -> None:
     (directory / "a.json").write_text("{")
     (directory / "b.json").write_text("[]")
     (directory / "c.json").symlink_to("/etc/passwd")
+    os.mkfifo(directory / "d.json")  # would keep a reader waiting for ever
+    (directory / "e.json").mkdir()
+    with open(directory / "f.json", "wb") as file:
+        file.truncate(1 << 36)  # would fill memory
     store.Store(tmp_path, keep=10)
     assert list(store.read_all(tmp_path)) == []
     assert not (directory / ".writing-x").exists()

@@ -318,6 +318,18 @@ def test_standard_input_and_json() -> None:
     assert body["verdict"] == "this_bug" and body["reports"][0]["cache"] == "ext4_inode_cache"
 
 
+def test_a_closed_standard_input() -> None:
+    """One line, exit 64."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "{sys.executable}" -m ebpfwatch triage - <&-'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 64
+    assert done.stderr.startswith("ebpfwatch: cannot read standard input: Bad file descriptor; ")
+
+
 SOURCE = """\
 int puts(const char *);
 void dentry_free(void) { puts("a"); puts("b"); }
