@@ -376,7 +376,7 @@ class Daemon:
 
     def _govern(self, counters: dict[str, int]) -> None:
         now, run_ns = time.monotonic(), self._session.run_ns()
-        percent = self._load.feed(now, time.process_time(), counters, run_ns)
+        percent = self._load.feed(now, time.thread_time(), counters, run_ns)
         step = self._governor.feed(percent)
         for role in self._reins.go(step, percent):
             is_off = role in self._reins.off

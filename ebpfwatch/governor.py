@@ -68,8 +68,9 @@ class Governor:
 class Load:
     """CPU time of the watcher between two looks, in percent of one CPU.
 
-    The daemon's own is exact.  The programs' is exact while ``kernel.bpf_stats_enabled`` is on,
-    else the steps they counted times ``STEP_NS``.
+    The daemon's own is exact, and that of its main thread alone: how much is scraped is up to
+    whoever reaches the port, and no hook that goes makes it cheaper.  The programs' is exact while
+    ``kernel.bpf_stats_enabled`` is on, else the steps they counted times ``STEP_NS``.
     """
 
     def __init__(self) -> None:
