@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import time
@@ -16,6 +17,7 @@ from ebpfwatch.kernel.prober import Prober, attach_or_fail
 __all__ = ["learn"]
 
 _SECONDS = 5.0
+_LOOKS = 100
 _FIELDS = ("cache", "call_site", "object", "dead_state", "vfs_inode")
 
 
@@ -48,10 +50,11 @@ def learn(
 def _wait(fd: int, mounts: Sequence[str]) -> dict[str, int]:
     layout = f"{len(_FIELDS)}Q"
     deadline = time.monotonic() + _SECONDS
-    while time.monotonic() < deadline:
-        for mount in mounts:
-            _die_young(mount)
-        for _ in range(100):
+    # One after the other, not all at once: one that is frozen keeps whoever writes there.
+    for mount in itertools.cycle(mounts or ("",)):
+        if time.monotonic() > deadline:
+            break
+        for _ in range(_LOOKS if _die_young(mount) else 1):
             values = struct.unpack(layout, map_lookup(fd, 0, struct.calcsize(layout)))
             if values[0]:
                 return dict(zip(_FIELDS, values))
@@ -63,9 +66,10 @@ def _wait(fd: int, mounts: Sequence[str]) -> dict[str, int]:
     )
 
 
-def _die_young(directory: str) -> None:
-    """Allocate an inode that has no name and let it die at once."""
+def _die_young(directory: str) -> bool:
+    """Allocate an inode that has no name and let it die at once; False where that cannot be."""
     try:
         os.close(os.open(directory, os.O_TMPFILE | os.O_WRONLY, 0o600))
     except OSError:
-        return  # read-only or full: another mount will do
+        return False  # read-only or full: another mount will do
+    return True

@@ -16,6 +16,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Callable
 
@@ -40,6 +41,7 @@ _QUEUE = 4096
 #: A time that does not come.
 NEVER = 2**64 - 1
 _WAIT_SECONDS = 0.2
+_END_SECONDS = 2.0
 
 #: Compiling and attaching took 1 s on x86-64, half a minute on an emulated arm64; the unit's
 #: TimeoutStartSec is longer, so that the reason is in the log before systemd's axe falls.
@@ -93,11 +95,17 @@ class Pending:
             )
         handoff.send(self._connection, request)
 
-    def wait(self, stop: Callable[[], bool]) -> bool:
-        """Until the child has an answer; False if ``stop`` says so before."""
+    def wait(self, stop: Callable[[], bool], seconds: float = LOADER_SECONDS) -> bool:
+        """Until the child has an answer; False if ``stop`` says so before.
+
+        Raises ``EbpfwatchError`` if that takes longer.
+        """
+        deadline = time.monotonic() + seconds
         while not stop():
             if select.select([self._connection], [], [], _WAIT_SECONDS)[0]:
                 return not stop()
+            if time.monotonic() > deadline:
+                raise self._too_late(seconds)
         return False
 
     def collect(self, seconds: float = LOADER_SECONDS) -> tuple[dict[str, Any], list[int]]:
@@ -106,17 +114,9 @@ class Pending:
         try:
             reply, fds = handoff.receive(self._connection)
         except socket.timeout:
-            where = _waits_in(self._child.pid)
-            self._child.kill()
-            self._child.wait()
-            raise EbpfwatchError(
-                f"compiling and attaching did not end within {seconds:g} s{where}",
-                "see `ebpfwatch check --verbose`",
-                Exit.OSERR,
-            ) from None
+            raise self._too_late(seconds) from None
         except (EOFError, OSError) as error:
-            self._child.kill()
-            status = self._child.wait()
+            status = self._end()
             raise EbpfwatchError(
                 f"the loader child died (status {status}): {error}",
                 "out of memory? compiling takes some 130 MB for a second",
@@ -132,8 +132,25 @@ class Pending:
     def abandon(self) -> None:
         """Stop the child; nothing stays loaded."""
         self._connection.close()
+        self._end()
+
+    def _too_late(self, seconds: float) -> EbpfwatchError:
+        where = _waits_in(self._child.pid)
+        self.abandon()
+        return EbpfwatchError(
+            f"compiling and attaching did not end within {seconds:g} s{where}",
+            "see `ebpfwatch check --verbose`",
+            Exit.OSERR,
+        )
+
+    def _end(self) -> int | None:
+        """Its exit status; None if it does not end, as in the middle of a write to a frozen disk:
+        then it is gone with what it waits for.
+        """
         self._child.kill()
-        self._child.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(_END_SECONDS)
+        return self._child.returncode
 
 
 def _waits_in(pid: int) -> str:

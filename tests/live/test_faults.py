@@ -329,3 +329,14 @@ def sum_findings(daemon: DaemonProcess) -> dict[str, float]:
         if label and label[2] not in ("concurrent_unlink", "freed_in_reclaim"):
             totals[label[1]] += value
     return totals
+
+
+def test_a_frozen_file_system_holds_up_no_start(tmp_path: Path, ext4: Path) -> None:
+    """What the loader must learn it learns from another one."""
+    other = tmp_path / "other"
+    other.mkdir()
+    with loop_ext4(other, 64 << 20) as mount:
+        with frozen(mount):
+            daemon = start_daemon(tmp_path)
+            daemon.wait_log(f"no canary on {mount}: the file system does not answer")
+        assert daemon.stop() == 0
