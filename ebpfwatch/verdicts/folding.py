@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import collections
 
+from ebpfwatch.verdicts.confidence import CRITICAL
 from ebpfwatch.verdicts.finding import Finding
 
 __all__ = ["Folder"]
@@ -17,7 +18,9 @@ class Folder:
     """Decides which findings are written.
 
     ``fold_seconds``: the same finding again within that time is only counted.  ``per_minute``:
-    more than that are only counted, too.  Bounded: at most ``capacity`` findings are remembered.
+    more than that are only counted, too: of damage, of mere candidates and context, and of each
+    played by the self-test, so that none of them takes a crime's place.  Bounded: at most
+    ``capacity`` findings are remembered.
     """
 
     def __init__(self, fold_seconds: float, per_minute: int, capacity: int = 1024) -> None:
@@ -25,7 +28,7 @@ class Folder:
         self.per_minute = per_minute
         self._capacity = capacity
         self._open: collections.OrderedDict[_Key, tuple[float, int]] = collections.OrderedDict()
-        self._written: collections.deque[float] = collections.deque()
+        self._written: dict[tuple[bool, bool], collections.deque[float]] = {}
         self.limited = 0
 
     def admit(self, finding: Finding, now: float) -> tuple[bool, int]:
@@ -44,12 +47,14 @@ class Folder:
         if since is not None and now - since < self.fold_seconds:
             self._open[key] = (since, folded + 1)
             return False, 0
-        while self._written and now - self._written[0] >= 60:
-            self._written.popleft()
-        if len(self._written) >= self.per_minute:
+        kind = finding.verdict in CRITICAL, finding.test
+        written = self._written.setdefault(kind, collections.deque())
+        while written and now - written[0] >= 60:
+            written.popleft()
+        if len(written) >= self.per_minute:
             self.limited += 1
             return False, 0
-        self._written.append(now)
+        written.append(now)
         self._open[key] = (now, 0)
         self._open.move_to_end(key)
         if len(self._open) > self._capacity:

@@ -205,6 +205,16 @@ def test_a_flood_is_limited_and_counted() -> None:
     assert folder.admit(judged(), 61.0)[0]
 
 
+def test_neither_context_nor_the_self_test_takes_a_crimes_place() -> None:
+    """Anybody may cause context; a crime beside it is written, and only then acted on."""
+    folder = Folder(fold_seconds=0, per_minute=1)
+    context = judged(dataclasses.replace(EVENT, verdict=KernelVerdict.FREED_IN_RECLAIM))
+    played = dataclasses.replace(judged(), test=True)
+    findings = (context, context, played, played, judged(), judged())
+    assert [folder.admit(finding, 0.0)[0] for finding in findings] == [True, False] * 3
+    assert folder.limited == 3
+
+
 def test_losses_are_asked_by_window() -> None:
     """What was lost before the window does not count; older than the history counts all."""
     history = LossHistory(capacity=3)
