@@ -2,12 +2,17 @@
 
 The kernel log reaches the console, pstore's dmesg record and vmcore-dmesg; /dev/pmsg0 is memory
 that survives a warm reset, where the kernel has it.  Both are opened while we may.
+
+By default the kernel takes ten lines in five seconds from whoever has the log open, and drops the
+rest without an error (kernel.printk_devkmsg): so no more are written, and the rest is counted.
 """
 
 from __future__ import annotations
 
+import collections
 import json
 import os
+import time
 
 from ebpfwatch.sinks.text import plain
 from ebpfwatch.verdicts.finding import Actor, Finding
@@ -15,6 +20,7 @@ from ebpfwatch.verdicts.finding import Actor, Finding
 __all__ = ["KernelLog", "line"]
 
 _LONGEST = 900  # bytes: printk's records hold 1024 with their prefix
+_BURST, _BURST_SECONDS = 10, 5.1  # DEFAULT_RATELIMIT_BURST and _INTERVAL, and a jiffy or two
 
 
 def line(finding: Finding) -> str:
@@ -48,6 +54,7 @@ class KernelLog:
     def __init__(self, kmsg: str, pmsg: str) -> None:
         self.errors = 0
         self.missing: list[str] = []
+        self._put_at: collections.deque[float] = collections.deque(maxlen=_BURST)
         self._kmsg = self._open(kmsg)
         self._pmsg = self._open(pmsg)
 
@@ -64,10 +71,18 @@ class KernelLog:
         """Deliver one finding; never raises, and leaves the self-test's alone."""
         if finding.test:
             return
-        if self._kmsg >= 0:
+        if self._kmsg >= 0 and not self._has_room(time.monotonic()):
+            self.errors += 1
+        elif self._kmsg >= 0:
             self._put(self._kmsg, f"<{int(finding.severity)}>{line(finding)}\n")
         if self._pmsg >= 0:
             self._put(self._pmsg, json.dumps(finding.to_json(), ensure_ascii=True) + "\n")
+
+    def _has_room(self, now: float) -> bool:
+        if len(self._put_at) == _BURST and now - self._put_at[0] < _BURST_SECONDS:
+            return False
+        self._put_at.append(now)
+        return True
 
     def _put(self, fd: int, text: str) -> None:
         try:

@@ -18,7 +18,7 @@ from prometheus_client import generate_latest
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernellog.diseases import KINDS
-from ebpfwatch.sinks import journal, metrics, store, text
+from ebpfwatch.sinks import journal, kmsg, metrics, store, text
 from ebpfwatch.status import LOSSES, HookStatus, Status
 from ebpfwatch.verdicts.early import Early
 from ebpfwatch.verdicts.finding import Finding, Moment, Process, Verdict
@@ -185,6 +185,19 @@ def test_without_journald_findings_go_to_stdout(
     assert [json.loads(line)["verdict"] for line in out.splitlines()] == ["double_free"] * 2
     journal.Journal(tmp_path / "no-socket", "off").write(judged())
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_kernel_log_takes_ten_lines_at_once_and_the_rest_is_counted(tmp_path: Path) -> None:
+    """More it would drop without an error."""
+    (tmp_path / "kmsg").touch()
+    log = kmsg.KernelLog(str(tmp_path / "kmsg"), "")
+    for _ in range(13):
+        log.write(judged())
+    assert len((tmp_path / "kmsg").read_text().splitlines()) == 10
+    assert log.errors == 3
+    log._put_at[0] -= 6  # the first of them is old enough now
+    log.write(judged())
+    assert len((tmp_path / "kmsg").read_text().splitlines()) == 11 and log.errors == 3
 
 
 def test_the_report_names_everything() -> None:
