@@ -6,7 +6,7 @@ import collections
 from pathlib import Path
 
 from ebpfwatch.config import Config
-from ebpfwatch.errors import say
+from ebpfwatch.errors import defect, say
 from ebpfwatch.paths import Paths
 from ebpfwatch.sinks.journal import Journal
 from ebpfwatch.sinks.kmsg import KernelLog
@@ -60,6 +60,8 @@ class Outlet:
             self.store.write(finding)
         except OSError as error:
             self._not_kept(error.strerror)
+        except Exception as error:  # lost all the same
+            self._not_kept(defect(error))
 
     def _not_kept(self, why: str | None) -> None:
         self._store_errors += 1

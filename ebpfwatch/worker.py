@@ -11,13 +11,16 @@ import threading
 import time
 from typing import Callable
 
+from ebpfwatch.errors import defect, say
+
 __all__ = ["Worker", "within"]
 
 
 class Worker:
     """Does jobs one after the other, in their order; bounded.
 
-    A job handles its own errors.  The thread starts with the first job, so that it has no more
+    A job handles its own errors; a defect in it costs that job and a line in the log, not those
+    that wait.  The thread starts with the first job, so that it has no more
     privileges than its maker has by then.
     """
 
@@ -61,7 +64,10 @@ class Worker:
                     self._condition.wait()
                 job = self._jobs.popleft()
                 self._busy = True
-            job()
+            try:
+                job()
+            except Exception as error:
+                say(f"a job of the thread {self._name} failed: {defect(error)}", "err")
 
 
 def within(seconds: float, job: Callable[[], None], name: str) -> threading.Thread | None:

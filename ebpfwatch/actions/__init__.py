@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
 from ebpfwatch.config import Config
-from ebpfwatch.errors import say
+from ebpfwatch.errors import defect, say
 from ebpfwatch.paths import Paths
 from ebpfwatch.status import ACTIONS, RESULTS
 from ebpfwatch.verdicts.finding import Finding, Severity
@@ -93,6 +93,8 @@ class Actions:
             except OSError as error:
                 where = f"{error.filename}: " if error.filename else ""
                 self._note(name, "failed", f"{where}{error.strerror or error}")
+            except Exception as error:  # a defect of one costs that one
+                self._note(name, "failed", defect(error))
 
     def _note(self, name: str, result: str, text: str = "") -> None:
         self.counts[name, result] += 1

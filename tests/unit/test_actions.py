@@ -265,6 +265,18 @@ def test_a_weak_finding_starts_nothing(tmp_path: Path) -> None:
     assert not any(actions.counts.values())
 
 
+def test_a_defect_of_an_action_costs_that_one(tmp_path: Path) -> None:
+    """The worker goes on."""
+    actions = acting(tmp_path, snapshot=True, every_seconds=1)
+    actions.every_seconds = 0
+    took, actions._jobs["snapshot"] = actions._jobs["snapshot"], lambda finding: [""][1]
+    actions.act(judged())
+    settle(actions, ("snapshot", "failed"), 1)
+    actions._jobs["snapshot"] = took
+    actions.act(judged())
+    settle(actions, ("snapshot", "done"), 1)
+
+
 def test_a_failure_is_one_count_and_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

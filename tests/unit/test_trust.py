@@ -188,6 +188,15 @@ def test_a_worker_keeps_the_order_and_its_bound() -> None:
     assert done == [0, 1, 2]
 
 
+def test_a_defect_in_a_job_costs_that_job(capsys: pytest.CaptureFixture[str]) -> None:
+    """The disk's thread must not die of one finding: all later ones would be lost."""
+    worker, done = Worker("test"), list[int]()
+    worker.submit(lambda: [][1])
+    worker.submit(lambda: done.append(1))
+    assert worker.finish(5) and done == [1]
+    assert "a job of the thread test failed: IndexError" in capsys.readouterr().err
+
+
 def test_within_returns_who_is_stuck() -> None:
     """None once done; the thread while it is not."""
     gate = threading.Event()
