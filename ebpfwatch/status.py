@@ -79,7 +79,8 @@ class Status:
     durations below 2**i microseconds (and at least 2**(i-1)); ``grace_sum_ns`` is their sum.
     ``findings`` counts by (verdict, confidence, is test), ``actions`` by (action, result).
     Times are seconds since the epoch.
-    ``horizon_seconds`` is the age of the oldest dead inode the table still remembers.
+    ``horizon_seconds`` is the age of the oldest dead inode the table still remembers; younger ones
+    may be forgotten where they shared a bucket.
     ``last_boot`` is how it ended: "clean", "panic", "unknown", or "" where nobody knows.
     ``kernel_log`` counts the kernel's own messages since the start, by kind of
     ``kernellog.diseases``.

@@ -211,7 +211,7 @@ def _table(status: Status) -> Iterator[Metric]:
     yield objects
     yield _gauge(
         "table_horizon_seconds",
-        "Age of the oldest dead object still remembered: a second free this late is still found.",
+        "Age of the oldest dead object still remembered; younger ones may be forgotten.",
         status.horizon_seconds,
     )
 

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
+from ebpfwatch.commands import selftest
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.zoneinfo import Zone
 from ebpfwatch.sinks import metrics, web
@@ -144,6 +145,13 @@ def test_the_server_answers(served: web.Web) -> None:
     assert ask(served, "GET", "/-/ready")[:2] == (200, b"ready\n")
     assert ask(served, "GET", "/x")[0] == 404
     assert ask(served, "POST", "/metrics")[0] == 501
+
+
+def test_the_self_test_asks_no_proxy(served: web.Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the environment's would ask its own machine for our loopback address."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert "ebpfwatch_findings_total" in selftest._scrape(served.url)
 
 
 def test_the_policy_lets_one_style_through(served: web.Web) -> None:
