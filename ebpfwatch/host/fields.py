@@ -9,7 +9,17 @@ from pathlib import Path
 
 from ebpfwatch.host import ParseError
 
-__all__ = ["integer", "number", "numbers", "optional", "optional_integer", "text"]
+__all__ = [
+    "integer",
+    "lines",
+    "number",
+    "numbers",
+    "optional",
+    "optional_integer",
+    "present",
+    "text",
+    "whole",
+]
 
 #: What a file says that exists but has nothing behind it (PSI switched off, a device that left).
 _NOTHING_BEHIND = {errno.ENOENT, errno.ENOTDIR, errno.EOPNOTSUPP, errno.ENODEV, errno.ENXIO}
@@ -26,8 +36,14 @@ def text(path: Path) -> str:
 
 def optional(path: Path) -> str | None:
     """The file's text without the line's end, None where this kernel has no such file."""
+    found = present(path)
+    return None if found is None else found.rstrip("\n")
+
+
+def present(path: Path) -> str | None:
+    """The file's text, None where this kernel has no such file."""
     try:
-        return text(path).rstrip("\n")
+        return text(path)
     except OSError as error:
         if error.errno in _NOTHING_BEHIND:
             return None
@@ -43,7 +59,7 @@ def number(word: str, where: str) -> int:
 
 def numbers(line: str, least: int, where: str) -> list[int]:
     """All words of a line as numbers, at least that many; raises ``ParseError``."""
-    words = line.split()
+    words = whole(line, where).split()
     if len(words) < least:
         raise ParseError(f"{where}: {line[:80]!r} has less than {least} numbers")
     return [number(word, where) for word in words]
@@ -60,11 +76,18 @@ def optional_integer(root: Path, name: str) -> int | None:
     return None if found is None else number(found.strip(), f"{root.name}/{name}")
 
 
-def lines(body: str) -> Iterable[tuple[int, str]]:
-    """The lines that hold something, with their numbers.
+def whole(body: str, where: str) -> str:
+    """The text, if its last line has its end; raises ``ParseError``: half a number is one, too."""
+    if not body.endswith("\n"):
+        raise ParseError(f"{where} {'is cut within a line' if body else 'is empty'}")
+    return body
+
+
+def lines(body: str, where: str) -> Iterable[tuple[int, str]]:
+    """The lines that hold something, with their numbers; raises ``ParseError`` naming ``where``.
 
     Not splitlines(): names in /proc may hold any other line separator of Unicode.
     """
-    for position, line in enumerate(body.split("\n"), 1):
+    for position, line in enumerate(whole(body, where).split("\n"), 1):
         if line.strip():
             yield position, line

@@ -81,7 +81,7 @@ def read(paths: Paths) -> Memory:
 def parse(body: str) -> Memory:
     """One "Name:  value kB" a line; raises ``ParseError``."""
     found: dict[str, int] = {}
-    for position, line in lines(body):
+    for position, line in lines(body, "/proc/meminfo"):
         name, colon, rest = line.partition(":")
         words = rest.split()
         if not colon or not words or words[1:] not in ([], ["kB"]):

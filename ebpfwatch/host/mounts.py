@@ -54,7 +54,7 @@ def parse(text: str) -> tuple[Mount, ...]:
     """All mounts, in order."""
     mounts = []
     # not splitlines(): a mount point may hold any other line separator of Unicode
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(fields.whole(text, "/proc/self/mountinfo").split("\n"), 1):
         if not line:
             continue
         words = line.split(" ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from ebpfwatch.host import ParseError
-from ebpfwatch.host.fields import lines, number, optional
+from ebpfwatch.host.fields import lines, number, present
 from ebpfwatch.paths import Paths
 
 __all__ = ["RESOURCES", "Pressure", "parse", "read"]
@@ -31,7 +31,7 @@ def read(paths: Paths) -> tuple[Pressure, ...]:
     """One a resource; () where the kernel has no PSI or has it switched off."""
     found = []
     for resource in RESOURCES:
-        body = optional(paths.proc / "pressure" / resource)
+        body = present(paths.proc / "pressure" / resource)
         if body is not None:
             found.append(parse(body, resource))
     return tuple(found)
@@ -40,7 +40,7 @@ def read(paths: Paths) -> tuple[Pressure, ...]:
 def parse(body: str, resource: str) -> Pressure:
     """Two lines "some avg10=0.00 avg60=0.00 avg300=0.00 total=0"; raises ``ParseError``."""
     found: dict[str, tuple[float, float]] = {}
-    for position, line in lines(body):
+    for position, line in lines(body, f"/proc/pressure/{resource}"):
         where = f"/proc/pressure/{resource} line {position}"
         kind, *pairs = line.split()
         values = dict(pair.split("=", 1) for pair in pairs if "=" in pair)

@@ -73,7 +73,7 @@ def parse(body: str, page_bytes: int) -> Slabs:
     """
     caches = []
     objects = 0
-    for position, line in lines(body):
+    for position, line in lines(body, "/proc/slabinfo"):
         if position <= 2 and line.startswith(("slabinfo - version: 2", "# name")):
             continue
         where = f"/proc/slabinfo line {position}"

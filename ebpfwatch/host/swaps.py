@@ -34,7 +34,7 @@ def read(paths: Paths) -> tuple[Swap, ...]:
 def parse(body: str) -> tuple[Swap, ...]:
     """A heading, then one area a line."""
     found = []
-    for position, line in lines(body):
+    for position, line in lines(body, "/proc/swaps"):
         if position == 1 and line.startswith("Filename"):
             continue
         where = f"/proc/swaps line {position}"

@@ -35,7 +35,7 @@ def read(paths: Paths) -> dict[str, int]:
 def parse(body: str) -> dict[str, int]:
     """One "name value" a line."""
     counters: dict[str, int] = {}
-    for position, line in lines(body):
+    for position, line in lines(body, "/proc/vmstat"):
         where = f"/proc/vmstat line {position}"
         words = line.split()
         if len(words) != 2:

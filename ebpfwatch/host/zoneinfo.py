@@ -44,6 +44,7 @@ def read(paths: Paths) -> tuple[Zone, ...]:
 def parse(text: str, page_bytes: int) -> tuple[Zone, ...]:
     """Zones that manage memory (an empty zone has no watermarks worth a series)."""
     zones: list[Zone] = []
+    fields.whole(text, "/proc/zoneinfo")
     node, zone, values = 0, "", dict[str, int]()
     for number, line in enumerate([*text.splitlines(), "Node 0, zone end"], 1):
         head = _HEAD.match(line)

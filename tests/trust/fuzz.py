@@ -25,7 +25,17 @@ from ebpfwatch import config
 from ebpfwatch.commands.report import _text
 from ebpfwatch.errors import EbpfwatchError
 from ebpfwatch.events import wire
-from ebpfwatch.host import ParseError, mounts, vmstat, zoneinfo
+from ebpfwatch.host import (
+    ParseError,
+    meminfo,
+    mounts,
+    pressure,
+    slabinfo,
+    swaps,
+    vfs,
+    vmstat,
+    zoneinfo,
+)
 from ebpfwatch.kernel.btf import Btf, BtfError
 from ebpfwatch.kernellog import story, triage
 from ebpfwatch.lastboot import BootRecord, traced
@@ -228,17 +238,25 @@ def targets(stack: contextlib.ExitStack) -> dict[str, tuple[Target, list[bytes]]
         b"GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: text/plain;q=0.5\r\nRange: bytes=1-2\r\n\r\n"
     )
     logs = sorted((ROOT / "tests/fixtures/logs").glob("*.txt"))
-    with open("/proc/zoneinfo", "rb") as zones:
-        zone_text = zones.read()
+    trees = [ROOT / f"tests/fixtures/proc-{name}" for name in ("4.19", "6.12", "x86")]
+
+    def of(name: str) -> list[bytes]:
+        return [(tree / name).read_bytes() for tree in trees if (tree / name).exists()]
+
     return {
         "config": (read_config, [example]),
         "web config": (read_web_config, [WEB_CONFIG]),
-        "mountinfo": (
-            read_proc(mounts.parse),
-            [Path("/proc/self/mountinfo").read_bytes()],
+        "mountinfo": (read_proc(mounts.parse), of("self/mountinfo")),
+        "zoneinfo": (read_proc(lambda text: zoneinfo.parse(text, 4096)), of("zoneinfo")),
+        "meminfo": (read_proc(meminfo.parse), of("meminfo")),
+        "slabinfo": (read_proc(lambda text: slabinfo.parse(text, 4096)), of("slabinfo")),
+        "swaps": (read_proc(swaps.parse), of("swaps")),
+        "pressure": (read_proc(lambda text: pressure.parse(text, "memory")), of("pressure/memory")),
+        "dentry-state": (
+            read_proc(lambda text: vfs.parse("1 0 2\n", "1 0\n", text)),
+            of("sys/fs/dentry-state"),
         ),
-        "zoneinfo": (read_proc(lambda text: zoneinfo.parse(text, 4096)), [zone_text]),
-        "vmstat": (read_proc(vmstat.parse), [Path("/proc/vmstat").read_bytes()]),
+        "vmstat": (read_proc(vmstat.parse), of("vmstat")),
         "ring record": (read_record, [step, wire.made_up(1, 2, 3, 4)]),
         "finding": (read_finding, [finding]),
         "boot.json": (read_boot, [json.dumps(vars(boot)).encode()]),

@@ -42,7 +42,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "pressure/memory": lambda text: pressure.parse(text, "memory"),
     "vmstat": vmstat.parse,
     "slabinfo": lambda text: slabinfo.parse(text, 4096),
-    "sys/fs/dentry-state": lambda text: vfs.parse("1 0 2", "1 0", text),
+    "sys/fs/dentry-state": lambda text: vfs.parse("1 0 2\n", "1 0\n", text),
 }
 
 
@@ -239,6 +239,21 @@ def test_any_text_is_a_value_or_a_parse_error(name: str, data: st.DataObject) ->
         PARSERS[name](text)
     except ParseError as error:
         assert str(error).startswith("/proc/")
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@pytest.mark.parametrize("kernel", ("4.19", "6.12", "x86"))
+def test_a_text_that_is_cut_gives_no_half_number(name: str, kernel: str) -> None:
+    """Cut within a line, also within its last number: an error that names the file."""
+    file = FIXTURES / f"proc-{kernel}" / name
+    if not file.exists():
+        pytest.skip(f"{kernel} has no {name}")
+    text = file.read_text()
+    PARSERS[name](text)
+    for end in range(0, len(text), 1 + len(text) // 500):
+        if not text[:end].endswith("\n"):
+            with pytest.raises(ParseError, match="/proc/.*(is cut within a line|is empty)"):
+                PARSERS[name](text[:end])
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -50,6 +50,7 @@ STATUS = Status(
     kernel_memory_bytes=6_000_000,
     rss_bytes=28_000_000,
     canary_success={"/": 1_700_000_001.0},
+    last_boot="panic",
     ready=True,
 )
 
