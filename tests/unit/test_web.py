@@ -150,7 +150,9 @@ def test_the_server_answers(served: web.Web) -> None:
 def test_the_self_test_asks_no_proxy(served: web.Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of the environment's would ask its own machine for our loopback address."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    monkeypatch.delenv("no_proxy", raising=False)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # made with the environment of before
     assert "ebpfwatch_findings_total" in selftest._scrape(served.url)
 
 
