@@ -47,6 +47,7 @@ class Run:
     """
 
     mount: str
+    dev: tuple[int, int]
     started_ns: int
     problem: str = ""
     lives: list[Life] = dataclasses.field(default_factory=list)
@@ -85,18 +86,20 @@ class Canary:
         """Whether a proof is under way."""
         return bool(self._pending)
 
-    def fly(self, mount: str, now_ns: int) -> Run:
-        """Create and delete our file on this mount; the steps come later through ``feed``."""
-        run = Run(mount, now_ns, shared_free=self._shared_free)
+    def fly(self, mount: str, dev: tuple[int, int], now_ns: int) -> Run:
+        """Create and delete our file on this mount of this device; the steps come later through
+        ``feed``.
+        """
+        run = Run(mount, dev, now_ns, shared_free=self._shared_free)
         try:
-            run.lives.append(self._live(mount, now_ns))
+            run.lives.append(self._live(run, now_ns))
         except OSError as error:
             run.problem = f"{mount}: {error.strerror}"
             return run
         self._pending.append(run)
         return run
 
-    def _live(self, mount: str, now_ns: int) -> Life:
+    def _live(self, run: Run, now_ns: int) -> Life:
         """One file's life; raises ``OSError``, also if the mount does not answer in time.
 
         A frozen or dead file system keeps whoever writes to it, so a thread does; while one is
@@ -107,16 +110,16 @@ class Canary:
 
         def job() -> None:
             try:
-                outcome.append(_live(mount, now_ns))
+                outcome.append(_live(run.mount, run.dev, now_ns))
             except OSError as error:
                 outcome.append(error)
 
         try:
-            task = self._stuck.get(mount) or within(_PATIENCE_SECONDS, job, "canary")
+            task = self._stuck.get(run.mount) or within(_PATIENCE_SECONDS, job, "canary")
         except RuntimeError as error:
             raise OSError(errno.EAGAIN, str(error)) from None
         if task is not None:
-            self._stuck[mount] = task
+            self._stuck[run.mount] = task
             raise OSError(errno.ETIMEDOUT, "the file system does not answer (frozen?)")
         if isinstance(outcome[0], OSError):
             raise outcome[0]
@@ -156,19 +159,22 @@ class Canary:
         for run in self._pending:
             if now_ns - run.lives[-1].started_ns >= _AGAIN_NS:
                 with contextlib.suppress(OSError):
-                    run.lives.append(self._live(run.mount, now_ns))
+                    run.lives.append(self._live(run, now_ns))
         return done
 
 
-def _live(mount: str, now_ns: int) -> Life:
+def _live(mount: str, dev: tuple[int, int], now_ns: int) -> Life:
     """Create, delete and close our file; raises ``OSError``.
 
     The directory may be anybody's: so a name that nobody can be waiting at, and a directory that
-    cannot be exchanged between the two calls.
+    cannot be exchanged between the two calls.  What is mounted over the mount is not meant: no
+    ext4 hook would see a file there.
     """
     name = f"{_FILE}-{unguessable(8).hex()}"
     directory = os.open(mount, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        if _device(directory) != dev:
+            raise OSError(errno.EXDEV, "another file system is mounted over it")
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(name, flags, 0o600, dir_fd=directory)
         try:
@@ -178,4 +184,9 @@ def _live(mount: str, now_ns: int) -> Life:
             os.close(fd)
     finally:
         os.close(directory)
-    return Life(now_ns, (os.major(stat.st_dev), os.minor(stat.st_dev)), stat.st_ino)
+    return Life(now_ns, dev, stat.st_ino)
+
+
+def _device(fd: int) -> tuple[int, int]:
+    dev = os.fstat(fd).st_dev
+    return os.major(dev), os.minor(dev)

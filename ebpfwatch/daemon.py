@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import os
 import selectors
@@ -297,6 +298,7 @@ class Daemon:
                 self._liveness.fly()
                 next_canary = self._after_canary(now)
         selector.close()
+        self._freeze()
 
     def _after_canary(self, now: float) -> float:
         return now + self._liveness.again(self._config.canary.interval_seconds)
@@ -412,6 +414,13 @@ class Daemon:
                 self._status = self._snapshot()
                 self._status_at = now
             return self._status
+
+    def _freeze(self) -> None:
+        """From here on what was: a scrape must not read fds that are about to be closed."""
+        with self._status_lock:
+            status = self._status or Status(self._started)
+            self._status = dataclasses.replace(status, ready=False)
+            self._status_at = float("inf")
 
     def _snapshot(self) -> Status:
         session = self._session

@@ -42,6 +42,7 @@ class Liveness:
         self._silent: set[str] = set()
         self._problems: dict[str, str] = {}
         self._shrunk: tuple[int, int] = (0, 0)
+        self._unexplained = False  # slabs were scanned, and no shrink_slab was seen since
         self._paths = paths
         self._sources = sources
         self._recorder = recorder
@@ -53,8 +54,8 @@ class Liveness:
 
     @property
     def silent(self) -> int:
-        """How many roles are silent."""
-        return len(self._silent)
+        """How many roles are silent that a canary could prove alive."""
+        return len(self._silent.difference(_NOT_BY_CANARY))
 
     def off(self, role: str) -> None:
         """The role was detached on purpose: it is not silent, nobody asks it."""
@@ -73,7 +74,7 @@ class Liveness:
         """
         if not interval_seconds:
             return float("inf")
-        return min(interval_seconds, _SILENT_AGAIN_SECONDS) if self._silent else interval_seconds
+        return min(interval_seconds, _SILENT_AGAIN_SECONDS) if self.silent else interval_seconds
 
     def fly(self) -> None:
         """Start a canary on every ext4 mount."""
@@ -84,9 +85,13 @@ class Liveness:
         self.success = {path: when for path, when in self.success.items() if path in there}
         self._problems = {path: why for path, why in self._problems.items() if path in there}
         for mount in found:
-            run = self._canary.fly(mount.path, time.monotonic_ns())
+            dev = mount.major, mount.minor
+            run = self._canary.fly(mount.path, dev, time.monotonic_ns())
             if run.problem and run.problem != self._problems.get(mount.path):
-                say(f"no canary on {run.problem}; its hooks are proven on other mounts", "notice")
+                say(
+                    f"no canary on {run.problem}; hooks can only be proven on other mounts",
+                    "notice",
+                )
             self._problems[mount.path] = run.problem
 
     def feed(self, event: StepEvent) -> None:
@@ -109,15 +114,15 @@ class Liveness:
             )
         for role in self.alive:
             if role not in _NOT_BY_CANARY:
-                self._set(role, role not in missing, run.mount)
+                why = f"the canary on {run.mount} was not seen by it"
+                self._set(role, role not in missing, why)
 
-    def _set(self, role: str, alive: bool, mount: str) -> None:
+    def _set(self, role: str, alive: bool, why_not: str) -> None:
         self.alive[role] = alive
         if not alive and role not in self._silent:
             self._silent.add(role)
             say(
-                f"the hook {role} is SILENT: the canary on {mount} was not seen by it;"
-                " verdicts that depend on it are weakened",
+                f"the hook {role} is SILENT: {why_not}; verdicts that depend on it are weakened",
                 "err",
             )
             self._recorder.note(time.monotonic_ns(), f"the hook {role} is silent")
@@ -126,11 +131,13 @@ class Liveness:
             say(f"the hook {role} is alive again", "notice")
 
     def witness_reclaim(self, shrink_starts: int, slabs_scanned: int) -> None:
-        """The kernel's own count of scanned slabs as witness of the reclaim hook: totals."""
+        """The kernel's own count of scanned slabs as witness of the reclaim hook: totals.
+
+        The two are not read at one moment: only what two looks in a row do not explain is silence.
+        """
         before_starts, before_scanned = self._shrunk
-        if "reclaim" in self.alive:
-            if shrink_starts > before_starts:
-                self.alive["reclaim"] = True
-            elif before_scanned and slabs_scanned > before_scanned:
-                self.alive["reclaim"] = False
         self._shrunk = shrink_starts, slabs_scanned
+        seen, scanned = shrink_starts > before_starts, 0 < before_scanned < slabs_scanned
+        if "reclaim" in self.alive and (seen or (scanned and self._unexplained)):
+            self._set("reclaim", seen, "the kernel scans slabs and it sees nobody do so")
+        self._unexplained = not seen and (scanned or self._unexplained)

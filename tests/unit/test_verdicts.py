@@ -337,7 +337,7 @@ def canary_step(hook: Hook, ns: int = 5, ino: int = 9, leaving: bool = False) ->
 def flying(roles: set[str]) -> tuple[Canary, Run]:
     """A canary whose file was created and deleted at 1 ns."""
     canary = Canary(frozenset(roles), shared_free=True)
-    run = Run("/nonexistent", 1, lives=[Life(1, (8, 0), 9)], shared_free=True)
+    run = Run("/nonexistent", (8, 0), 1, lives=[Life(1, (8, 0), 9)], shared_free=True)
     canary._pending.append(run)
     return canary, run
 
