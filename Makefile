@@ -29,14 +29,14 @@ BENCH_PACKAGES := bpftrace bpfcc-tools gcc libc6-dev e2fsprogs mount tar
 VM_PACKAGES   := qemu-system-arm qemu-utils qemu-user-static binfmt-support mmdebstrap arch-test make \
                  gcc-aarch64-linux-gnu libc6-dev-arm64-cross xz-utils kmod cpio e2fsprogs pahole
 
-.PHONY: test-postmortem guests test-vm install-vm run test unit live lint golden bench bench-vm install-bench install-run install-test clean
-.PHONY: soak faults fuzz sbom audit
-
 IMAGE_PACKAGES := mmdebstrap qemu-user-static binfmt-support arch-test squashfs-tools
 
 DEB_PACKAGES  := build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools \
                  python3-shtab python3-yaml help2man bash-completion lintian man-db mmdebstrap
 
+.PHONY: run test lint unit live test-vm test-postmortem guests alerts test-alerts test-deploy screenshots \
+        deb test-deb golden bench soak fuzz sbom audit faults install-run install-test install-deploy \
+        bench-vm install-bench install-vm test-install image test-image install-deb clean
 
 run: install-run  ## install what the daemon needs and follow the kernel in the foreground
 	$(RUN) -m ebpfwatch run --config $(CONFIG)
@@ -66,7 +66,6 @@ test-postmortem: install-vm  ## a vmcore of a second free, made in a guest and r
 guests: install-vm install-deb  ## the oldest and the newest kernel, as arm64 guests
 	$(RUN) -m tests.vm.matrix --ci --kernels "4.19 6.12" --scenarios service
 
-.PHONY: alerts test-alerts test-deploy screenshots install-deploy
 alerts:  ## as root: from the kernel to a webhook, through Prometheus and Alertmanager
 	$(RUN) -m pytest tests/deploy/test_alerts.py
 
@@ -78,7 +77,6 @@ test-deploy: install-deploy  ## as root: real Prometheus, Alertmanager and Chrom
 screenshots: install-deploy  ## rewrite docs/page-*.png
 	EBPFWATCH_SCREENSHOTS=1 $(RUN) -m pytest -q tests/deploy/test_page.py -k shown
 
-.PHONY: deb test-deb install-deb
 deb: install-deb  ## dist/ebpfwatch_VERSION_all.deb, lintian clean
 	sh deploy/build-deb.sh dist
 
@@ -150,12 +148,10 @@ install-bench: $(VENV)/.test
 install-vm: $(VENV)/.test
 	sh deploy/install-packages.sh $(VM_PACKAGES)
 
-.PHONY: test-install
 test-install: install-test  ## as root: docs/install.md, word by word, in a fresh Debian 12 with systemd
 	sh deploy/install-packages.sh systemd-container mmdebstrap git
 	$(RUN) -m pytest -s tests/install
 
-.PHONY: image test-image
 image: install-deb  ## dist/ebpfwatch-image_VERSION_arm64.deb: self-contained, for hosts with an old Python
 	sh deploy/install-packages.sh $(IMAGE_PACKAGES)
 	sh deploy/image/build.sh dist
