@@ -240,7 +240,7 @@ class Daemon:
 
     def _banner(self, url: str, kept: tuple[str, ...]) -> None:
         for hook in self._session.hooks:
-            better = f" (better ones: {hook.reason})" if hook.reason and hook.rung else ""
+            better = f" ({hook.reason})" if hook.reason and hook.rung else ""
             why = f": {hook.reason}" if hook.reason and not hook.rung else ""
             say(f"hook {hook.role}: {hook.rung or 'absent'}{better}{why}")
         say(f"kernel memory: {self._session.memory() / 2**20:.1f} MiB")

@@ -67,9 +67,7 @@ def advise(hooks: Sequence[Ladder], features: Mapping[str, bool], trial: Trial) 
 
 def _role(hook: Ladder, sees_frees: bool, trial: Trial) -> Advice:
     what = _WHY.get(hook.role, "")
-    why = what
-    if hook.reason:
-        why = f"{why}; no better rung: {hook.reason}" if hook.rung else f"{why}; {hook.reason}"
+    why = f"{what}; {hook.reason}" if hook.reason else what
     if not hook.rung:
         return _absent(hook, sees_frees, trial, why)
     # A rung that is shared has no program of its own.

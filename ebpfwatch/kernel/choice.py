@@ -20,7 +20,7 @@ __all__ = ["Choice", "Chooser", "configure", "insist"]
 
 @dataclasses.dataclass
 class Choice:
-    """What became of one role: the rung it got (or None), and why no better one."""
+    """What became of one role: the rung it got (or None), why no better one, and at what price."""
 
     role: str
     rung: Rung | None
@@ -44,7 +44,9 @@ class Chooser:
         for rung in rungs:
             why_not = self._why_not(rung, wish)
             if not why_not:
-                return Choice(role, rung, rung.name, _words(refused) or rung.note)
+                price = f"it {rung.note}" if rung.note else ""
+                reason = "; ".join(filter(None, (_words(refused), price)))
+                return Choice(role, rung, rung.name, reason)
             refused.append((rung, why_not))
         if wish is not None and wish.kind != NONE:
             wished = [pair for pair in refused if wish.grants(pair[0])]
@@ -63,6 +65,14 @@ class Chooser:
         later = rungs[rungs.index(rung) + 1 :]
         holding = (one for one in later if not one.note and not self._why_not(one, None))
         return next(holding, None)
+
+    def teacher(self, choice: Choice, rungs: tuple[Rung, ...]) -> Rung | None:
+        """The rung to learn on for a moment at start: the one that was taken, else, where none was
+        wished, the first that holds.
+        """
+        if choice.rung is not None:
+            return choice.rung
+        return next((rung for rung in rungs if not self._why_not(rung, None)), None)
 
     def _why_not(self, rung: Rung, wish: Wish | None) -> str:
         if wish is not None and not wish.grants(rung):

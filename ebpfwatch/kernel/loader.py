@@ -175,7 +175,9 @@ class _Loading:
     def _choose(self, chooser: Chooser) -> tuple[list[Choice], list[Rung]]:
         """What each role gets, and the rungs that probes/learn.c takes."""
         choices = [chooser.choose(role, rungs) for role, rungs in self.unit.ladder.items()]
-        teachers = [c.rung for c in choices if c.role in ("evict", "any_free") and c.rung]
+        learning = [c for c in choices if self.unit.learns and c.role in ("evict", "any_free")]
+        found = [chooser.teacher(choice, self.unit.ladder[choice.role]) for choice in learning]
+        teachers = [rung for rung in found if rung is not None]
         configure(choices, {**self.request, "rungs": chooser.rungs})
         return choices, teachers
 

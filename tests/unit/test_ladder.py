@@ -39,6 +39,26 @@ class Kernel(Prober):
         return "" if rung.name in self._granted else f"no {rung.kind}"
 
 
+def test_what_is_not_wished_still_teaches() -> None:
+    """any_free=none is a wish for no hook; ext4's cache has to be found all the same."""
+    strict = "kprobe kmem_cache_free"
+    chooser = Chooser(Kernel(strict), None, "any_free=none")
+    choice = chooser.choose("any_free", LADDER["any_free"])
+    assert choice.rung is None
+    teacher = chooser.teacher(choice, LADDER["any_free"])
+    assert teacher is not None and teacher.name == strict
+    unable = Chooser(Kernel(), None, "")
+    choice = unable.choose("any_free", LADDER["any_free"])
+    assert unable.teacher(choice, LADDER["any_free"]) is None
+
+
+def test_a_rung_says_its_price() -> None:
+    """What it costs is no reason against a better one."""
+    strict = Chooser(Kernel("raw_tracepoint kmem_cache_free"), None, "")
+    strict._why_no_cache = lambda rung: ""  # type: ignore[method-assign]
+    assert strict.choose("any_free", LADDER["any_free"]).reason == "it runs on every slab free"
+
+
 def test_symbols_with_a_suffix(tmp_path: Path) -> None:
     """The plain name first, else a clone; never the cold part, never data."""
     (tmp_path / "kallsyms").write_text(KALLSYMS)
@@ -71,7 +91,8 @@ def test_the_best_rung_that_holds() -> None:
     assert choice.name == "kprobe destroy_inode"
     assert (
         choice.reason
-        == "fentry ext4_destroy_inode: no fentry; kprobe ext4_destroy_inode: no kprobe"
+        == "fentry ext4_destroy_inode: no fentry; kprobe ext4_destroy_inode: no kprobe;"
+        " it runs for every filesystem, and not for who calls ext4's own function"
     )
     alloc = Chooser(kernel, None, "").choose("alloc", LADDER["alloc"])
     assert alloc.rung is None
