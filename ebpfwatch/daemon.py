@@ -446,6 +446,7 @@ class Daemon:
                     hook.reason,
                     self._liveness.alive.get(hook.role),
                     misses.get(hook.role, 0),
+                    hook.role in self._reins.off,
                 )
                 for hook in session.hooks
             ),

@@ -55,7 +55,8 @@ class HookStatus:
     ``rung`` names how it is attached ("raw_tracepoint kmem_cache_free"), empty when it is not;
     ``reason`` says why it is not on a better rung, or why it is absent.
     ``alive`` is True when the canary proved it, False when it stayed silent, None when nothing
-    could prove it yet.  ``misses`` counts runs the kernel skipped.
+    could prove it yet.  ``misses`` counts runs the kernel skipped.  ``off``: the governor has taken
+    it off its rung.
     """
 
     role: str
@@ -63,10 +64,11 @@ class HookStatus:
     reason: str
     alive: bool | None = None
     misses: int = 0
+    off: bool = False
 
     @property
     def attached(self) -> bool:
-        """Whether any rung holds."""
+        """Whether it has a rung on this kernel."""
         return bool(self.rung)
 
 

@@ -31,6 +31,7 @@ from tests.unit.test_sinks import STATUS
 from tests.unit.test_verdicts import judged
 
 NOW = STATUS.started + 7200
+EVICT = STATUS.hooks[0]
 
 
 def shown(status: Status = STATUS, *findings: Finding) -> str:
@@ -58,9 +59,19 @@ def test_the_page_shows_names_as_text() -> None:
     assert "SILENT" in text and "not proven yet" in text and "absent" in text
 
 
+def test_what_the_governor_took_is_off_and_said() -> None:
+    """Not "not proven yet": nobody tries to."""
+    off = dataclasses.replace(EVICT, role="unlink", alive=None, off=True)
+    text = shown(dataclasses.replace(STATUS, hooks=(EVICT, off)))
+    assert "so it goes without unlink." in text and ">off<" in text
+    assert "goes without" not in shown()
+
+
 def test_a_test_finding_is_called_one() -> None:
     """Neither red nor in the headline."""
-    quiet = dataclasses.replace(STATUS, findings={("double_free", "confirmed", True): 1}, hooks=())
+    quiet = dataclasses.replace(
+        STATUS, findings={("double_free", "confirmed", True): 1}, hooks=(EVICT,)
+    )
     text = shown(quiet, dataclasses.replace(judged(), test=True))
     assert "self-test" in text and "report --tests" in text
     assert headline(quiet)[:2] == ("ok", "All quiet")
@@ -74,7 +85,16 @@ def test_a_test_finding_is_called_one() -> None:
         ({"findings": {}, "early_warning": True}, "bad", "Early warning"),
         ({"findings": {}}, "bad", "Silent: any_free"),
         ({"findings": {("freed_in_reclaim", "probable", False): 3}, "hooks": ()}, "warn", "3 cand"),
-        ({"findings": {("concurrent_unlink", "confirmed", False): 3}, "hooks": ()}, "ok", "All"),
+        (
+            {"findings": {("concurrent_unlink", "confirmed", False): 3}, "hooks": (EVICT,)},
+            "ok",
+            "All",
+        ),
+        (
+            {"findings": {}, "hooks": (dataclasses.replace(EVICT, alive=None),)},
+            "warn",
+            "Nothing found",
+        ),
     ],
 )
 def test_the_worst_is_the_headline(changes: dict[str, object], level: str, what: str) -> None:

@@ -81,6 +81,8 @@ def headline(status: Status) -> tuple[str, str, str]:
         return "warn", f"{sum(real.values())} candidates: {', '.join(kinds)}", "Not confirmed."
     attached = [hook for hook in status.hooks if hook.attached]
     alive = sum(hook.alive is True for hook in attached)
+    if not alive:
+        return "warn", "Nothing found, nothing proven", "No hook has been proven alive yet."
     return (
         "ok",
         "All quiet",
@@ -131,6 +133,12 @@ def _notices(status: Status) -> str:
         )
     if not status.web_up_to_date:
         notices.append("The web configuration on disk is wrong; an older one is in force.")
+    off = [hook.role for hook in status.hooks if hook.off]
+    if off:
+        notices.append(
+            "The watcher has cost more than governor.cpu_percent,"
+            f" so it goes without {', '.join(off)}."
+        )
     return "".join(f"<p class='notice warn'>{_e(notice)}</p>" for notice in notices)
 
 
@@ -178,13 +186,16 @@ def _hooks(status: Status) -> str:
     return (
         "<div class=wide tabindex=0 role=group aria-labelledby=hooks><table><thead><tr>"
         "<th scope=col>hook</th><th scope=col>state</th><th scope=col>rung</th>"
-        f"<th scope=col>why no better one</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        "<th scope=col>why no better one, and its price</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
     )
 
 
 def _alive(hook: HookStatus) -> str:
     if not hook.attached:
         return _pill("none", "absent")
+    if hook.off:
+        return _pill("warn", "off")
     if hook.alive is None:
         return _pill("fair", "not proven yet")
     return _pill("ok", "alive") if hook.alive else _pill("bad", "SILENT")
