@@ -66,9 +66,9 @@ def parser(wanted: Container[str] = COMMANDS) -> argparse.ArgumentParser:
 
 
 def positive(text: str) -> int:
-    """A type for argparse: a whole number from 1."""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:20]) < 1 << 62:
-        raise argparse.ArgumentTypeError("must be a whole number, at least 1")
+    """A type for argparse: a whole number from 1 to 999,999,999."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:20]) < 10**9:
+        raise argparse.ArgumentTypeError("must be a whole number, at least 1 and below 10^9")
     return int(text)
 
 

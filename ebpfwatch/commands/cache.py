@@ -37,9 +37,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value <= 86400:  # no NaN either: nothing is ever later than that
-        raise argparse.ArgumentTypeError("must be more than 0 and at most 86400")
+        raise argparse.ArgumentTypeError("must be a number, more than 0 and at most 86400")
     return value
 
 

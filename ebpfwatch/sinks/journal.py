@@ -5,10 +5,12 @@ journald writes a record of priority CRIT to disk at once, so it survives the pa
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,15 @@ from ebpfwatch.sinks.text import body, plain
 from ebpfwatch.verdicts.early import Early
 from ebpfwatch.verdicts.finding import Finding, Verdict
 
-__all__ = ["EARLY_ID", "MESSAGE_IDS", "Journal", "early_fields", "fields", "read_all"]
+__all__ = [
+    "EARLY_ID",
+    "MESSAGE_IDS",
+    "Journal",
+    "early_fields",
+    "fields",
+    "read_all",
+    "refuse_closed",
+]
 
 #: Never change one: alerts and catalog entries refer to them.
 MESSAGE_IDS = {
@@ -34,6 +44,9 @@ MESSAGE_IDS = {
 EARLY_ID = "f68048250df04df29d73b7b3bc7b732d"
 
 _PATIENCE_SECONDS = 0.2
+
+#: Where journald keeps what root wrote, in a directory for each machine (systemd-journald(8)).
+_KEPT = ("/var/log/journal", "/run/log/journal")
 
 
 def fields(finding: Finding) -> dict[str, str]:
@@ -159,6 +172,7 @@ def read_all() -> Iterator[dict[str, Any]]:
             "install it: apt-get install python3-systemd, or use --from files",
             Exit.UNAVAILABLE,
         ) from None
+    refuse_closed(_KEPT)
     reader = journal.Reader()
     try:
         for identifier in MESSAGE_IDS.values():
@@ -176,3 +190,17 @@ def read_all() -> Iterator[dict[str, Any]]:
                 yield body
     finally:
         reader.close()
+
+
+def refuse_closed(kept: Iterable[str]) -> None:
+    """Raise ``EbpfwatchError`` where this user may not read what root wrote.
+
+    libsystemd passes such files over in silence: no findings would be the answer.
+    """
+    for file in (file for directory in kept for file in Path(directory).glob("*/system.journal")):
+        if not os.access(file, os.R_OK):
+            raise EbpfwatchError(
+                f"cannot read {file}: {os.strerror(errno.EACCES)}",
+                "run it as root, or as a member of the group systemd-journal",
+                Exit.NOPERM,
+            )

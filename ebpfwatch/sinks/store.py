@@ -72,8 +72,9 @@ def _is_finding(name: str) -> bool:
     return name.endswith(".json")
 
 
-def read_all(state_directory: Path) -> Iterator[dict[str, Any]]:
-    """The findings as JSON objects, newest first; files that are no findings are passed over.
+def read_all(state_directory: Path, other: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The findings as JSON objects, newest first; the names of files that should be findings and
+    are none go to ``other``.
 
     Raises ``EbpfwatchError`` where the directory cannot be read; a missing one holds no findings.
     """
@@ -99,6 +100,8 @@ def read_all(state_directory: Path) -> Iterator[dict[str, Any]]:
             with os.fdopen(fd, encoding="utf-8") as file:
                 body = json.loads(file.read(_MAX_CHARACTERS))
         except (OSError, ValueError, RecursionError):
-            continue
+            body = None
         if isinstance(body, dict) and "verdict" in body:
             yield body
+        elif other is not None:
+            other.append(name)

@@ -28,15 +28,22 @@ TABLE = [
     (["--help"], 0, "exit codes:", ""),
     (["nonsense"], 64, "", "invalid choice: 'nonsense'"),
     (["report", "--limit", "x"], 64, "", "--limit: must be a whole number, at least 1"),
+    (["report", "--limit", "9" * 10], 64, "", "at least 1 and below 10^9"),
     (["report", "--limit", "-3"], 64, "", "--limit: must be a whole number, at least 1"),
     (["report", "--state-directory", "README.md"], 71, "", "Not a directory"),
-    (["cache", "--seconds", "nan", "."], 64, "", "must be more than 0"),
-    (["cache", "--seconds", "-1", "."], 64, "", "must be more than 0"),
+    (["cache", "--seconds", "nan", "."], 64, "", "must be a number, more than 0"),
+    (["cache", "--seconds", "-1", "."], 64, "", "must be a number, more than 0"),
+    (["cache", "--seconds", "soon", "."], 64, "", "must be a number, more than 0"),
     (["cache", "--inodes", "0", "."], 64, "", "--inodes: must be a whole number"),
     (["cache", "--top", "9" * 5000, "."], 64, "", "--top: must be a whole number"),
     (["cache", ""], 64, "", 'cannot walk "": No such file'),
     (["cache", "README.md"], 64, "", 'cannot walk "README.md": Not a directory'),
-    (["report", "--state-directory", "/nonexistent", "--from", "files"], 0, "no findings", ""),
+    (
+        ["report", "--state-directory", "/nonexistent", "--from", "files"],
+        0,
+        "no findings",
+        "there is no directory /nonexistent: has",
+    ),
     (
         ["report", "--state-directory", "/nonexistent", "--from", "files", "X"],
         1,
@@ -83,10 +90,10 @@ def test_an_answer_that_cannot_be_written_is_told(words: str, buffered: bool) ->
         assert "Traceback" not in done.stderr and "ignored" not in done.stderr
         return done.returncode, done.stderr
 
-    code, _ = shell("")
+    code, told = shell("")
     silent = words == "report --json"
     assert shell(">/dev/full") == (
-        (code, "")
+        (code, told)
         if silent
         else (73, "ebpfwatch: cannot write the answer: No space left on device\n")
     )
@@ -100,7 +107,10 @@ def test_an_answer_that_cannot_be_written_is_told(words: str, buffered: bool) ->
         stderr=subprocess.PIPE,
     )
     os.close(writer)
-    assert (done.returncode, done.stderr) == (code if silent else 141, b"")
+    assert (done.returncode, done.stderr) == (
+        code if silent else 141,
+        told.encode() if silent else b"",
+    )
     assert shell(">&-")[0] == shell("2>&-")[0] == shell("2>/dev/full")[0] == code
 
 

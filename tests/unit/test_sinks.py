@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
+from ebpfwatch.commands import main
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernellog.diseases import KINDS
 from ebpfwatch.sinks import journal, kmsg, metrics, store, text
@@ -110,6 +112,36 @@ def test_the_store_keeps_the_newest(tmp_path: Path) -> None:
         assert path.stat().st_mode & 0o077 == 0
 
 
+def test_damaged_files_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `report` shows is whole; that there is more than it shows is said."""
+    kept = store.Store(tmp_path, keep=9)
+    for finding in findings(3):
+        kept.write(finding)
+    newest, *_ = sorted((tmp_path / "findings").iterdir(), reverse=True)
+    newest.write_bytes(newest.read_bytes()[:700])
+    assert main(["report", "--json", "--from", "files", "--state-directory", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 2
+    assert f"files that hold no finding, or half of one: 1; the first: {newest.name}" in said.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_a_journal_that_is_closed_is_not_an_empty_one() -> None:
+    """Exit 77 for who may not read root's records; nothing at all for root."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        machine = Path(directory) / "0123"
+        machine.mkdir(mode=0o755)
+        (machine / "system.journal").touch(mode=0o640)
+        journal.refuse_closed((directory, "/nonexistent"))
+        script = f"from ebpfwatch.sinks import journal; journal.refuse_closed([{directory!r}])"
+        words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]
+        done = subprocess.run(
+            [*words, sys.executable, "-c", script], capture_output=True, text=True
+        )
+    assert f"cannot read {machine}/system.journal: Permission denied; run it as root" in done.stderr
+
+
 def test_leftovers_and_garbage_do_no_harm(tmp_path: Path) -> None:
     """Half a file of a killed daemon goes away; what is no finding is passed over."""
     directory = tmp_path / "findings"
@@ -123,7 +155,9 @@ def test_leftovers_and_garbage_do_no_harm(tmp_path: Path) -> None:
     with open(directory / "f.json", "wb") as file:
         file.truncate(1 << 36)  # would fill memory
     store.Store(tmp_path, keep=10)
-    assert list(store.read_all(tmp_path)) == []
+    other: list[str] = []
+    assert list(store.read_all(tmp_path, other)) == []
+    assert other == [f"{name}.json" for name in "fedcba"]
     assert not (directory / ".writing-x").exists()
     assert list(store.read_all(tmp_path / "none")) == []
 
