@@ -131,7 +131,8 @@ def test_a_journal_that_is_closed_is_not_an_empty_one() -> None:
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o755)
         machine = Path(directory) / "0123"
-        machine.mkdir(mode=0o755)
+        machine.mkdir()
+        machine.chmod(0o755)  # not by mkdir: a test before may have left the umask of `run`
         (machine / "system.journal").touch(mode=0o640)
         journal.refuse_closed((directory, "/nonexistent"))
         script = f"from ebpfwatch.sinks import journal; journal.refuse_closed([{directory!r}])"
