@@ -152,10 +152,10 @@ SCENARIOS = (
     Scenario("churn", "storms, trees, drop_caches, kswapd", "churn", judges=True, timeout=900),
     Scenario(
         "service",
-        "the package, its unit under systemd as PID 1",
+        "the package, installed and upgraded, its unit under systemd as PID 1",
         "service",
         judges=True,
-        timeout=900,
+        timeout=1200,
     ),
     Scenario(
         "image",

@@ -1,8 +1,20 @@
 # The package, its unit, and the refusals of both.
 package=ebpfwatch
 mkdir -p /usr/share/man/man5 /usr/share/man/man8
-dpkg -i ebpfwatch_*_all.deb >/results/dpkg 2>&1 || wrong "the installation"
+# An earlier version with another default, its configuration edited: the upgrade keeps that, and restarts the unit.
+config=/etc/ebpfwatch/config.yaml
+dpkg-deb -R ebpfwatch_*_all.deb /tmp/older
+sed -i 's/^Version: .*/Version: 0.0.1/' /tmp/older/DEBIAN/control
+echo '# the default of 0.0.1' >>/tmp/older$config
+dpkg-deb --root-owner-group -Znone -b /tmp/older /tmp/older.deb
+dpkg -i /tmp/older.deb >/results/dpkg 2>&1 || wrong "the installation"
 systemctl is-active ebpfwatch || wrong "the installation did not start the unit"
+older=$(systemctl show -p MainPID --value ebpfwatch)
+sed -i 's/keep: 1000/keep: 17/' $config
+dpkg --force-confold -i ebpfwatch_*_all.deb >>/results/dpkg 2>&1 || wrong "the upgrade"
+grep -q 'keep: 17' $config || wrong "the upgrade took the operator's words"
+systemctl is-active ebpfwatch || wrong "the upgrade did not start the unit"
+[ "$(systemctl show -p MainPID --value ebpfwatch)" != "$older" ] || wrong "the upgrade left the old one running"
 journalctl --no-pager -u ebpfwatch >/results/err
 . ./proven.sh
 systemctl restart ebpfwatch || wrong "restart"
