@@ -148,7 +148,7 @@ install-bench: $(VENV)/.test
 install-vm: $(VENV)/.test
 	sh deploy/install-packages.sh $(VM_PACKAGES)
 
-test-install: install-test  ## as root: docs/install.md, word by word, in a fresh Debian 12 with systemd
+test-install: install-test install-deb  ## as root: docs/install.md, word by word, and the playbook, in a fresh Debian 12 with systemd
 	sh deploy/install-packages.sh systemd-container mmdebstrap git
 	$(RUN) -m pytest -s tests/install
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernellog import story
@@ -18,8 +19,14 @@ _MAGIC = {
     b"\x1f\x8b": "is compressed; try zcat FILE | ebpfwatch triage -",
     b"\xfd7zXZ": "is compressed; try xzcat FILE | ebpfwatch triage -",
     b"\x28\xb5\x2f\xfd": "is compressed; try zstdcat FILE | ebpfwatch triage -",
+    b"{\n": "is not one object a line; try journalctl -k -o json | ebpfwatch triage -",
+    b"data: {": "is made for a browser; try journalctl -k -o json | ebpfwatch triage -",
+    b"\x1e{": "is made for another reader; try journalctl -k -o json | ebpfwatch triage -",
     b"LPKSHHRH": "is a journal file; try journalctl --file FILE -k -o export | ebpfwatch triage -",
 }
+
+#: journalctl -o verbose: a time, and the entry's cursor.
+_VERBOSE = re.compile(rb"[^\n]{10,60} \[s=[0-9a-f]{32};")
 
 EPILOG = "exit code 0: this bug, or suspected; 1: something else, undecided, or nothing found"
 
@@ -57,19 +64,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _open(name: str) -> io.BufferedReader:
     try:
+        file = io.FileIO(0, closefd=False) if name == "-" else io.FileIO(name)
+        stream: io.BufferedReader = io.BufferedReader(file)
+        head = stream.peek(100)
+    except OSError as error:
+        raise _cannot_read(name, error) from None
+    hints = [hint for magic, hint in _MAGIC.items() if head.startswith(magic)]
+    if _VERBOSE.match(head):
+        hints.append("is verbose; try journalctl -k -o export | ebpfwatch triage -")
+    for hint in hints:
+        what, _, todo = hint.partition("; ")
         if name == "-":
-            return io.BufferedReader(io.FileIO(0, closefd=False))
-        stream = open(name, "rb")
-    except OSError as error:
-        raise _cannot_read(name, error) from None
-    try:
-        head = stream.peek(16)
-    except OSError as error:
-        raise _cannot_read(name, error) from None
-    for magic, hint in _MAGIC.items():
-        if head.startswith(magic):
-            what, _, todo = hint.partition("; ")
-            raise EbpfwatchError(f"{name} {what}", todo.replace("FILE", name), Exit.USAGE)
+            raise EbpfwatchError(f"standard input {what}", todo, Exit.USAGE)
+        raise EbpfwatchError(f"{name} {what}", todo.replace("FILE", name), Exit.USAGE)
     return stream
 
 

@@ -88,17 +88,24 @@ def _skip(text: io.TextIOWrapper) -> None:
 # -- plain text
 
 _MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
+_PROGRAM = r"(?!error: )(?P<program>[\w./@-]+)(?:\[\d+\])?: "
+#: RFC 5424: application, process, kind of message, structured data.
+_APPLICATION = r"(?P<application>[\w./@-]+) (?:-|\d+) [\w.-]+ (?:-|\[[^\]]{0,200}\]) \ufeff?"
 _PREFIX = re.compile(
-    r"\s*(?:<\d{1,3}>)?"
+    r"\s*(?:> )*(?:<\d{1,3}>(?:1 (?=\d))?)?"
     r"(?P<level>(?:kern|user|mail|daemon|auth|syslog|lpr|news|uucp|cron|authpriv|ftp|local\d)\s*:"
     r"\s*\w+\s*:\s*)?"
     r"(?P<kmsg>(?P<facility>\d{1,3}),\d+,(?P<us>\d{1,16}),[^;\s]{1,60};)?"
     rf"(?P<syslog>(?:(?:{_MONTHS})\s+\d+ [\d:.]+"
-    r"|\d{4}-\d\d-\d\dT[\d:.,]+(?:Z|[+-]\d\d:?\d\d)?)\s+"
-    r"(?:kernel: |[\w.-]+\s+(?!error: )(?P<program>[\w./@-]+)(?:\[\d+\])?: )?)?"
-    r"(?P<time>\[\s*(?P<s>\d{1,10}\.\d{1,9})\]\s?(?:\[\s*[TC]\d+\])?)?"
+    r"|\d{4}-\d\d-\d\dT[\d:.,]+(?:Z|[+-]\d\d:?\d\d)?"
+    # journalctl -o short-full, in any language, and -o short-unix
+    r"|[^\W\d]{1,9}\.? \d{4}-\d\d-\d\d [\d:.]+ [A-Z+-][\w+:-]{1,8}"
+    r"|\d{9,11}\.\d{6}(?= [\w.-]+ [\w./@-]+(?:\[\d+\])?: ))\s+"
+    rf"(?:kernel: |[\w.-]+\s+(?:{_PROGRAM}|{_APPLICATION}))?)?"
+    r"(?P<time>\[\s*(?P<s>\d{1,10}\.\d{1,9})(?:\s*<[\d.\s]{1,20}>)?\]\s?(?:\[\s*[TC]\d+\])?)?"
     rf"(?P<human>\[\w{{3}} (?:{_MONTHS})\s+\d+ [\d:.]+ \d{{4}}\])?"
-    r"(?:(?<=\])\s*(?P<monotonic>[\w.-]+ kernel: ))?"
+    # journalctl -o short-monotonic
+    r"(?:(?:(?<=\])|(?<=\] ))\s*(?P<monotonic>[\w.-]+ kernel: ))?"
 )
 _NOISE = re.compile("\x1b\\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]|\\\\x0a\\s*$")
 
@@ -155,7 +162,7 @@ def _split(physical: str) -> _Line:
     elif found["us"]:
         seconds = int(found["us"]) / 1e6
     stamped = bool(found["kmsg"] or found["syslog"] or found["time"] or found["human"])
-    program = found["program"]
+    program = found["program"] or found["application"]
     kernel = program in (None, "kernel") and (found["level"] or "kern").startswith("kern")
     if found["facility"] and int(found["facility"]) >> 3:
         kernel = False

@@ -39,20 +39,31 @@ def test_promtool_understands_the_fleet() -> None:
 
 
 def test_labels_from_files_reach_the_central_prometheus(tmp_path: Path) -> None:
-    """targets.yml gives a series its site; remote_write carries it, and leaves the rest at home."""
-    ports = {name: free_port() for name in ("target", "site", "centre")}
-    rules = f"{stack.SHIPPED}/ebpfwatch.rules.yml"
+    """targets.yml gives a series its site; remote_write carries it, and leaves the rest at home;
+    a machine that is down is told to the site's Alertmanager, with the site's name.
+    """
+    ports = {name: free_port() for name in ("site", "centre", "alerts", "nobody", "hook")}
+    stack.shipped("ebpfwatch.rules.yml", tmp_path, {"for: 3m": "for: 2s"})
     changes = {
-        "../prometheus/ebpfwatch.rules.yml": rules,
+        "../prometheus/ebpfwatch.rules.yml": "ebpfwatch.rules.yml",
         "127.0.0.1:9090": f"127.0.0.1:{ports['centre']}",
+        "127.0.0.1:9093": f"127.0.0.1:{ports['alerts']}",
         "15s": "1s",
     }
     config = tmp_path / "prometheus.yml"
     config.write_text(_changed(FLEET / "prometheus.yml", changes))
-    targets = {"'10.0.0.11:9866', '10.0.0.12:9866'": f"'127.0.0.1:{ports['site']}'"}
+    # One that answers, and one where nobody listens.
+    targets = {
+        "'10.0.0.11:9866', '10.0.0.12:9866'": f"'127.0.0.1:{ports['site']}'",
+        "'10.0.1.11:9866'": f"'127.0.0.1:{ports['nobody']}'",
+    }
     (tmp_path / "targets.yml").write_text(_changed(FLEET / "targets.yml", targets))
     (tmp_path / "centre.yml").write_text("global: {}\n")
+    hooks = {"group_wait: 10s": "group_wait: 1s", "127.0.0.1:9867": f"127.0.0.1:{ports['hook']}"}
+    routes = stack.shipped("alertmanager.yml", tmp_path, hooks)
     with contextlib.ExitStack() as running:
+        posted = running.enter_context(stack.webhook(ports["hook"]))
+        running.enter_context(stack.alertmanager(tmp_path, routes, ports["alerts"]))
         centre = running.enter_context(
             _prometheus(
                 tmp_path / "centre.yml", ports["centre"], "--web.enable-remote-write-receiver"
@@ -65,6 +76,10 @@ def test_labels_from_files_reach_the_central_prometheus(tmp_path: Path) -> None:
         )
         names = stack.api(centre, "label/__name__/values")
         assert not [name for name in names if name.startswith("prometheus_")]
+        path, body = posted.get(timeout=60)
+    (alert,) = body["alerts"]
+    assert path == "/tickets" and alert["labels"]["alertname"] == "EbpfwatchDown"
+    assert (alert["labels"]["site"], alert["status"]) == ("west", "firing")
 
 
 def _changed(file: Path, changes: dict[str, str]) -> str:

@@ -63,8 +63,23 @@ def test_every_sample_gets_the_verdict_beside_it(path: Path) -> None:
         assert words in said
 
 
+#: What stands before a line: by the forms of journalctl, dmesg, syslog, and mail.
+PREFIXES = {
+    "syslog": "2026-03-01T10:00:00Z h kernel: ",
+    "rfc5424": '<4>1 2026-03-01T10:00:00.1Z h kernel - - [x y="1"] ',
+    "rfc5424-plain": "<4>1 2026-03-01T10:00:00Z h kernel - - - ",
+    "short-monotonic": "[{seconds:12.6f}] h-1.example kernel: ",
+    "short-delta": "[{seconds:12.6f} <    0.000012 >] h kernel: ",
+    "short-full": "Sun 2026-03-01 10:00:00 CET h kernel: ",
+    "short-full-zh": "\u65e5 2026-03-01 10:00:00 +08 h kernel: ",
+    "short-unix": "1772355600.123456 h kernel: ",
+    "dmesg-d": "[{seconds:12.6f} <    0.000012>] ",
+    "quoted": "> > [{seconds:12.6f}] ",
+}
+
+
 @pytest.mark.parametrize("path", LOGS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("form", ["export", "json", "crlf", "utf-16", "syslog"])
+@pytest.mark.parametrize("form", ["export", "json", "crlf", "utf-16", *PREFIXES])
 def test_the_form_of_the_log_does_not_matter(path: Path, form: str) -> None:
     """The same verdict from the journal, a log server, a Windows editor."""
     expected, log = sample(path)
@@ -84,8 +99,9 @@ def _write(plain: list[Record], form: str) -> bytes:
             lines.append(b"__CURSOR=s\n" + body + b"MESSAGE\n" + size + text + b"\n\n")
         elif form == "json":
             lines.append(json.dumps({**fields, "MESSAGE": record.text}).encode() + b"\n")
-        elif form == "syslog":
-            lines.append(f"2026-03-01T10:00:00Z h kernel: {record.text}\n".encode())
+        elif form in PREFIXES:
+            prefix = PREFIXES[form].format(seconds=us / 1e6)
+            lines.append(f"{prefix}{record.text}\n".encode())
         else:
             lines.append(f"[{us / 1e6:12.6f}] {record.text}\r\n".encode())
     joined = b"".join(lines)
@@ -148,6 +164,15 @@ def test_a_line_of_another_program_is_no_kernels() -> None:
     """Anybody may write to syslog; only the kernel's own records count."""
     forged = b"Mar  2 11:20:02 desk x[1]: kernel BUG at mm/slub.c:294!\n"
     assert triage(forged).verdict == "nothing_found"
+    for stamp in (
+        "[1.000000] desk",
+        "Thu 2026-11-26 10:00:00 UTC desk",
+        "1795687200.123456 desk",
+        "<4>1 2026-11-26T10:00:00Z desk",
+    ):
+        middle = "x 1 - -" if stamp.startswith("<") else "x[1]:"
+        line = f"{stamp} {middle} kernel BUG at mm/slub.c:294!\n"
+        assert triage(line.encode()).verdict == "nothing_found", line
     for line in (b"user  :crit  : [1.0] kernel BUG at x.c:1!", b"12,1,1,-;kernel BUG at x.c:1!"):
         assert triage(line).verdict == "nothing_found"
     written = b"__CURSOR=a\n_TRANSPORT=kernel\nSYSLOG_FACILITY=1\nMESSAGE=kernel BUG at x.c:1!\n\n"
@@ -316,6 +341,26 @@ def test_standard_input_and_json() -> None:
     )
     body = json.loads(done.stdout)
     assert body["verdict"] == "this_bug" and body["reports"][0]["cache"] == "ext4_inode_cache"
+
+
+@pytest.mark.parametrize(
+    ("head", "complaint"),
+    [
+        (b"\x1f\x8b\x08\0", "is compressed; try zcat FILE"),
+        (b'{\n\t"MESSAGE" : "x"\n}\n', "is not one object a line; try journalctl -k -o json"),
+        (b'data: {"MESSAGE":"x"}\n', "is made for a browser"),
+        (b"Thu 2026-11-26 10:00:00.123456 UTC [s=" + b"0a" * 16 + b";i=1]\n", "is verbose; try"),
+    ],
+)
+def test_forms_that_are_not_read_are_refused(tmp_path: Path, head: bytes, complaint: str) -> None:
+    """From a file and from a pipe: nothing found would be a lie."""
+    (tmp_path / "log").write_bytes(head)
+    for name, called in (("-", "standard input"), (str(tmp_path / "log"), f"{tmp_path}/log")):
+        words = [sys.executable, "-m", "ebpfwatch", "triage", name]
+        done = subprocess.run(words, cwd=ROOT, input=head, capture_output=True)
+        assert done.returncode == 64
+        wanted = complaint if name == "-" else complaint.replace("FILE", name)
+        assert done.stderr.decode().startswith(f"ebpfwatch: {called} {wanted}")
 
 
 def test_a_closed_standard_input() -> None:

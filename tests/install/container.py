@@ -1,0 +1,94 @@
+"""A fresh Debian 12 with systemd as its PID 1, in which one script runs to its end.
+
+The system is a container (systemd-nspawn) on this machine's kernel and network, so it needs the
+ports 9090, 9093, 9866 and 9867.  One thing is not as on a machine of its own: the kernel shows our
+programs this machine's process numbers, and a container has others, so Python is told the kernel's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.deb.chroot import unpack
+
+__all__ = ["ROOT", "run", "system"]
+
+ROOT = Path(__file__).parents[2]
+
+_RUN = r"""[Unit]
+After=multi-user.target
+[Service]
+Type=oneshot
+WorkingDirectory=/root/ebpfwatch
+Environment=DEBIAN_FRONTEND=noninteractive HOME=/root LC_ALL=C.UTF-8
+ExecStart=/bin/sh -c 'bash -ex /root/steps >/root/said 2>&1; echo $? >/root/exit; \
+    journalctl --no-pager -n 40 -u ebpfwatch >/root/journal'
+ExecStopPost=systemctl poweroff
+"""
+
+
+#: One line: that is all a .pth file may have. The loader child asks who its parent is, too.
+_PID = (
+    "import os; os.getpid = lambda: int(os.readlink('/hostproc/self'));"
+    " os.getppid = lambda: int(open('/hostproc/self/stat').read().rpartition(')')[2].split()[1])\n"
+)
+
+
+@pytest.fixture
+def system() -> Iterator[Path]:
+    """Its root directory, with a clone of this repository in /root; needs root."""
+    if os.geteuid() != 0 or not shutil.which("systemd-nspawn"):
+        pytest.skip("needs root and systemd-nspawn (systemd-container): sudo make test-install")
+    directory = Path("/var/tmp") / f"ebpfwatch-install-{os.getpid()}"
+    directory.mkdir()
+    try:
+        unpack(directory)
+        (directory / "usr/sbin/policy-rc.d").unlink()
+        subprocess.run(["git", "clone", "-q", ROOT, directory / "root/ebpfwatch"], check=True)
+        units = directory / "etc/systemd/system"
+        (units / "install.service").write_text(_RUN)
+        wants = units / "multi-user.target.wants"
+        wants.mkdir(exist_ok=True)
+        (wants / "install.service").symlink_to("../install.service")
+        python = directory / "usr/local/lib/python3.11/dist-packages"
+        python.mkdir(parents=True)
+        (python / "pid.pth").write_text(_PID)
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+def run(system: Path, steps: str, minutes: float) -> str:
+    """Boot it, run these steps of bash, each of which must succeed; what they said."""
+    (system / "root/steps").write_text(steps)
+    words = ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit"]
+    words += ["--capability=all", "--resolv-conf=off", "--bind=/proc:/hostproc", "--bind=/dev/kmsg"]
+    environment = {
+        **os.environ,
+        "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "yes",
+        "SYSTEMD_SECCOMP": "0",
+    }
+    with open(system / "root/console", "wb") as console:
+        container = subprocess.Popen(
+            [*words, f"--directory={system}"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+        )
+        try:
+            container.wait(minutes * 60)
+        except subprocess.TimeoutExpired:
+            container.terminate()  # systemd-nspawn(1): an orderly power-off
+            container.wait(60)
+    said = (system / "root/said").read_text()
+    assert (system / "root/exit").exists(), f"not done in {minutes} minutes:\n{said[-3000:]}"
+    journal = (system / "root/journal").read_text()
+    assert (system / "root/exit").read_text() == "0\n", f"{said[-3000:]}\n{journal}"
+    return said
