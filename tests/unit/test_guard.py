@@ -49,7 +49,7 @@ def basic(user: str, password: str) -> str:
             "max_version is below min_version",
         ),
         ("tls_server_config:\n  {cert_file: no, key_file: no.key}", "must be text"),
-        ("tls_server_config:\n  {cert_file: x, key_file: y}", "/x and "),
+        ("tls_server_config:\n  {cert_file: x, key_file: y}", "/x: No such file"),
         ("http_server_config:\n  http2: true", "only HTTP/1 is spoken"),
         ("http_server_config:\n  headers: {}", "unknown key http_server_config.headers"),
         ("basic_auth_users: 3", "basic_auth_users must be a mapping"),
@@ -70,6 +70,39 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, complaint: str) ->
     assert raised.value.exit_code is Exit.CONFIG
     assert str(raised.value).startswith(str(file)) and "\n" not in str(raised.value)
     assert "secret" not in str(raised.value) and HASH not in str(raised.value)
+
+
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\n"
+KEY = "-----BEGIN PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "complaint"),
+    [
+        ("", KEY, "cert.pem holds no certificate in PEM"),
+        (KEY, CERTIFICATE, "cert.pem holds no certificate in PEM"),
+        ("\x00\xff" * 999, KEY, "cert.pem holds no certificate in PEM"),
+        (CERTIFICATE, "", "key.pem holds no private key in PEM"),
+        (CERTIFICATE, "-----BEGIN ENCRYPTED PRIVATE KEY-----\n", "key.pem is encrypted"),
+        (CERTIFICATE, f"{KEY}Proc-Type: 4,ENCRYPTED\n", "key.pem is encrypted"),
+        (CERTIFICATE, KEY, "cannot use "),
+        (None, KEY, "cert.pem holds no certificate in PEM"),
+    ],
+)
+def test_files_that_are_no_certificate_or_no_key(
+    tmp_path: Path, certificate: str | None, key: str, complaint: str
+) -> None:
+    """In words, and without asking on a terminal or waiting for a FIFO."""
+    if certificate is None:
+        os.mkfifo(tmp_path / "cert.pem")
+    else:
+        (tmp_path / "cert.pem").write_text(certificate)
+    (tmp_path / "key.pem").write_text(key)
+    file = tmp_path / "web.yml"
+    file.write_text("tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n")
+    with pytest.raises(EbpfwatchError) as raised:
+        Guard(str(file))
+    assert complaint in str(raised.value) and raised.value.exit_code is Exit.CONFIG
 
 
 def test_an_empty_file_asks_nobody(tmp_path: Path) -> None:

@@ -141,15 +141,31 @@ def _context(path: str, tls: TlsServerConfig) -> ssl.SSLContext | None:
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     if not tls.prefer_server_cipher_suites:
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    _holds(path, tls.cert_file, "CERTIFICATE")
+    _holds(path, tls.key_file, "PRIVATE KEY")
     with _naming(path, f"{tls.cert_file} and {tls.key_file}"):
         # An encrypted key must be an error, not a question on a terminal that nobody watches.
         context.load_cert_chain(tls.cert_file, tls.key_file, password=lambda: b"")
     if verified:
+        _holds(path, tls.client_ca_file, "CERTIFICATE")
         with _naming(path, tls.client_ca_file):
             context.load_verify_locations(tls.client_ca_file)
         required = tls.client_auth_type == "RequireAndVerifyClientCert"
         context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     return context
+
+
+def _holds(path: str, file: str, what: str) -> None:
+    """Refuse in words what OpenSSL calls "PEM lib", and a FIFO before it is waited for."""
+    try:
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+            text = stream.read(1 << 20) or b""
+    except OSError as error:
+        _refuse(path, f"cannot read {file}: {error.strerror}")
+    if f"{what}-----".encode() not in text:
+        _refuse(path, f"{file} holds no {what.lower()} in PEM")
+    if what == "PRIVATE KEY" and b"ENCRYPTED" in text:
+        _refuse(path, f"the key in {file} is encrypted, and nobody is there to be asked")
 
 
 @contextlib.contextmanager
