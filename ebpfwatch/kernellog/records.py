@@ -33,13 +33,14 @@ class Record:
 
 @dataclasses.dataclass
 class Counts:
-    """What was read: lines, those too long, those joined because they were wrapped, and records
-    that are not the kernel's or could not be read.
+    """What was read: lines, those too long, those joined because they were wrapped, those with
+    bytes that are no text, and records that are not the kernel's or could not be read.
     """
 
     lines: int = 0
     cut: int = 0
     joined: int = 0
+    garbled: int = 0
     foreign: int = 0
     unreadable: int = 0
 
@@ -69,6 +70,7 @@ def _lines(text: io.TextIOWrapper, counts: Counts) -> Iterator[str]:
 def _limited(text: io.TextIOWrapper, counts: Counts) -> Iterator[str]:
     while line := text.readline(_LINE):
         counts.lines += 1
+        counts.garbled += "\ufffd" in line
         if line.endswith("\n"):
             yield line[:-1]
             continue

@@ -150,7 +150,18 @@ def reasons(triage: Triage) -> list[str]:
             " were not found damaged"
         )
         said += _pressure(triage)
+    if triage.verdict == "nothing_found":
+        said += _about_nothing(triage)
     return said
+
+
+def _about_nothing(triage: Triage) -> list[str]:
+    """What makes that worth nothing: there was nothing to be found in."""
+    if not triage.counts.lines:
+        return ["the log is empty"]
+    if triage.first is None and not triage.release:
+        return ["no line has the time since boot, or the version: it may be no log of a kernel"]
+    return []
 
 
 def _about_precursor(group: Group) -> str:
@@ -208,6 +219,10 @@ def _unread(triage: Triage) -> list[str]:
         said.append(f"the rest of {counts.cut} lines that were too long")
     if counts.unreadable:
         said.append(f"{counts.unreadable} records could not be read")
+    if counts.garbled:
+        said.append(f"bytes that are no text, in {counts.garbled} lines")
+    if counts.foreign:
+        said.append(f"{counts.foreign} lines that other programs wrote")
     for line, count in triage.repeated.items():
         said.append(
             f'this line, not known here, came at least {count} times (# is a number): "{line}";'
@@ -236,6 +251,8 @@ def to_json(triage: Triage) -> dict[str, Any]:
         "lines": triage.counts.lines,
         "cut": triage.counts.cut,
         "unreadable": triage.counts.unreadable,
+        "garbled": triage.counts.garbled,
+        "foreign": triage.counts.foreign,
     }
 
 

@@ -329,6 +329,24 @@ def test_the_command(words: list[str], code: int, out: str, err: str) -> None:
     assert out in done.stdout and err in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "the log is empty."),
+        (b"\xff\xfa\n\xe9\nplain\n", "bytes that are no text, in 2 lines."),
+        (b"hello\n", "it may be no log of a kernel."),
+        (b"Mar  2 11:20:02 desk x[1]: hello\n", "1 lines that other programs wrote."),
+        (b"__CURSOR=a\n_TRANSPORT=stdout\nMESSAGE=x\n\n", "1 lines that other programs wrote."),
+    ],
+)
+def test_nothing_found_in_nothing_says_so(data: bytes, words: str) -> None:
+    """An empty or foreign file acquits nobody; a quiet log of the kernel is not doubted."""
+    said = story.tell(triage(data), "x")
+    assert "NOTHING FOUND" in said and words in said
+    quiet = story.tell(triage(b"[    1.000000] all is well\n"), "x")
+    assert "NOTHING FOUND" in quiet and "Why:" not in quiet and "Not read:" not in quiet
+
+
 def test_standard_input_and_json() -> None:
     """`dmesg | ebpfwatch triage - --json`."""
     _, log = sample(ROOT / "tests/fixtures/logs/kasan-double-free-6.6-x86.txt")
