@@ -6,7 +6,10 @@ from ebpfwatch.events.wire import Flag, Hook, LifeFlag, VerdictEvent
 from ebpfwatch.verdicts.finding import Confidence, Verdict
 from ebpfwatch.verdicts.knowledge import Knowledge
 
-__all__ = ["CRITICAL", "FORGED_BY", "ago", "doubts", "evidence"]
+__all__ = ["CRITICAL", "FORGED_BY", "TICK_NS_MAX", "ago", "doubts", "evidence"]
+
+#: The longest tick of a kernel (CONFIG_HZ=100), with which steps are stamped.
+TICK_NS_MAX = 10_000_000
 
 #: What a verdict would need to be wrong: all roles of one of these sets missed a step.
 #: Not listed: what the object itself testifies.
@@ -143,7 +146,7 @@ def evidence(event: VerdictEvent) -> list[str]:
 
 
 def ago(ns: int) -> str:
-    """A duration for people; steps are stamped with the kernel's tick, of at most 10 ms."""
-    if ns < 10_000_000:
+    """A duration for people; no step is known better than to a tick."""
+    if ns < TICK_NS_MAX:
         return "less than 10 ms"
     return f"{ns / 1e6:.0f} ms" if ns < 10_000_000_000 else f"{ns / 1e9:.0f} s"

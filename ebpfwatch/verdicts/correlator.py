@@ -18,7 +18,7 @@ from ebpfwatch.events.wire import (
     Who,
     device,
 )
-from ebpfwatch.verdicts.confidence import CRITICAL, FORGED_BY, doubts, evidence
+from ebpfwatch.verdicts.confidence import CRITICAL, FORGED_BY, TICK_NS_MAX, doubts, evidence
 from ebpfwatch.verdicts.finding import (
     Actor,
     Confidence,
@@ -194,21 +194,27 @@ def _path(event: VerdictEvent, mount: str) -> str:
 
 
 def _timeline(event: VerdictEvent) -> tuple[Moment, ...]:
-    """The steps of this object that are still known, oldest first, this one last."""
+    """The steps of this object that are still known, oldest first, this one last.
+
+    Steps are stamped with the tick of their CPU, which may be one ahead or behind of another's, and
+    of the exact time of a verdict: a life's steps are in the order in which a life can take them.
+    """
     life = event.life
-    steps = [(event.unlinked, "ext4_unlink of this inode")]
+    steps: list[tuple[Who, str]] = []
     if life is not None:
         where = ", inside shrink_slab" if life.flags & LifeFlag.RECLAIM else ""
-        steps += [
+        steps = [
             (life.evicted, f"evicted with {life.nlink} links{where}"),
             (life.destroyed, "queued for RCU"),
             (life.freed, "freed" if life.frees < 2 else f"freed, for the {life.frees}th time"),
         ]
+        steps = [(who, text) for who, text in steps if who]
+    # Of this life, and before its eviction; or of the next one at this address.
+    older = [who for who, _ in steps if who.ns + TICK_NS_MAX < event.unlinked.ns]
+    steps.insert(len(older), (event.unlinked, "ext4_unlink of this inode"))
     steps.append((event.who, _SAYS[Verdict[event.verdict.name]]))
     return tuple(
-        Moment(who.ns, f"{text} on CPU {who.cpu}")
-        for who, text in sorted(steps, key=lambda step: step[0].ns)
-        if who
+        Moment(min(who.ns, event.ns), f"{text} on CPU {who.cpu}") for who, text in steps if who
     )
 
 

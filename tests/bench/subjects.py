@@ -169,12 +169,17 @@ def _start(words: list[str], ready: str) -> subprocess.Popen[bytes]:
         said = os.pread(log, 1 << 16, 0)
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
-            last = said.decode(errors="replace").strip().rpartition("\n")[2]
-            raise OSError(last[-200:] or "said nothing")
+            raise OSError(_reason(said.decode(errors="replace")))
         time.sleep(0.02)
     time.sleep(1)  # "Attaching" comes before the last one is attached
     os.close(log)
     return process
+
+
+def _reason(said: str) -> str:
+    """The first line that calls itself an error, else the last; the rest points at columns."""
+    lines = [line for line in said.splitlines() if line.strip()] or ["said nothing"]
+    return next((line for line in lines if "error" in line.lower()), lines[-1])[-200:]
 
 
 def available(found: list[Subject]) -> tuple[list[Subject], dict[str, str]]:

@@ -66,7 +66,7 @@ def traced(tmp_path: Path, ext4: Path) -> Iterator[tuple[Path, list[str]]]:
 def made(calls: list[str]) -> Iterator[tuple[str, str, str]]:
     """(directory, name, the whole call) of each name that was to be created or moved into place."""
     for call in calls:
-        if re.match(r"\d+ (---|\+\+\+|<\.\.\.)", call):  # signals, ends, the rest of a call
+        if re.match(r"\d+ +(---|\+\+\+|<\.\.\.)", call):  # signals, ends, the rest of a call
             continue
         if re.search(r" (open|openat)\(", call) and "O_CREAT" not in call:
             continue

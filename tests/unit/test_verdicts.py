@@ -329,6 +329,43 @@ def test_the_timeline_is_in_the_order_of_time() -> None:
     assert texts[-1].startswith("freed a second time")
 
 
+def test_a_tick_that_is_ahead_changes_no_order() -> None:
+    """The freeing CPU's tick after the verdict's exact time, the evicting CPU's before the
+    unlink's: the order is still the only one possible, and no step is shown in the future.
+    """
+    life = EVENT.life
+    assert life is not None
+    ahead = dataclasses.replace(
+        life,
+        evicted=dataclasses.replace(life.evicted, ns=EVENT.ns - 4_000_000),
+        freed=dataclasses.replace(life.freed, ns=EVENT.ns + 4_000_000),
+    )
+    unlinked = dataclasses.replace(EVENT.unlinked, ns=EVENT.ns - 1)
+    timeline = judged(dataclasses.replace(EVENT, life=ahead, unlinked=unlinked)).timeline
+    assert [moment.text.split(" on ")[0] for moment in timeline] == [
+        "ext4_unlink of this inode",
+        f"evicted with {life.nlink} links",
+        "freed",
+        "freed a second time",
+    ]
+    assert max(moment.ns for moment in timeline) == EVENT.ns
+
+
+def test_an_unlink_after_the_life_comes_after_it() -> None:
+    """The next inode at this address was deleted: ticks apart, by the clock."""
+    unlinked = dataclasses.replace(EVENT.unlinked, ns=EVENT.ns)
+    life = EVENT.life
+    assert life is not None
+    long_ago = dataclasses.replace(
+        life,
+        evicted=dataclasses.replace(life.evicted, ns=EVENT.ns - 90_000_000),
+        freed=dataclasses.replace(life.freed, ns=EVENT.ns - 80_000_000),
+    )
+    event = dataclasses.replace(EVENT, life=long_ago, unlinked=unlinked)
+    words = [moment.text.split(" ")[0] for moment in judged(event).timeline]
+    assert words == ["evicted", "freed", "ext4_unlink", "freed"]
+
+
 def canary_step(hook: Hook, ns: int = 5, ino: int = 9, leaving: bool = False) -> StepEvent:
     """A step of the canary's file."""
     return StepEvent(ns, hook, leaving, 0xAB, ino, 1, 8 << 20, RM)
