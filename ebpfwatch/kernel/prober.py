@@ -14,6 +14,7 @@ from ebpfwatch.kernel.btf import Btf
 from ebpfwatch.kernel.fentry import load_fentry
 from ebpfwatch.kernel.ladder import Attachment, Rung
 from ebpfwatch.kernel.libbpf import library
+from ebpfwatch.kernel.running import perf_is_restricted
 
 __all__ = [
     "EXIT",
@@ -88,6 +89,15 @@ def _says(code: int) -> str:
     return "not supported by this kernel" if code == _ENOTSUPP else os.strerror(code)
 
 
+def _restricted(kind: str) -> str:
+    """What may be behind a kprobe that cannot be attached: libbpf's last try, in a tracefs that the
+    unit may not write, says nothing of it.
+    """
+    if kind != "kprobe" or not perf_is_restricted():
+        return ""
+    return " (kernel.perf_event_paranoid is above 2, which may want CAP_SYS_ADMIN here)"
+
+
 def attach(kind: str, program_fd: int, attachment: Attachment, symbol: str) -> int:
     """Attach a loaded program; returns the link's fd or -errno. Closing the fd detaches."""
     ctypes.set_errno(0)
@@ -156,7 +166,7 @@ class Prober:
         link = attach(kind, program, attachment, symbol)
         os.close(program)
         if link < 0:
-            return f"attaching: {_says(-link)}"
+            return f"attaching: {_says(-link)}{_restricted(kind)}"
         os.close(link)
         return ""
 

@@ -6,7 +6,7 @@ import ctypes
 import struct
 from pathlib import Path
 
-__all__ = ["capabilities_missing", "find_symbols", "version_code"]
+__all__ = ["capabilities_missing", "find_symbols", "perf_is_restricted", "version_code"]
 
 _AT_SYSINFO_EHDR = 33
 _PT_NOTE = 4
@@ -79,3 +79,15 @@ def capabilities_missing(status: str | None = None) -> str:
     if effective >> _CAP_BPF & 1 and effective >> _CAP_PERFMON & 1:
         return ""
     return "CAP_BPF and CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8)"
+
+
+def perf_is_restricted(sysctl: Path = Path("/proc/sys/kernel/perf_event_paranoid")) -> bool:
+    """Whether perf_event_open() has the level that distributions add.
+
+    Debian's patch "security,perf: Allow further restriction of perf_event_open" lets CAP_PERFMON do
+    in newer kernels what only CAP_SYS_ADMIN may in those of Debian 11 and 12.
+    """
+    try:
+        return int(sysctl.read_text()) >= 3
+    except (OSError, ValueError):
+        return False

@@ -56,9 +56,10 @@ def _installed(tmp_path: Path, *drop_ins: str) -> Path:
     [
         ((), 2.6),
         (("before-cap-bpf.conf", "without-btf.conf"), 3.2),
+        (("perf-restricted.conf",), 2.9),
         (("evidence-exe.conf",), 2.9),
     ],
-    ids=["5.8 and later", "4.19", "evidence.exe"],
+    ids=["5.8 and later", "4.19", "perf_event_paranoid 3", "evidence.exe"],
 )
 def test_the_unit_exposes_little(tmp_path: Path, drop_ins: tuple[str, ...], limit: float) -> None:
     """systemd-analyze security: what is open is what the watcher needs."""
@@ -75,7 +76,8 @@ def test_the_unit_exposes_little(tmp_path: Path, drop_ins: tuple[str, ...], limi
 def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
     """systemd-analyze verify, without and with the drop-ins."""
     old = ("before-cap-bpf.conf", "without-btf.conf")
-    for number, drop_ins in enumerate(((), old, ("evidence-exe.conf",))):
+    sets = ((), old, ("perf-restricted.conf",), ("evidence-exe.conf",))
+    for number, drop_ins in enumerate(sets):
         unit = _installed(tmp_path / str(number), *drop_ins) / "etc/systemd/system" / UNIT.name
         unit.write_text(unit.read_text().replace("/usr/bin/ebpfwatch", "/bin/true"))
         words = ["systemd-analyze", "verify", "--man=no", str(unit)]
@@ -98,7 +100,9 @@ def test_the_capabilities_are_the_documented_ones() -> None:
     assert {name for name, when in documented.items() if not when.startswith("only")} == base
     assert {n for n, when in documented.items() if when == "only with evidence-exe.conf"} == exe
     assert exe == {"CAP_SYS_PTRACE"}
-    assert {name for name, when in documented.items() if when == "only before 5.8"} == old
+    restricted = set(_Unit(DROP_INS / "perf-restricted.conf")["Service.CapabilityBoundingSet"])
+    assert restricted == old == {"CAP_SYS_ADMIN"}
+    assert documented["CAP_SYS_ADMIN"].startswith("only before 5.8, or where")
 
 
 def test_a_restart_is_for_what_it_can_heal() -> None:
@@ -127,21 +131,24 @@ def test_the_unit_argues() -> None:
 
 
 @pytest.mark.parametrize(
-    ("last_cap", "btf", "wanted"),
+    ("last_cap", "paranoid", "btf", "wanted"),
     [
-        (37, False, {"before-cap-bpf.conf", "without-btf.conf"}),
-        (39, False, {"without-btf.conf"}),
-        (40, True, set()),
+        (37, 2, False, {"before-cap-bpf.conf", "without-btf.conf"}),
+        (39, None, False, {"without-btf.conf"}),
+        (40, 3, True, {"perf-restricted.conf"}),
+        (40, -1, True, set()),
     ],
 )
 def test_the_generator_asks_the_kernel(
-    tmp_path: Path, last_cap: int, btf: bool, wanted: set[str]
+    tmp_path: Path, last_cap: int, paranoid: int | None, btf: bool, wanted: set[str]
 ) -> None:
     """It links the drop-ins that a kernel needs, and every link is a file of the package."""
     files = {"proc/sys/kernel/cap_last_cap": f"{last_cap}\n"}
     files.update({"sys/kernel/btf/vmlinux": "x"} if btf else {})
+    if paranoid is not None:
+        files["proc/sys/kernel/perf_event_paranoid"] = f"{paranoid}\n"
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     words = [str(DEPLOY / "ebpfwatch-generator"), str(tmp_path / "units"), "early", "late"]
     environment = {**os.environ, "EBPFWATCH_ROOT": str(tmp_path)}

@@ -45,6 +45,7 @@ def payload(
     for file in (Path(__file__).parent / "scripts").iterdir():
         shutil.copy(file, content)
     shutil.copy(kernels.build_module(kernel, directory / "module"), content)
+    kernels.copy_modules(kernel, ("loop",), content)
     if scenario is not None and scenario.detached:
         shutil.copy(kernels.detached_btf(kernel, directory / "types"), content)
     elif kernel.needs_headers and kernel.headers is not None:

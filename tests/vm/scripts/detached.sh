@@ -3,6 +3,7 @@ python3 -m ebpfwatch check >/results/check-without 2>&1
 start err-without
 wait $daemon
 [ $? = 69 ] || wrong "without BTF and headers it did not end with 69"
+daemon=
 python3 -m ebpfwatch check --btf /payload/kernel.btf >/results/check
 [ $? -le 1 ] || wrong "check --btf: $?"
 sed -i 's#  btf: ""#  btf: /payload/kernel.btf#' /tmp/config.yaml

@@ -18,6 +18,7 @@ if rtcwake -m freeze -s 10 >/results/suspend 2>&1; then
 else
     echo "suspend: $(tail -1 /results/suspend)" >>/results/books
 fi
+[ ! -e loop.ko ] || insmod loop.ko
 truncate -s 64M /mnt/vdb/small.img
 mke2fs -q -F -t ext4 /mnt/vdb/small.img
 mkdir -p /mnt/small

@@ -6,10 +6,21 @@ for file in $(seq 300); do : >/mnt/vdb/f-$file; done
 rm /mnt/vdb/f-*
 find /usr >/dev/null
 echo 2 >/proc/sys/vm/drop_caches
-die benign
-confirmed
+case "$*" in
+*rcu_free=none*)
+    # The benign crime swallows the first free where only this hook sees it. A stranger's free is seen by the other.
+    die foreign
+    await 'findings_total{confidence="confirmed",test="false",verdict="foreign_free"} 1.0'
+    found=foreign_free
+    ;;
+*)
+    die benign
+    confirmed
+    found=double_free
+    ;;
+esac
 finish
 grep 'hook_alive{.*} \(0.0\|NaN\)' /results/metrics && wrong "a hook is not alive"
-python3 books.py 300 double_free >/results/books || wrong "the books could not be read"
+python3 books.py 300 $found >/results/books || wrong "the books could not be read"
 grep WRONG /results/books >>/results/why
 [ ! -s /results/why ]

@@ -9,9 +9,9 @@ if [ -z "$moved" ]; then # the shell itself runs from a disk that has to go
     exec sh ./run.sh >/run/output 2>&1
 fi
 umount /state
+umount /payload /results || { wrong "the payload's and the results' disks are busy"; exit 1; }
 mkdir /run/results
 mount --bind /run/results /results
-umount /payload /dev/vdc || wrong "the payload's and the results' disks are busy"
 keep_journal() { :; }
 leave() { umount /mnt/vdb || wrong "$1: ext4 is still mounted"; }
 come() { insmod ext4.ko; mount /dev/vdd /mnt/vdb || wrong "ext4 did not come back"; }
