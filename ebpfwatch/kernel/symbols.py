@@ -2,7 +2,8 @@
 
 A verdict must reach its sinks before the machine dies, and a pass over /proc/kallsyms takes
 tens of milliseconds or more; as Python objects the symbols would take 20 MB.  So one pass at start
-packs the functions into a memfd, about 40 bytes each, and a look-up is a binary search by pread.
+packs the functions into a memfd, about 40 bytes each; a look-up is two reads: of the block of
+entries that a sparse index names, and of the symbol's text.
 
 The nearest symbol below an address is only right while every module is known: a module loaded since
 would be given its neighbour's name, and an innocent be accused.  So /proc/modules decides: what
@@ -11,6 +12,8 @@ lies in no module's memory has no module's name, and the memory of a module that
 
 from __future__ import annotations
 
+import array
+import bisect
 import collections
 import dataclasses
 import os
@@ -20,6 +23,7 @@ from pathlib import Path
 __all__ = ["Module", "Symbols", "read_modules"]
 
 _ENTRY = struct.Struct("<QQ")  # address; where its line begins in the text
+_BLOCK = 256  # entries, of which the first is in the index
 _LARGEST_FUNCTION = 1 << 20  # bytes: what lies further behind a symbol is not of it
 _LONGEST_LINE = 640
 _GONE_KEPT = 64
@@ -63,12 +67,15 @@ class _Table:
     def __init__(self, name: str) -> None:
         self._entries = open(os.memfd_create(f"{name}-entries"), "w+b", buffering=1 << 16)
         self._text = open(os.memfd_create(f"{name}-text"), "w+b", buffering=1 << 16)
+        self._index = array.array("Q")
         self._written = 0
         self.size = 0
         self.first = 0
         self.last = 0
 
     def append(self, address: int, line: bytes) -> None:
+        if not self.size % _BLOCK:
+            self._index.append(address)
         self._entries.write(_ENTRY.pack(address, self._written))
         self._text.write(line)
         self._written += len(line)
@@ -80,25 +87,16 @@ class _Table:
         self._entries.flush()
         self._text.flush()
 
-    def _entry(self, index: int) -> tuple[int, int]:
-        data = os.pread(self._entries.fileno(), _ENTRY.size, index * _ENTRY.size)
-        address, begin = _ENTRY.unpack(data)
-        return address, begin
-
     def find(self, address: int) -> tuple[int, bytes]:
         """The last symbol at or below the address, and its line; (0, b"") if there is none."""
-        low, high = 0, self.size
-        while low < high:
-            middle = (low + high) // 2
-            if self._entry(middle)[0] <= address:
-                low = middle + 1
-            else:
-                high = middle
-        if not low:
+        block = bisect.bisect_right(self._index, address) - 1
+        if block < 0:
             return 0, b""
-        start, begin = self._entry(low - 1)
-        line = os.pread(self._text.fileno(), _LONGEST_LINE, begin)
-        return start, line.partition(b"\n")[0]
+        size = _BLOCK * _ENTRY.size
+        entries = array.array("Q", os.pread(self._entries.fileno(), size, block * size))
+        last = bisect.bisect_right(entries[::2], address) - 1
+        line = os.pread(self._text.fileno(), _LONGEST_LINE, entries[2 * last + 1])
+        return entries[2 * last], line.partition(b"\n")[0]
 
     def close(self) -> None:
         self._entries.close()
