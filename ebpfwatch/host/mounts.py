@@ -72,4 +72,6 @@ def parse(text: str) -> tuple[Mount, ...]:
 
 def unescape(path: str) -> str:
     """A path as it is; the kernel writes spaces and the like in octal."""
+    if "\\" not in path:
+        return path
     return re.sub(r"\\([0-3][0-7]{2})", lambda octal: chr(int(octal.group(1), 8)), path)

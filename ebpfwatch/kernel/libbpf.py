@@ -20,6 +20,7 @@ from typing import Any, Callable
 from ebpfwatch.errors import EbpfwatchError, Exit
 
 __all__ = [
+    "ENOTSUPP",
     "PerfReader",
     "RingReader",
     "iterate_array",
@@ -33,6 +34,8 @@ __all__ = [
     "prog_info",
     "raw_tracepoint_test_run",
 ]
+
+ENOTSUPP = 524  #: the kernel's own, which no libc knows
 
 _LIBRARY = "libbcc_bpf.so.0"
 

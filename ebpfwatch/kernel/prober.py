@@ -13,7 +13,7 @@ from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.btf import Btf
 from ebpfwatch.kernel.fentry import load_fentry
 from ebpfwatch.kernel.ladder import Attachment, Rung
-from ebpfwatch.kernel.libbpf import library
+from ebpfwatch.kernel.libbpf import ENOTSUPP, library
 from ebpfwatch.kernel.running import perf_is_restricted
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
 
 PROGRAM_TYPES = {"kprobe": 2, "tracepoint": 5, "raw_tracepoint": 17, "fentry": 26}
 
-_ENOTSUPP = 524
 _SOCKET_FILTER = 1
 _RINGBUF = 27
 
@@ -85,8 +84,7 @@ def load_program(kind: int, code: bytes, version: int, name: bytes = b"probe") -
 
 
 def _says(code: int) -> str:
-    # The kernel's own ENOTSUPP, which no libc knows.
-    return "not supported by this kernel" if code == _ENOTSUPP else os.strerror(code)
+    return "not supported by this kernel" if code == ENOTSUPP else os.strerror(code)
 
 
 def _restricted(kind: str) -> str:
