@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     if "programs" not in daemon:
         raise EbpfwatchError("the daemon is still loading", "try again in a second", Exit.TEMPFAIL)
     wanted = _identity()
-    before = _metric(daemon["url"]) if daemon["url"] != "off" else None
+    before = _metric(daemon["url"], arguments.timeout) if daemon["url"] != "off" else None
     if before is None and daemon["url"] != "off":
         print(
             "NOTE metrics: metrics.web_config asks for a password or a certificate: not looked at"
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         outcomes.append(
             _wait(
                 "metrics",
-                lambda: (_metric(daemon["url"]) or 0) > before,
+                lambda: (_metric(daemon["url"], arguments.timeout) or 0) > before,
                 began_ns,
                 arguments.timeout,
             )
@@ -170,10 +170,10 @@ def _wait(sink: str, ready: Callable[[], object], began_ns: int, timeout: float)
     return True
 
 
-def _metric(url: str) -> float | None:
+def _metric(url: str, timeout: float) -> float | None:
     """How many test findings /metrics counts, over all confidences; None where we may not look."""
     try:
-        text = _scrape(url)
+        text = _scrape(url, timeout)
     except OSError as error:
         if getattr(error, "code", 0) == 401 or "SSL" in str(error):
             return None
@@ -183,7 +183,7 @@ def _metric(url: str) -> float | None:
     return sum(float(value) for name, *rest in values if name in wanted for value in rest)
 
 
-def _scrape(url: str) -> str:
+def _scrape(url: str, timeout: float) -> str:
     context = None
     if url.startswith("https:"):
         import ssl
@@ -195,5 +195,5 @@ def _scrape(url: str) -> str:
     # Not through a proxy of the environment's: it would ask its own machine.
     direct = urllib.request.ProxyHandler({})
     opener = urllib.request.build_opener(direct, urllib.request.HTTPSHandler(context=context))
-    with opener.open(f"{url}/metrics", timeout=5) as answer:
+    with opener.open(f"{url}/metrics", timeout=timeout) as answer:
         return str(answer.read().decode())

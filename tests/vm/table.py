@@ -39,7 +39,7 @@ _CHURN = """
 ## Churn
 
 150 s in each guest (emulated, 1 GB, two CPUs): files and trees made, renamed and deleted in a loop, `find /` and
-`drop_caches`, and a process that takes memory until 90 MB are left, so that kswapd works. *Explained* is freed +
+`drop_caches`, and a process that takes memory until kswapd works. *Explained* is freed +
 missed + forgotten + torn; the difference to the evicted are inodes in their grace period.
 
 | kernel | evicted | in reclaim | freed | missed | forgotten | torn | false positives |
