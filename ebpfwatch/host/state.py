@@ -85,7 +85,12 @@ class HostState:
         return {name: value for name, value in body.items() if value not in (None, [], {}, "")}
 
 
+_SCALARS = {str, int, bool, float, type(None)}
+
+
 def _plain(value: Any) -> Any:
+    if type(value) in _SCALARS:
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {name: _plain(part) for name, part in vars(value).items()}
         return {name: part for name, part in fields.items() if part is not None}

@@ -27,6 +27,7 @@ _BLOCK = 256  # entries, of which the first is in the index
 _LARGEST_FUNCTION = 1 << 20  # bytes: what lies further behind a symbol is not of it
 _LONGEST_LINE = 640
 _GONE_KEPT = 64
+_NAMED_KEPT = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Symbols:
         self._gone: collections.deque[Module] = collections.deque(maxlen=_GONE_KEPT)
         self.modules: tuple[Module, ...] = ()
         self.hidden = True
+        self._named: dict[int, str] = {}  # a verdict's frames are asked for more than once
 
     def refresh(self) -> bool:
         """Load again if the modules have changed since; whether they have."""
@@ -164,6 +166,14 @@ class Symbols:
         """The name of an address; "" if it is not known."""
         if self.hidden:
             return ""
+        named = self._named.get(address)
+        if named is None:
+            if len(self._named) >= _NAMED_KEPT:
+                self._named.clear()
+            named = self._named[address] = self._name(address)
+        return named
+
+    def _name(self, address: int) -> str:
         start, line = max(table.find(address) for table in self._tables)
         if not line or address - start > _LARGEST_FUNCTION:
             return self._of_gone(address)
@@ -200,4 +210,5 @@ class Symbols:
         for table in self._tables:
             table.close()
         self._tables = ()
+        self._named = {}
         self.hidden = True

@@ -242,8 +242,13 @@ class Finding:
         return cls(**values)
 
 
+_SCALARS = {str, int, bool, float, type(None)}
+
+
 def _plain(value: Any) -> Any:
     """Like ``dataclasses.asdict``, without its copies: the second free is on its way meanwhile."""
+    if type(value) in _SCALARS:
+        return value
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, tuple):

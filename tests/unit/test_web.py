@@ -173,7 +173,7 @@ def test_the_self_test_asks_no_proxy(served: web.Web, monkeypatch: pytest.Monkey
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(urllib.request, "_opener", None)  # made with the environment of before
-    assert "ebpfwatch_findings_total" in selftest._scrape(served.url)
+    assert "ebpfwatch_findings_total" in selftest._scrape(served.url, 5)
 
 
 def test_the_policy_lets_one_style_through(served: web.Web) -> None:
