@@ -120,8 +120,13 @@ def test_what_was_fired_is_what_was_handled_and_what_is_known_to_be_missed(
                     entry.stat()
         for process in processes:
             assert process.wait() == 0
-        # Alone: with the storms for neighbours its two tasks hardly ever run at once.
-        subprocess.run([race, ext4, "1000"], check=True)
+        # Alone: with the storms for neighbours its two tasks hardly ever run at once. On a machine
+        # that others keep busy they may not, either.
+        lost = session.counters()["free_aborted"]
+        for _ in range(30):
+            subprocess.run([race, ext4, "1000"], check=True)
+            if session.counters()["free_aborted"] > lost:
+                break
         books = balance(session, 0.3, truth)
         session.consume()
         found = [decode(record) for record in session.records]
