@@ -136,8 +136,10 @@ def test_what_was_fired_is_what_was_handled_and_what_is_known_to_be_missed(
     assert {event: fired[event] for event in EXACT} == {e: counters[n] for e, n in EXACT.items()}
     frees = counters["free"] + counters["free_unmatched"] + counters["free_aborted"]
     assert counters["free_aborted"] > 0 or os.cpu_count() == 1
-    assert fired[FREES[0]] == counters["evict"] + counters["free_aborted"]
-    assert fired[FREES[0]] - frees == unseen(books_before, books)
+    # An inode that lost a race never was in the table: that its free was missed, only perf knows.
+    lost_unseen = fired[FREES[0]] - counters["evict"] - counters["free_aborted"]
+    assert 0 <= lost_unseen <= max(misses, counters["free_aborted"] // 10), counters
+    assert fired[FREES[0]] - frees - lost_unseen == unseen(books_before, books)
     assert books.unexplained == books_before.unexplained == 0
     assert counters["verdict"] == 0, found
     with capsys.disabled():
