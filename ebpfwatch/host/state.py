@@ -27,6 +27,7 @@ from ebpfwatch.host import (
 )
 from ebpfwatch.host.room import Room
 from ebpfwatch.host.sources import Sources
+from ebpfwatch.jsonable import jsonable
 from ebpfwatch.paths import Paths
 
 __all__ = ["SOURCES", "HostReader", "HostState"]
@@ -79,26 +80,10 @@ class HostState:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only; what is unknown or empty is left out."""
-        body = {name: _plain(value) for name, value in vars(self).items()}
+        body = {name: jsonable(value, unknown=False) for name, value in vars(self).items()}
         for zone, shown in zip(self.zones, body["zones"] or ()):
             shown["level"] = zone.level
         return {name: value for name, value in body.items() if value not in (None, [], {}, "")}
-
-
-_SCALARS = {str, int, bool, float, type(None)}
-
-
-def _plain(value: Any) -> Any:
-    if type(value) in _SCALARS:
-        return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {name: _plain(part) for name, part in vars(value).items()}
-        return {name: part for name, part in fields.items() if part is not None}
-    if isinstance(value, tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    return value
 
 
 class HostReader:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 __all__ = ["Module", "Symbols", "read_modules"]
 
-_ENTRY = struct.Struct("<QQ")  # address; where its line begins in the text
+_ENTRY = struct.Struct("=QQ")  # address; where its line begins in the text
 _BLOCK = 256  # entries, of which the first is in the index
 _LARGEST_FUNCTION = 1 << 20  # bytes: what lies further behind a symbol is not of it
 _LONGEST_LINE = 640

@@ -10,6 +10,8 @@ import dataclasses
 import enum
 from typing import Any
 
+from ebpfwatch.jsonable import jsonable
+
 __all__ = [
     "SCHEMA",
     "Actor",
@@ -209,7 +211,7 @@ class Finding:
 
         Addresses are text in hexadecimal: a JSON number keeps only 53 bits.
         """
-        body = _plain(self)
+        body: dict[str, Any] = jsonable(self)
         body["call_site"] = f"{self.call_site:#x}"
         body["identity"]["object_address"] = f"{self.identity.object_address:#x}"
         for actor in filter(None, (body[name] for name in _ACTORS)):
@@ -240,24 +242,6 @@ class Finding:
         for name in ("reasons", "lacks"):
             values[name] = tuple(values[name])
         return cls(**values)
-
-
-_SCALARS = {str, int, bool, float, type(None)}
-
-
-def _plain(value: Any) -> Any:
-    """Like ``dataclasses.asdict``, without its copies: the second free is on its way meanwhile."""
-    if type(value) in _SCALARS:
-        return value
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, tuple):
-        return tuple(_plain(part) for part in value)
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if dataclasses.is_dataclass(value):
-        return {name: _plain(part) for name, part in vars(value).items()}
-    return value
 
 
 _ENUMS: dict[str, type[enum.Enum]] = {
