@@ -13,8 +13,8 @@
  *   tail       the same as the last act of a function: a jump, so that no stack shows this module
  *   foreign    RCU's callback is swallowed, and this module frees in its place: one free, by a stranger
  *   benign     the first free is swallowed, so that the second harms nothing
- *   twice      ext4_destroy_inode() again at once, and a second free by an RCU callback of its own, which is swallowed
- *              when it comes: it can be committed as often as wanted
+ *   twice      ext4_destroy_inode() again at once, and a second free by an RCU callback of its own; the first is
+ *              swallowed, as with "benign", so that it can be committed as often as wanted
  *   dentry     no crime: FILE's dentry looks as if it were still on its inode's list of aliases when it is freed,
  *              so that dentry_free() warns, as in the case; the harm is undone by what dentry_free() does next
  *
@@ -132,11 +132,6 @@ static int on_slab_free(struct kprobe *probe, struct pt_regs *regs)
 		if (!freed_again)
 			confess("freed again");
 		freed_again = true;
-		/* Each: what ext4 gave to RCU twice may come twice, too. */
-		if (is("twice")) {
-			instruction_pointer_set(regs, regs->regs[30]);
-			return 1;
-		}
 	}
 	if (freed)
 		return 0;
@@ -147,8 +142,9 @@ static int on_slab_free(struct kprobe *probe, struct pt_regs *regs)
 		at(0);
 	if (is("late"))
 		at(2000);
-	if (is("benign")) {
+	if (is("benign"))
 		at(100);
+	if (is("benign") || is("twice")) {
 		/* Return to the caller without freeing: the object stays allocated for the second. */
 		instruction_pointer_set(regs, regs->regs[30]);
 		return 1;
@@ -247,7 +243,7 @@ static struct kprobe slab_free = { .symbol_name = "kmem_cache_free", .pre_handle
 static struct kprobe destroy = { .symbol_name = "ext4_destroy_inode", .pre_handler = on_destroy };
 static struct kprobe any_destroy = { .symbol_name = "destroy_inode", .pre_handler = on_any_destroy };
 static struct kprobe dentry_free_ = { .symbol_name = "dentry_free", .pre_handler = on_dentry_free };
-static struct kprobe queueing = { .symbol_name = "call_rcu_sched", .pre_handler = on_call_rcu };
+static struct kprobe queueing = { .symbol_name = "call_rcu", .pre_handler = on_call_rcu };
 static struct kprobe callback = { .pre_handler = on_callback };
 static struct kprobe init_always = { .symbol_name = "inode_init_always", .pre_handler = on_init };
 
@@ -340,7 +336,7 @@ static int __init crime_init(void)
 			return error;
 	}
 	if (is("twice") && free_takes_head && register_kprobe(&queueing)) {
-		queueing.symbol_name = "call_rcu";
+		queueing.symbol_name = "call_rcu_sched"; /* a macro over it, where 4.19 does not preempt */
 		queueing.addr = NULL;
 		queueing.flags = 0;
 		error = register_kprobe(&queueing);
