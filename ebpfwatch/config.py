@@ -81,6 +81,7 @@ class EvidenceConfig:
 
     trace: bool = key(True)
     dump_on_oops: bool = key(True)
+    names: bool = key(True)
     first_stacks: bool = key(False)
     exe: bool = key(False)
     kmsg: bool = key(True)
@@ -184,6 +185,7 @@ def loader_request(settings: Config) -> dict[str, object]:
         "ring_bytes": settings.kernel.ring_bytes,
         "trace": settings.evidence.trace,
         "dump_on_oops": settings.evidence.dump_on_oops,
+        "names": settings.evidence.names,
         "first_stacks": settings.evidence.first_stacks,
     }
 

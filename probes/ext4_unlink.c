@@ -4,11 +4,30 @@
  *
  * Remembers who deleted which name, until the inode dies of it.  The VFS holds the inode's lock around
  * ->unlink, so a second task inside it for the same inode broke that rule.
+ * With NO_NAMES only that it was deleted, when and by whom: what the verdicts are made of.
  * Invariant: at most one note an inode; a note overwritten is a name not known, never a wrong one.
  */
 #include "task.h"
 #include "verdict.h"
 
+#ifdef NO_NAMES
+struct dentry_seen {
+	u64 inode;
+};
+
+static __always_inline bool read_dentry(u64 dentry, struct dentry_seen *seen)
+{
+	return !READ(seen->inode, dentry + OFF_D_INODE);
+}
+
+static __always_inline void copy_name(struct note *note, u64 parent, u64 dentry,
+				      const struct dentry_seen *seen)
+{
+	note->parent_ino = 0;
+	note->directory = 0;
+	note->name[0] = 0;
+}
+#else
 /* struct dentry from d_parent on: all of it, and a short name, in one read. */
 #define DENTRY_WHOLE (OFF_D_NAME == OFF_D_PARENT + 16 && OFF_D_INODE == OFF_D_NAME + 8)
 
@@ -31,8 +50,11 @@ static __always_inline bool read_dentry(u64 dentry, struct dentry_seen *seen)
 #endif
 }
 
-static __always_inline void copy_name(struct note *note, u64 dentry, const struct dentry_seen *seen)
+static __always_inline void copy_name(struct note *note, u64 parent, u64 dentry,
+				      const struct dentry_seen *seen)
 {
+	READ(note->parent_ino, parent + OFF_I_INO);
+	note->directory = seen->parent;
 #if DENTRY_WHOLE
 	if (seen->name == dentry + OFF_D_INODE + 8) {
 		__builtin_memcpy(note->name, seen->inline_name, INLINE_NAME);
@@ -43,6 +65,7 @@ static __always_inline void copy_name(struct note *note, u64 dentry, const struc
 	if (bpf_probe_read_kernel_str(note->name, sizeof(note->name), (void *)seen->name) < 0)
 		note->name[0] = 0;
 }
+#endif
 
 static __always_inline void report_concurrent(void *ctx, u64 inode)
 {
@@ -89,9 +112,7 @@ static __always_inline void on_unlink_enter(void *ctx, u64 parent, u64 dentry)
 	    in_flight(note))
 		report_concurrent(ctx, inode);
 	note->inode = 0;
-	READ(note->parent_ino, parent + OFF_I_INO);
-	note->directory = seen.parent;
-	copy_name(note, dentry, &seen);
+	copy_name(note, parent, dentry, &seen);
 	note->result = 0;
 	fill_named(&note->actor, ns, 0, pid_tgid);
 	note->flags = NOTE_IN_FLIGHT;

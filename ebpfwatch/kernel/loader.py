@@ -233,6 +233,7 @@ class _Loading:
             f"-DRING_PAGES={max(1, request['ring_bytes'] // page)}",
             *self._tick_flags,
             *(["-DTRACE_VERDICTS"] if request.get("trace") else []),
+            *([] if request.get("names", True) else ["-DNO_NAMES"]),
             *(["-DFIRST_STACKS"] if request.get("first_stacks") else []),
         ]
 

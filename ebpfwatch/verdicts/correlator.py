@@ -272,7 +272,9 @@ def _lacks(
             if not event.life or not any((event.life.freed.stack, event.life.evicted.stack))
             else "the stack of the first step has made room for another"
         )
-    if not event.name:
+    if not event.name and event.unlinked.pid:
+        says.append("its name was not kept at its unlink: evidence.names is false")
+    elif not event.name:
         says.append("no unlink of this inode is remembered, so it has no name")
     elif not event.flags & Flag.PARENTS_VALID:
         says.append(f"its directory (inode {event.directory_ino}) is no longer in memory")

@@ -14,7 +14,7 @@ from tests.bench.daemoncost import costs
 from tests.bench.measure import Row, measure
 from tests.bench.programs import programs
 from tests.bench.report import Results, about, between, machine, render
-from tests.bench.subjects import NO_EVIDENCE, Subject, available, subjects
+from tests.bench.subjects import AGAIN, NO_EVIDENCE, NO_UNLINK, Subject, available, subjects
 from tests.bench.workloads import WORKLOADS, Bench
 from tests.live.harness import loop_ext4
 
@@ -82,10 +82,14 @@ def _ratios(rows: Sequence[Row]) -> dict[str, float]:
         figures[f"{workload}, to the floor"] = row.to_floor
         if workload == "storm":
             figures["storm, to nothing"] = row.to_nothing
-            bare = found.get(("storm", NO_EVIDENCE))
-            if bare is not None:
-                points = 100 * (row.to_nothing - bare.to_nothing)
-                figures["evidence in a storm, percentage points"] = points
+            again = found.get(("storm", AGAIN))
+            if again is not None:
+                figures["storm, nothing to nothing"] = again.to_nothing
+            for what, name in (("evidence", NO_EVIDENCE), ("unlink hooks", NO_UNLINK)):
+                bare = found.get(("storm", name))
+                if bare is not None:
+                    points = 100 * (row.to_nothing - bare.to_nothing)
+                    figures[f"{what} in a storm, percentage points"] = points
             other = found.get(("storm", "bpftrace one-liner"))
             if other is not None:
                 ours = max(row.to_nothing - 1, 0.001)

@@ -1,15 +1,20 @@
-"""Rounds of all subjects in turn, and what they say."""
+"""Rounds of all subjects, and what they say."""
 
 from __future__ import annotations
 
 import dataclasses
+import random
 import statistics
+import time
 from collections.abc import Sequence
 
 from tests.bench.subjects import Subject
 from tests.bench.workloads import Bench, Workload
 
 __all__ = ["Row", "measure"]
+
+#: What the predecessor's end still costs (RCU frees its programs) is over by then.
+_SETTLE_SECONDS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +36,23 @@ class Row:
 def measure(
     bench: Bench, workload: Workload, subjects: Sequence[Subject], rounds: float
 ) -> list[Row]:
-    """Every subject once a round, the order turning; each ratio is of neighbours in time."""
+    """Every subject once a round; each ratio is of two runs of one round.
+
+    The order is drawn anew each round (with a seed, so that a run can be repeated): in a turning
+    one each subject always followed the same other, and whoever came after a tool of many programs
+    paid for its end. What is measured has run once before under the same subject, uncounted.
+    """
     chosen = [s for s in subjects if not workload.only or s.name in workload.only]
     workload.run(bench)  # what is only done once
     seconds: dict[str, list[float]] = {subject.name: [] for subject in chosen}
     count = max(3, round(workload.rounds * rounds))
-    for number in range(count):
-        turn = number % len(chosen)
-        for subject in chosen[turn:] + chosen[:turn]:
+    order = random.Random(workload.name)
+    for _ in range(count):
+        for subject in order.sample(chosen, len(chosen)):
             with subject.on():  # type: ignore[attr-defined]
+                time.sleep(_SETTLE_SECONDS)
+                if workload.warm:
+                    workload.run(bench)
                 took, operations = workload.run(bench)
             seconds[subject.name].append(took / operations)
     return [_row(workload, subject, seconds, count) for subject in chosen]

@@ -98,7 +98,7 @@ def _figures(figures: Mapping[str, float]) -> list[str]:
         goal = goal_of(name)
         word = "" if goal is None else f"at {'least' if goal < 0 else 'most'} {abs(goal):g}"
         verdict = "" if goal is None else "holds" if _holds(value, goal) else "**missed**"
-        lines.append(f"| {name} | {value:.3g} | {word} | {verdict} |")
+        lines.append(f"| {name} | {value:.4g} | {word} | {verdict} |")
     return lines
 
 

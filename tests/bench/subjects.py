@@ -22,7 +22,7 @@ from ebpfwatch.kernel.running import version_code
 from ebpfwatch.kernel.session import Session
 from tests.live.harness import load_session
 
-__all__ = ["NO_EVIDENCE", "ONE_LINER", "Subject", "available", "subjects"]
+__all__ = ["AGAIN", "NO_EVIDENCE", "NO_UNLINK", "ONE_LINER", "Subject", "available", "subjects"]
 
 HERE = Path(__file__).parent
 SHIM = HERE.parents[1] / "probes/shim"
@@ -34,8 +34,14 @@ ONE_LINER = (
 )
 
 
-#: Detection alone: what the default costs more is the price of its evidence.
+#: What a ratio of two equal things comes to, in the same run: the error of all others.
+AGAIN = "nothing, again"
+
+#: The same verdicts without what a report is made of: what the default costs more is its price.
 NO_EVIDENCE = "ebpfwatch, no evidence"
+
+#: Without who unlinked, which two of the verdicts need.
+NO_UNLINK = "ebpfwatch, no unlink hooks"
 
 #: Verdicts into the trace buffer, as by default; without changing the machine's sysctl.
 _TRACE: dict[str, object] = {"trace": True, "dump_on_oops": False}
@@ -50,7 +56,10 @@ class Subject:
 
 def subjects(mount: Path, stack: contextlib.ExitStack) -> list[Subject]:
     """All of this machine; loaded until the stack unwinds."""
-    found = [Subject("nothing", contextlib.nullcontext, "no program anywhere")]
+    found = [
+        Subject("nothing", contextlib.nullcontext, "no program anywhere"),
+        Subject(AGAIN, contextlib.nullcontext, "the same once more: how far equals differ here"),
+    ]
     variants: dict[str, tuple[dict[str, object], str]] = {
         "ebpfwatch": ({"alloc": "auto", **_TRACE}, "the default configuration"),
         "ebpfwatch, strict": (
@@ -62,8 +71,12 @@ def subjects(mount: Path, stack: contextlib.ExitStack) -> list[Subject]:
             "`hooks.alloc: never`, `hooks.strict: false`, `kernel.table_slots: 4096`",
         ),
         NO_EVIDENCE: (
+            {"alloc": "auto", "names": False, "trace": False, "dump_on_oops": False},
+            "`evidence.names: false`, `evidence.trace: false`: the same verdicts, without a name",
+        ),
+        NO_UNLINK: (
             {"alloc": "auto", "rungs": "unlink=none", "trace": False, "dump_on_oops": False},
-            "`hooks.rungs: unlink=none`, `evidence.trace: false`: who unlinked what is unknown",
+            "`hooks.rungs: unlink=none`, `evidence.trace: false`: who unlinked is unknown, too",
         ),
     }
     for name, (changes, what) in variants.items():

@@ -392,3 +392,23 @@ def test_hostile_names_arrive_whole(session: Session, bed: Testbed) -> None:
     assert event.name == "a\n\x1b[31m\\xff"
     bed.inode.name = b"ebpfwatch-selftest"
     bed.alloc()
+
+
+def test_without_names_the_verdicts_are_the_same(ext4: Path) -> None:
+    """``evidence.names: false``: who unlinked is known, and what it was called is not."""
+    session = load_session(ext4, names=False)
+    try:
+        bed = Testbed(session.programs, session.maps, session.offsets, session.learned)
+        bed.alloc()
+        bed.publish()
+        bed.unlink_enter()
+        bed.unlink_exit()
+        bed.evict()
+        bed.free()
+        bed.free()
+        (event,) = verdicts(session, bed.object)
+        assert event.verdict is KernelVerdict.DOUBLE_FREE
+        assert event.unlinked.pid == os.getpid()
+        assert (event.name, event.parents, event.directory_ino) == ("", (), 0)
+    finally:
+        session.close()

@@ -287,7 +287,12 @@ def test_what_the_report_lacks_is_said() -> None:
     blind = dataclasses.replace(
         HEALTHY, attached=frozenset(ALL) - {"destroy"}, lacks=("addresses are hidden",)
     )
-    finding = judged(dataclasses.replace(EVENT, name="", stack=(), call_site=0), blind)
+    nameless = judged(dataclasses.replace(EVENT, name="")).lacks
+    assert any("evidence.names is false" in lack for lack in nameless)
+    stranger = dataclasses.replace(RM, pid=0)
+    finding = judged(
+        dataclasses.replace(EVENT, name="", stack=(), call_site=0, unlinked=stranger), blind
+    )
     for part in ("no name", "first_stacks", "hook destroy", "hidden", "stack of this step"):
         assert any(part in lack for lack in finding.lacks), part
 
