@@ -33,7 +33,7 @@ from ebpfwatch.kernel import tracebuffer
 from ebpfwatch.kernel.session import TableFill, load, start_loader
 from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.kernel.testbed import PAGE_BYTES, Testbed
-from ebpfwatch.lean import without
+from ebpfwatch.lean import absent, without
 from ebpfwatch.liveness import Liveness
 from ebpfwatch.lock import SELFTEST, Lock
 from ebpfwatch.notify import notify
@@ -129,7 +129,7 @@ class Daemon:
         address = config.split_address(self._config.metrics.listen)
         if address is None:
             return None
-        with without("ssl"):
+        with without("ssl"), absent("_hashlib"):
             from ebpfwatch.sinks.web import Web
 
         return Web(*address, self._config.metrics.web_config)

@@ -2,7 +2,8 @@
 
 ``http.client`` and ``prometheus_client.exposition`` import ``ssl``, and with it OpenSSL, for the
 HTTPS of clients, which a server never speaks: some 4 of the daemon's 32 MB.  Where TLS is
-configured, ``sinks/web/guard.py`` imports the real one.
+configured, ``sinks/web/guard.py`` imports the real one.  ``urllib.request`` imports ``hashlib``,
+which prefers OpenSSL's functions to Python's own: the same again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import types
 from collections.abc import Iterator
 
-__all__ = ["without"]
+__all__ = ["absent", "without"]
 
 
 @contextlib.contextmanager
@@ -27,6 +28,21 @@ def without(name: str) -> Iterator[None]:
     # prometheus_client asks for a constant, for the default of a parameter.
     hollow.__getattr__ = lambda attribute: None  # type: ignore[method-assign]
     sys.modules[name] = hollow
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+@contextlib.contextmanager
+def absent(name: str) -> Iterator[None]:
+    """What is imported inside finds that there is no such module, and takes its own second choice;
+    afterwards it can be imported.  Nothing happens where it has been imported already.
+    """
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
     try:
         yield
     finally:
