@@ -142,8 +142,10 @@ $(VENV)/.deploy: $(VENV)/.test Makefile
 bench-vm: install-vm  ## the same on kprobe and fentry rungs: arm64 guests that count instructions
 	$(RUN) -m tests.bench.guests --kernels "$(KERNELS)" $(if $(KERNELS),,--write docs/performance.md)
 
+# The headers are for bcc's memleak; where Debian's are not to be had, the table says that it was not measured.
 install-bench: $(VENV)/.test
 	sh deploy/install-packages.sh $(BENCH_PACKAGES)
+	-sh deploy/install-packages.sh linux-headers-$$(dpkg --print-architecture)
 
 install-vm: $(VENV)/.test
 	sh deploy/install-packages.sh $(VM_PACKAGES)

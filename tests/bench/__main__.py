@@ -75,31 +75,27 @@ def _ratios(rows: Sequence[Row]) -> dict[str, float]:
     """The figures that have a goal, from the tables."""
     found = {(row.workload, row.subject): row for row in rows}
     figures: dict[str, float] = {}
-    for workload in ("storm", "churn"):
+    for name, workload in (("storm", "pairs"), ("churn", "churn")):
         row = found.get((workload, "ebpfwatch"))
-        if row is None or row.to_floor is None:
-            continue
-        figures[f"{workload}, to the floor"] = row.to_floor
-        if workload == "storm":
-            figures["storm, to nothing"] = row.to_nothing
-            again = found.get(("storm", AGAIN))
-            if again is not None:
-                figures["storm, nothing to nothing"] = again.to_nothing
-            for what, name in (("evidence", NO_EVIDENCE), ("unlink hooks", NO_UNLINK)):
-                bare = found.get(("storm", name))
-                if bare is not None:
-                    points = 100 * (row.to_nothing - bare.to_nothing)
-                    figures[f"{what} in a storm, percentage points"] = points
-            other = found.get(("storm", "bpftrace one-liner"))
-            if other is not None:
-                ours = max(row.to_nothing - 1, 0.001)
-                figures["one-liner's added cost over ours, times"] = (other.to_nothing - 1) / ours
+        if row is not None and row.to_floor is not None:
+            figures[f"{name}, to the floor"] = row.to_floor
+    ours = found.get(("pairs", "ebpfwatch"))
+    if ours is not None:
+        figures["storm, to nothing"] = ours.to_nothing
+        figures["storm, nothing to nothing"] = found["pairs", AGAIN].to_nothing
+        for what, name in (("evidence", NO_EVIDENCE), ("unlink hooks", NO_UNLINK)):
+            points = 100 * (ours.to_nothing - found["pairs", name].to_nothing)
+            figures[f"{what} in a storm, percentage points"] = points
+    ours, theirs = found.get(("storm", "ebpfwatch")), found.get(("storm", "bpftrace one-liner"))
+    if ours is not None and theirs is not None:
+        added = max(ours.to_nothing - 1, 0.001)
+        figures["one-liner's added cost over ours, times"] = (theirs.to_nothing - 1) / added
     return figures
 
 
 def _growth(bench: Bench, found: Sequence[Subject], rounds: float) -> dict[str, float]:
     """What a storm costs with a million inodes cached, against with none: ours over nothing's."""
-    storm = WORKLOADS[0]
+    storm = next(workload for workload in WORKLOADS if workload.name == "storm")
     two = [subject for subject in found if subject.name in ("nothing", "ebpfwatch")]
     ratios = []
     count = bench.count(1_000_000) // 1000 * 1000

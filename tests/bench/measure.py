@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import statistics
 import time
@@ -21,7 +22,8 @@ _SETTLE_SECONDS = 0.2
 class Row:
     """One subject in one workload: microseconds an operation, and the ratios of paired rounds.
 
-    ``spread`` is the middle half of the ratios to nothing.
+    ``spread`` and ``floor_spread`` are where the medians lie with a confidence of 95 % (0, 0 where
+    there is no floor).
     """
 
     workload: str
@@ -31,6 +33,7 @@ class Row:
     to_nothing: float
     to_floor: float | None
     spread: tuple[float, float]
+    floor_spread: tuple[float, float]
 
 
 def measure(
@@ -42,7 +45,7 @@ def measure(
     one each subject always followed the same other, and whoever came after a tool of many programs
     paid for its end. What is measured has run once before under the same subject, uncounted.
     """
-    chosen = [s for s in subjects if not workload.only or s.name in workload.only]
+    chosen = [subject for subject in subjects if workload.takes(subject.name)]
     workload.run(bench)  # what is only done once
     seconds: dict[str, list[float]] = {subject.name: [] for subject in chosen}
     count = max(3, round(workload.rounds * rounds))
@@ -60,15 +63,22 @@ def measure(
 
 def _row(workload: Workload, subject: Subject, seconds: dict[str, list[float]], rounds: int) -> Row:
     mine = seconds[subject.name]
-    ratios = sorted(a / b for a, b in zip(mine, seconds["nothing"]))
-    floor = seconds.get(subject.floor)
-    quarters = statistics.quantiles(ratios, n=4)
+    ratios = [a / b for a, b in zip(mine, seconds["nothing"])]
+    above = [a / b for a, b in zip(mine, seconds.get(subject.floor, []))]
     return Row(
         workload.name,
         subject.name,
         rounds,
         statistics.median(mine) * 1e6,
         statistics.median(ratios),
-        statistics.median(a / b for a, b in zip(mine, floor)) if floor else None,
-        (quarters[0], quarters[2]),
+        statistics.median(above) if above else None,
+        _interval(ratios),
+        _interval(above) if above else (0.0, 0.0),
     )
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    """By order: how many of n lie below the true median is binomial, whatever their spread."""
+    ordered, half = sorted(values), 0.98 * math.sqrt(len(values))
+    low = max(0, math.floor(len(values) / 2 - half))
+    return ordered[low], ordered[len(values) - 1 - low]

@@ -105,16 +105,20 @@ def _figures(figures: Mapping[str, float]) -> list[str]:
 def _table(title: str, rows: Sequence[Row]) -> list[str]:
     lines = ["", f"**{title}** ({rows[0].rounds} rounds)", ""]
     lines += [
-        "| subject | us/op | to nothing | middle half | to its floor |",
-        "|---|---|---|---|---|",
+        "| subject | us/op | to nothing | 95 % | to its floor | 95 % |",
+        "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        floor = f"{row.to_floor:.3f}" if row.to_floor else ""
+        floor = f"{row.to_floor:.3f} | {_range(row.floor_spread)}" if row.to_floor else " | "
         lines.append(
             f"| {row.subject} | {row.us:.2f} | {row.to_nothing:.3f}"
-            f" | {row.spread[0]:.3f} to {row.spread[1]:.3f} | {floor} |"
+            f" | {_range(row.spread)} | {floor} |"
         )
     return lines
+
+
+def _range(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:.3f} to {ends[1]:.3f}"
 
 
 def _programs(programs: Mapping[str, tuple[float, float]]) -> list[str]:

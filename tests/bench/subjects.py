@@ -25,7 +25,6 @@ from tests.live.harness import load_session
 __all__ = ["AGAIN", "NO_EVIDENCE", "NO_UNLINK", "ONE_LINER", "Subject", "available", "subjects"]
 
 HERE = Path(__file__).parent
-SHIM = HERE.parents[1] / "probes/shim"
 
 #: The case's: every unlink printed.
 ONE_LINER = (
@@ -82,8 +81,9 @@ def subjects(mount: Path, stack: contextlib.ExitStack) -> list[Subject]:
     for name, (changes, what) in variants.items():
         session = load_session(mount, attach=False, **changes)
         stack.callback(session.close)
-        floor = f"floor of {name}"
-        found.append(Subject(floor, _floor(session, stack), "empty programs on the same hooks"))
+        floor = "" if name in (NO_EVIDENCE, NO_UNLINK) else f"floor of {name}"
+        if floor:
+            found.append(Subject(floor, _floor(session, stack), "empty programs on the same hooks"))
         found.append(Subject(name, _watcher(session), what, floor))
     return found + _others()
 
@@ -159,19 +159,27 @@ def _tool(words: list[str], ready: str) -> Callable[[], object]:
     return on
 
 
-#: Both tools want tracefs where it belongs; on a machine that has not mounted it, for them alone.
-_WITH_TRACEFS = (
-    '[ -e /sys/kernel/tracing/events ] || mount -t tracefs none /sys/kernel/tracing; exec "$@"'
-)
+#: For them alone: tracefs where it belongs, and the distribution's kernel headers where bcc looks,
+#: on a machine whose own kernel has none. memleak takes its layouts from tracefs.
+_WITH_WHAT_THEY_WANT = """
+[ -e /sys/kernel/tracing/events ] || mount -t tracefs none /sys/kernel/tracing
+modules=/lib/modules/$(uname -r)
+headers=$(ls -d /usr/src/linux-headers-*-common 2>/dev/null | tail -n 1)
+if [ ! -e "$modules/build" ] && [ -n "$headers" ]; then
+    mount -t tmpfs none /lib/modules && mkdir "$modules"
+    ln -s "${headers%-common}-$(dpkg --print-architecture)" "$modules/build"
+    ln -s "$headers" "$modules/source"
+fi
+exec "$@"
+"""
 
 
 def _start(words: list[str], ready: str) -> subprocess.Popen[bytes]:
     """Start it with its output in a file, and wait until it says that it is attached."""
-    words = ["unshare", "--mount", "sh", "-c", _WITH_TRACEFS, "sh", *words]
+    words = ["unshare", "--mount", "sh", "-c", _WITH_WHAT_THEY_WANT, "sh", *words]
     log = os.memfd_create("tool")
     environment = {
         **os.environ,
-        "BCC_KERNEL_SOURCE": str(SHIM),
         "PYTHONUNBUFFERED": "1",
         "BPFTRACE_STRLEN": "64",
     }
