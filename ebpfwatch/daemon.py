@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import gc
 import os
 import selectors
@@ -77,7 +78,7 @@ class Daemon:
         self._host = HostReader(paths, self._sources)
         self._scene = Scene(paths, self._sources, self._host)
         self._bursts = ReclaimBursts()
-        self._load = Load()
+        self._cpu_percent = 0.0
         self._decode_errors = 0
         self._mend_at = 0.0  # when to try again to open a CPU's buffer
         self._fill = TableFill(0, 0, 0)
@@ -181,7 +182,10 @@ class Daemon:
             self._actions,
             test_page,
         )
-        self._reins = Reins(session, self._judging.configure)
+        self._load = Load(session.slab_free_ns)
+        # Kept for the perf buffers, where there are any; elsewhere it changes nothing.
+        allowed = functools.partial(privileges.raised, "sys_admin")
+        self._reins = Reins(session, self._judging.configure, allowed)
         self._governor = Governor(self._config.governor.cpu_percent, len(self._reins.roles))
         self._boot = BootWatch(
             Path(self._config.state_directory),
@@ -243,6 +247,11 @@ class Daemon:
             better = f" ({hook.reason})" if hook.reason and hook.rung else ""
             why = f": {hook.reason}" if hook.reason and not hook.rung else ""
             say(f"hook {hook.role}: {hook.rung or 'absent'}{better}{why}")
+        if self._session.slab_free_ns:
+            say(
+                f"each free from any slab costs {self._session.slab_free_ns:.0f} ns here, the"
+                " kprobe's trap; the governor counts it"
+            )
         say(f"kernel memory: {self._session.memory() / 2**20:.1f} MiB")
         say(f"capabilities kept: {', '.join(kept) or 'none'}")
         why_no_exe = privileges.why_no_exe(self._config.evidence.exe, kept)
@@ -378,9 +387,9 @@ class Daemon:
 
     def _govern(self, counters: dict[str, int]) -> None:
         now, run_ns = time.monotonic(), self._session.run_ns()
-        percent = self._load.feed(now, time.thread_time(), counters, run_ns)
-        step = self._governor.feed(percent)
-        for role in self._reins.go(step, percent):
+        self._cpu_percent = self._load.feed(now, time.thread_time(), counters, run_ns)
+        step = self._governor.feed(self._cpu_percent)
+        for role in self._reins.go(step, self._cpu_percent):
             is_off = role in self._reins.off
             (self._liveness.off if is_off else self._liveness.on)(role)
         self._judging.reduced = self._reins.doubts
@@ -427,6 +436,7 @@ class Daemon:
         counters = session.counters()
         grace_ns = counters.pop("grace_ns")
         counters.pop("verdict")
+        trapped = counters.pop("slab_free")
         misses = self._judging.misses()
         losses = {name: counters.pop(name) for name in LOSSES if name in counters}
         losses.update(
@@ -468,6 +478,8 @@ class Daemon:
             canary_success=dict(self._liveness.success),
             last_boot=self._boot.last,
             governor_step=len(self._reins.off),
+            watcher_cpu_percent=self._cpu_percent,
+            trapped_frees=trapped,
             kernel_log=dict(self._precursors.counts),
             early_warning=self._precursors.active,
             web_exposed=self._web.exposed if self._web else "",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Callable
 
 from ebpfwatch.errors import EbpfwatchError, say
@@ -70,21 +71,25 @@ class Load:
 
     The daemon's own is exact, and that of its main thread alone: how much is scraped is up to
     whoever reaches the port, and no hook that goes makes it cheaper.  The programs' is exact while
-    ``kernel.bpf_stats_enabled`` is on, else the steps they counted times ``STEP_NS``.
+    ``kernel.bpf_stats_enabled`` is on, else the steps they counted times ``STEP_NS``.  The traps of
+    a kprobe on every slab free are in neither: each costs ``slab_free_ns``.
     """
 
-    def __init__(self) -> None:
-        self._before: tuple[float, float, int, int] | None = None
+    def __init__(self, slab_free_ns: float) -> None:
+        self._slab_free_ns = slab_free_ns
+        self._before: tuple[float, float, int, int, int] | None = None
 
     def feed(self, now: float, own: float, counters: Mapping[str, int], run_ns: int) -> float:
         """``now`` and ``own`` (CPU) in seconds; ``run_ns`` is the programs' total, 0 if unknown."""
         steps = sum(counters.get(name, 0) for name in _STEPS)
-        before, self._before = self._before, (now, own, steps, run_ns)
+        traps = counters.get("slab_free", 0)
+        before, self._before = self._before, (now, own, steps, run_ns, traps)
         if before is None or now <= before[0]:
             return 0.0
         measured = run_ns - before[3]
         programs = measured if measured > 0 else (steps - before[2]) * STEP_NS
-        return 100 * (own - before[1] + programs / 1e9) / (now - before[0])
+        trapped = (traps - before[4]) * self._slab_free_ns
+        return 100 * (own - before[1] + (programs + trapped) / 1e9) / (now - before[0])
 
 
 class Reins:
@@ -92,12 +97,18 @@ class Reins:
 
     ``configure`` tells the programs what ``session.since`` holds: before a hook goes, and after it
     has come back, for a program must not take an event that nobody reported for one that has not
-    been.
+    been.  ``allowed`` surrounds an attach, which is a privilege on some kernels.
     """
 
-    def __init__(self, session: Session, configure: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        configure: Callable[[], None],
+        allowed: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._session = session
         self._configure = configure
+        self._allowed = allowed
         # Where the strict hook is the only one that sees the free, it is not expendable.
         alone = not session.links.attached("rcu_free")
         self.roles: Sequence[str] = tuple(
@@ -127,7 +138,8 @@ class Reins:
 
     def _put_back(self, role: str) -> bool:
         try:
-            self._session.links.attach(role)
+            with self._allowed():
+                self._session.links.attach(role)
         except EbpfwatchError as error:
             if not self._stuck:
                 say(f"governor: {error.message}; off until the next start", "warning")

@@ -88,6 +88,8 @@ class Status:
     ``kernellog.diseases``.
     ``web_exposed`` says what should stand between the network and /metrics and does not ("TLS and a
     password"); ``web_up_to_date`` is False while the web configuration on disk is wrong.
+    ``watcher_cpu_percent`` is of one CPU, in the last tick, as the governor measures it;
+    ``trapped_frees`` counts frees from any slab cache, where seeing one costs a kprobe's trap.
     ``kernel_memory_bytes`` is what our maps and programs have charged.
     """
 
@@ -111,6 +113,8 @@ class Status:
     canary_success: dict[str, float] = dataclasses.field(default_factory=dict)
     last_boot: str = ""
     governor_step: int = 0
+    watcher_cpu_percent: float = 0.0
+    trapped_frees: int = 0
     kernel_log: dict[str, int] = dataclasses.field(default_factory=dict)
     early_warning: bool = False
     web_exposed: str = ""

@@ -69,6 +69,7 @@ enum counter {
 	COUNTER_GRACE_NS, /* sum of the time from evict to free */
 	COUNTER_VERDICT,
 	COUNTER_CALL_LOST, /* only in unlinks.c */
+	COUNTER_SLAB_FREE, /* of any cache, where seeing one costs a trap */
 	COUNTER_COUNT,
 };
 

@@ -4,7 +4,8 @@
  *
  * The strict hook: it sees every free of an ext4 inode, whoever does it.  Where no function hook
  * stands on the RCU callback it is also the free itself (FREE_FROM_SLAB).
- * Invariant: a free of another cache costs one comparison.
+ * Invariant: a free of another cache costs one comparison; on the kprobe, whose trap costs more than all else,
+ * each is counted, so that the governor knows what we cost.
  */
 #include "compat.h"
 #include "free.h"
@@ -61,6 +62,7 @@ int kmem_cache_free(struct bpf_raw_tracepoint_args *ctx)
 #ifdef ANY_FREE_KPROBE
 int kmem_cache_free(struct pt_regs *ctx)
 {
+	count(COUNTER_SLAB_FREE, 1);
 	if (PT_REGS_PARM1(ctx) != EXT4_INODE_CACHE)
 		return 0;
 	on_any_free(ctx, PT_REGS_PARM2(ctx), caller_of(ctx));

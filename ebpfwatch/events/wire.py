@@ -111,7 +111,7 @@ class Flag(enum.IntFlag):
 
 
 #: enum counter, in order; the names are those of ``status.COUNTERS`` and ``status.LOSSES``, but for
-#: ``call_lost``, which is of `ebpfwatch unlinks`.
+#: ``call_lost``, which is of `ebpfwatch unlinks`, and ``slab_free``, no step of an inode's.
 COUNTERS = (
     "alloc",
     "unlink",
@@ -133,6 +133,7 @@ COUNTERS = (
     "grace_ns",
     "verdict",
     "call_lost",
+    "slab_free",
 )
 
 GRACE_BUCKETS = 32

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.kernel import handoff, offsets, tracebuffer
+from ebpfwatch.kernel import handoff, offsets, toll, tracebuffer
 from ebpfwatch.kernel.btf import Btf, BtfError
 from ebpfwatch.kernel.choice import Choice, Chooser, configure, insist
 from ebpfwatch.kernel.compiler import Compiler, Module
@@ -261,6 +261,10 @@ class _Loading:
         self, module: Module, choices: list[Choice], reply: dict[str, Any]
     ) -> list[int]:
         fds = [module.map(name) for name in reply["maps"]]
+        costs_a_trap = self.request.get("attach", True) and any(
+            c.role == "any_free" and c.rung and c.rung.kind == "kprobe" for c in choices
+        )
+        untolled_ns = toll.call_ns() if costs_a_trap else 0.0
         programs: list[str] = []
         links: list[int] = []
         # In the ladder's order: alloc before evict, evict before the frees, so that no life is
@@ -285,6 +289,8 @@ class _Loading:
                 fds.append(program)
                 where = {"role": choice.role, "kind": rung.kind, "symbol": symbol}
                 reply["links"].append({**where, **dataclasses.asdict(attachment)})
+        if costs_a_trap:
+            reply["slab_free_ns"] = max(0.0, toll.call_ns() - untolled_ns)
         for name in self.unit.unattached:
             programs.append(name)
             fds.append(module.load("raw_tracepoint", name))

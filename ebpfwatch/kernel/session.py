@@ -194,6 +194,8 @@ class Session:
         self.offsets: dict[str, int] = reply["offsets"]
         self.features: dict[str, bool] = reply["features"]
         self.learned: dict[str, int] = reply.get("learned", {})
+        #: What a counted ``slab_free`` costs, as measured when its kprobe was attached.
+        self.slab_free_ns = float(reply.get("slab_free_ns", 0.0))
         self.dump = tracebuffer.Dump(**reply.get("dump", {"changed": False, "why_not": "off"}))
         loaded = len(names) + len(programs)
         self._fds = fds[:loaded]

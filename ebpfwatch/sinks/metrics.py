@@ -67,6 +67,10 @@ def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"ebpfwatch_{name}", text, value=value)
 
 
+def _counter(name: str, text: str, value: int) -> Metric:
+    return CounterMetricFamily(f"ebpfwatch_{name}", text, value=value)
+
+
 def _counters(name: str, text: str, label: str, values: dict[str, int], keys: object) -> Metric:
     family = CounterMetricFamily(f"ebpfwatch_{name}", text, labels=[label])
     for key in keys:  # type: ignore[attr-defined]
@@ -110,6 +114,16 @@ def _self(status: Status) -> Iterator[Metric]:
         "governor_step",
         "0 while every hook is on; else how many the governor has taken off to save CPU time.",
         status.governor_step,
+    )
+    yield _gauge(
+        "watcher_cpu_percent",
+        "What daemon and programs cost, in percent of one CPU: the governor's measure.",
+        status.watcher_cpu_percent,
+    )
+    yield _counter(
+        "trapped_frees",
+        "Frees from any slab cache, where seeing one costs a kprobe's trap (before Linux 5.16).",
+        status.trapped_frees,
     )
     yield _gauge("resident_memory_bytes", "Resident memory of the daemon.", status.rss_bytes)
     yield _gauge(

@@ -226,6 +226,14 @@ SCENARIOS = (
         kernels=("4.19", "6.12"),
     ),
     Scenario(
+        "governed",
+        "slab frees that are not ext4's: what their traps cost takes the strict hook off",
+        "governed",
+        judges=True,
+        timeout=900,
+        kernels=("4.19", "5.10"),
+    ),
+    Scenario(
         "price",
         "what each rung costs",
         "price",
