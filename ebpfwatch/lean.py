@@ -16,33 +16,27 @@ from collections.abc import Iterator
 __all__ = ["absent", "without"]
 
 
-@contextlib.contextmanager
-def without(name: str) -> Iterator[None]:
+def without(name: str) -> contextlib.AbstractContextManager[None]:
     """What is imported inside finds a module of that name where everything is None; afterwards it
     can be imported for real.  Nothing happens where it has been imported already.
     """
-    if name in sys.modules:
-        yield
-        return
     hollow = types.ModuleType(name)
     # prometheus_client asks for a constant, for the default of a parameter.
     hollow.__getattr__ = lambda attribute: None  # type: ignore[method-assign]
-    sys.modules[name] = hollow
-    try:
-        yield
-    finally:
-        del sys.modules[name]
+    return _standing_in(name, hollow)
+
+
+def absent(name: str) -> contextlib.AbstractContextManager[None]:
+    """The same, but there is no such module, and what is imported takes its own second choice."""
+    return _standing_in(name, None)
 
 
 @contextlib.contextmanager
-def absent(name: str) -> Iterator[None]:
-    """What is imported inside finds that there is no such module, and takes its own second choice;
-    afterwards it can be imported.  Nothing happens where it has been imported already.
-    """
+def _standing_in(name: str, module: types.ModuleType | None) -> Iterator[None]:
     if name in sys.modules:
         yield
         return
-    sys.modules[name] = None  # type: ignore[assignment]
+    sys.modules[name] = module  # type: ignore[assignment]
     try:
         yield
     finally:

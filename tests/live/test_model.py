@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ebpfwatch.commands.selftest import double_free
 from ebpfwatch.events.wire import (
     OBJECT_BITS,
     Bucket,
@@ -380,14 +381,8 @@ def test_an_unlink_whose_return_nobody_saw_is_not_in_flight(
 
 def test_hostile_names_arrive_whole(session: Session, bed: Testbed) -> None:
     """Newlines, escapes and broken UTF-8 come through as text that can be shown."""
-    bed.alloc()
-    bed.publish()
     bed.inode.name = b"a\n\x1b[31m\xff"
-    bed.unlink_enter()
-    bed.unlink_exit()
-    bed.evict()
-    bed.free()
-    bed.free()
+    double_free(bed)
     (event,) = verdicts(session, bed.object)
     assert event.name == "a\n\x1b[31m\\xff"
     bed.inode.name = b"ebpfwatch-selftest"
@@ -399,13 +394,7 @@ def test_without_names_the_verdicts_are_the_same(ext4: Path) -> None:
     session = load_session(ext4, names=False)
     try:
         bed = Testbed(session.programs, session.maps, session.offsets, session.learned)
-        bed.alloc()
-        bed.publish()
-        bed.unlink_enter()
-        bed.unlink_exit()
-        bed.evict()
-        bed.free()
-        bed.free()
+        double_free(bed)
         (event,) = verdicts(session, bed.object)
         assert event.verdict is KernelVerdict.DOUBLE_FREE
         assert event.unlinked.pid == os.getpid()
