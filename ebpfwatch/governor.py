@@ -77,19 +77,18 @@ class Load:
 
     def __init__(self, slab_free_ns: float) -> None:
         self._slab_free_ns = slab_free_ns
-        self._before: tuple[float, float, int, int, int] | None = None
+        self._before: tuple[float, float, int, int] | None = None
 
     def feed(self, now: float, own: float, counters: Mapping[str, int], run_ns: int) -> float:
         """``now`` and ``own`` (CPU) in seconds; ``run_ns`` is the programs' total, 0 if unknown."""
         steps = sum(counters.get(name, 0) for name in _STEPS)
-        traps = counters.get("slab_free", 0)
-        before, self._before = self._before, (now, own, steps, run_ns, traps)
+        spent = own + counters.get("slab_free", 0) * self._slab_free_ns / 1e9
+        before, self._before = self._before, (now, spent, steps, run_ns)
         if before is None or now <= before[0]:
             return 0.0
         measured = run_ns - before[3]
         programs = measured if measured > 0 else (steps - before[2]) * STEP_NS
-        trapped = (traps - before[4]) * self._slab_free_ns
-        return 100 * (own - before[1] + (programs + trapped) / 1e9) / (now - before[0])
+        return 100 * (spent - before[1] + programs / 1e9) / (now - before[0])
 
 
 class Reins:

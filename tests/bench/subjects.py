@@ -22,7 +22,16 @@ from ebpfwatch.kernel.running import version_code
 from ebpfwatch.kernel.session import Session
 from tests.live.harness import load_session
 
-__all__ = ["AGAIN", "NO_EVIDENCE", "NO_UNLINK", "ONE_LINER", "Subject", "available", "subjects"]
+__all__ = [
+    "AGAIN",
+    "FINE",
+    "NO_EVIDENCE",
+    "NO_UNLINK",
+    "ONE_LINER",
+    "Subject",
+    "available",
+    "subjects",
+]
 
 HERE = Path(__file__).parent
 
@@ -41,6 +50,9 @@ NO_EVIDENCE = "ebpfwatch, no evidence"
 
 #: Without who unlinked, which two of the verdicts need.
 NO_UNLINK = "ebpfwatch, no unlink hooks"
+
+#: What differs so little from another subject that only many near pairs show it.
+FINE = (AGAIN, NO_EVIDENCE, NO_UNLINK)
 
 #: Verdicts into the trace buffer, as by default; without changing the machine's sysctl.
 _TRACE: dict[str, object] = {"trace": True, "dump_on_oops": False}
@@ -81,7 +93,7 @@ def subjects(mount: Path, stack: contextlib.ExitStack) -> list[Subject]:
     for name, (changes, what) in variants.items():
         session = load_session(mount, attach=False, **changes)
         stack.callback(session.close)
-        floor = "" if name in (NO_EVIDENCE, NO_UNLINK) else f"floor of {name}"
+        floor = "" if name in FINE else f"floor of {name}"
         if floor:
             found.append(Subject(floor, _floor(session, stack), "empty programs on the same hooks"))
         found.append(Subject(name, _watcher(session), what, floor))

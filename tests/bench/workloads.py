@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.bench.subjects import FINE
+
 __all__ = ["Bench", "WORKLOADS", "Workload"]
 
 HERE = Path(__file__).parent
@@ -76,15 +78,14 @@ class Workload:
         run: Callable[[Bench], tuple[float, int]],
         rounds: int = 15,
         only: tuple[str, ...] = (),
-        but: tuple[str, ...] = (),
         warm: bool = True,
     ) -> None:
         self.name, self.what, self.run, self.rounds = name, what, run, rounds
-        self.only, self.but, self.warm = only, but, warm
+        self.only, self.warm = only, warm
 
     def takes(self, subject: str) -> bool:
-        """Whether it is measured with that subject: ``only`` these, all ``but`` those."""
-        return (not self.only or subject in self.only) and subject not in self.but
+        """Whether it is measured with that subject: ``only`` these, else all that need no pairs."""
+        return subject in self.only if self.only else subject not in FINE
 
 
 def _storm(threads: int, full: int) -> Callable[[Bench], tuple[float, int]]:
@@ -137,19 +138,15 @@ def _reclaim(bench: Bench) -> tuple[float, int]:
 
 
 _FEW = ("nothing", "ebpfwatch", "floor of ebpfwatch")
-_NEAR = (*_FEW, "nothing, again", "ebpfwatch, no evidence", "ebpfwatch, no unlink hooks")
-_NOT_NEAR = tuple(name for name in _NEAR if name not in _FEW)
 
 #: The first is what the figures with a goal are made of: on a machine that others share, two runs
 #: must be close in time to be compared, and many to be believed.
 WORKLOADS = (
-    Workload("pairs", "the storm in short runs, close in time", _storm(1, 6_000), 151, _NEAR),
-    Workload("storm", "create and unlink, one task", _storm(1, 20_000), 15, but=_NOT_NEAR),
-    Workload("storm x2", "the same in two tasks", _storm(2, 20_000), but=_NOT_NEAR),
-    Workload("mix", "file operations like fsstress's", _mix, but=_NOT_NEAR),
-    Workload("unpack", "unpack and delete a source tree", _unpack, 9, but=_NOT_NEAR, warm=False),
-    Workload(
-        "churn", "slab-heavy work without ext4: pipes, sockets, epoll", _churn, 21, but=_NOT_NEAR
-    ),
+    Workload("pairs", "the storm in short runs, close in time", _storm(1, 6_000), 151, _FEW + FINE),
+    Workload("storm", "create and unlink, one task", _storm(1, 20_000), 15),
+    Workload("storm x2", "the same in two tasks", _storm(2, 20_000)),
+    Workload("mix", "file operations like fsstress's", _mix),
+    Workload("unpack", "unpack and delete a source tree", _unpack, 9, warm=False),
+    Workload("churn", "slab-heavy work without ext4: pipes, sockets, epoll", _churn, 21),
     Workload("reclaim", "drop_caches over 500,000 cached inodes", _reclaim, 7, _FEW, warm=False),
 )
