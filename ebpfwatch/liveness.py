@@ -1,7 +1,7 @@
 """Which hooks are proven alive: canaries on every mount, and a witness for reclaim.
 
 "Attached" is not "firing": a role is alive once a canary's life was seen by it, silent once one
-was not, and unproven before.
+was not, and unproven before, and again after no canary could begin anywhere twice in a row.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from ebpfwatch.verdicts.recorder import Recorder
 
 __all__ = ["Liveness"]
 
-_SILENT_AGAIN_SECONDS = 15.0
+_SOON_SECONDS = 15.0
 _NS = 1_000_000_000
-_NOT_BY_CANARY = ("reclaim", "unlink_path")
+_NOT_BY_CANARY = frozenset({"reclaim"})
 
 
 class Liveness:
     """``alive`` by role: True, False (silent), or None (not proven yet).
 
-    ``success`` is when a canary's whole life was last seen, by mount, in seconds since the epoch.
+    ``success`` is when a canary's whole life was last seen, by mount, in seconds since the epoch;
+    0 = never.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Liveness:
         self._silent: set[str] = set()
         self._problems: dict[str, str] = {}
         self._shrunk: tuple[int, int] = (0, 0)
+        self._grounded = False  # the last time, no canary could begin on any mount
         self._unexplained = False  # slabs were scanned, and no shrink_slab was seen since
         self._paths = paths
         self._sources = sources
@@ -70,29 +72,46 @@ class Liveness:
 
     def again(self, interval_seconds: float) -> float:
         """Seconds to the next canary: few while a hook is silent, for it may be the machine's load
-        and not the hook that kept the last one; 0 = only at start, so never.
+        and not the hook that kept the last one, or while none could begin; 0 = only at start, so
+        never.
         """
         if not interval_seconds:
             return float("inf")
-        return min(interval_seconds, _SILENT_AGAIN_SECONDS) if self.silent else interval_seconds
+        soon = self.silent or self._grounded
+        return min(interval_seconds, _SOON_SECONDS) if soon else interval_seconds
 
     def fly(self) -> None:
         """Start a canary on every ext4 mount."""
         none: tuple[mounts.Mount, ...] = ()
         found = self._sources.read("mounts", lambda: mounts.ext4_mounts(self._paths), none)
         # What is mounted no more must not be remembered for ever.
-        there = {mount.path for mount in found}
-        self.success = {path: when for path, when in self.success.items() if path in there}
-        self._problems = {path: why for path, why in self._problems.items() if path in there}
+        self.success = {mount.path: self.success.get(mount.path, 0.0) for mount in found}
+        self._problems = {path: self._problems.get(path, "") for path in self.success}
         for mount in found:
             dev = mount.major, mount.minor
             run = self._canary.fly(mount.path, dev, time.monotonic_ns())
-            if run.problem and run.problem != self._problems.get(mount.path):
+            if run.problem and run.problem != self._problems[mount.path]:
                 say(
                     f"no canary on {run.problem}; hooks can only be proven on other mounts",
                     "notice",
                 )
             self._problems[mount.path] = run.problem
+        grounded = all(self._problems.values())
+        if grounded and self._grounded:
+            self._expire()
+        self._grounded = grounded
+
+    def _expire(self) -> None:
+        """Nothing can be proven any more, and what was proven is no proof of now."""
+        proven = [r for r, alive in self.alive.items() if alive and r not in _NOT_BY_CANARY]
+        self.alive.update(dict.fromkeys(proven))
+        if proven:
+            say(
+                "no canary can begin on any ext4 mount: the hooks are no longer PROVEN alive;"
+                " verdicts that depend on them are weakened",
+                "warning",
+            )
+            self._recorder.note(time.monotonic_ns(), "the hooks are no longer proven alive")
 
     def feed(self, event: StepEvent) -> None:
         """One step of a file of ours, as the kernel saw it."""

@@ -151,7 +151,7 @@ def _hooks(status: Status) -> Iterator[Metric]:
     )
     for hook in status.hooks:
         attached.add_metric([hook.role, hook.rung or "none"], float(hook.attached))
-        if hook.attached:
+        if hook.attached and not hook.off:
             alive.add_metric([hook.role], math.nan if hook.alive is None else float(hook.alive))
         misses.add_metric([hook.role], hook.misses)
     yield attached

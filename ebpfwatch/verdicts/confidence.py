@@ -103,7 +103,7 @@ def _weakness(role: str, event: VerdictEvent, knowledge: Knowledge) -> str:
     if lost:
         return f"{lost} runs of the hook {role} were skipped in that time"
     if alive is None and role != "reclaim":
-        return f"the hook {role} has not been proven alive yet"
+        return f"the hook {role} is not proven alive"
     return ""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import random
 import re
@@ -15,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +130,38 @@ def test_a_frozen_file_system_blinds_nobody(tmp_path: Path) -> None:
         while len(list((state / "findings").glob("[!.]*"))) < 3:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_a_proof_that_cannot_be_renewed_expires(ext4: Path) -> None:
+    """Every ext4 read-only, for the daemon alone: its hooks fire, and nothing shows it."""
+    private = ("unshare", "--mount", "--propagation", "private")
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm") as name,  # what it writes to stays writable
+        watching(Path(name), private, interval_seconds="1") as daemon,
+    ):
+        proven = 'ebpfwatch_hook_alive{hook="evict"}'
+        wait_value(daemon, proven, 1)
+        inside = ["nsenter", "--mount", "--target", str(daemon.process.pid), "mount", "-o"]
+        table = Path(f"/proc/{daemon.process.pid}/mountinfo").read_text()
+        mounts = [line.split()[4] for line in table.splitlines() if " - ext4 " in line]
+        for mount in mounts:
+            subprocess.run([*inside, "remount,bind,ro", mount], check=True)
+        wait_value(daemon, proven, math.nan)
+        log = daemon.wait_log("the hooks are no longer PROVEN alive")
+        assert all(f"no canary on {mount}: Read-only file system" in log for mount in mounts)
+        for mount in mounts:
+            subprocess.run([*inside, "remount,bind,rw", mount], check=True)
+        wait_value(daemon, proven, 1)
+        assert "SILENT" not in daemon.log.read_text()
+
+
+def wait_value(daemon: DaemonProcess, series: str, value: float) -> None:
+    """Until a scrape shows it."""
+    deadline = time.monotonic() + 20
+    while (now := daemon.settled_metrics()[series]) != value:
+        if math.isnan(now) and math.isnan(value):
+            return
+        assert time.monotonic() < deadline, now
 
 
 def test_a_disk_that_never_answers_does_not_hold_up_the_stop(tmp_path: Path) -> None:

@@ -33,6 +33,49 @@ def test_a_file_on_another_file_system_is_no_canary(tmp_path: Path) -> None:
     assert not canary.fly(str(tmp_path), (major, minor), 1).problem and canary.flying
 
 
+def mounted(proc: Path, mount: Path, minor: int) -> None:
+    """The kernel's list of mounts: this directory as an ext4 of that device."""
+    major = device(mount)[0]
+    (proc / "self").mkdir(parents=True, exist_ok=True)
+    line = f"25 1 {major}:{minor} / {mount} rw - ext4 /dev/x rw\n"
+    (proc / "self/mountinfo").write_text(line)
+
+
+def test_a_proof_that_cannot_be_renewed_expires(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the second canary in a row that can begin nowhere, and not by one busy moment; then the
+    next is tried soon.  What no canary had proven stays as it was.
+    """
+    proc, mount = tmp_path / "proc", tmp_path / "mount"
+    mount.mkdir()
+    minor = device(mount)[1]
+    hooks = [Ladder("evict", "kprobe", ""), Ladder("destroy", "kprobe", "")]
+    liveness = Liveness(
+        [*hooks, Ladder("reclaim", "kprobe", "")], Paths(proc=proc), Sources(), Recorder()
+    )
+    mounted(proc, mount, minor)
+    liveness.fly()
+    assert liveness.success == {str(mount): 0}
+    liveness.alive = proven = {"evict": True, "destroy": False, "reclaim": True}
+    mounted(proc, mount, minor + 1)
+    liveness.fly()
+    assert liveness.alive == proven and liveness.again(300) == 15
+    mounted(proc, mount, minor)
+    liveness.fly()
+    assert liveness.again(300) == 300
+    mounted(proc, mount, minor + 1)
+    liveness.fly()
+    assert liveness.alive == {"evict": True, "destroy": False, "reclaim": True}
+    liveness.fly()
+    assert liveness.alive == {"evict": None, "destroy": False, "reclaim": True}
+    assert "no longer PROVEN alive" in capsys.readouterr().err
+    (proc / "self/mountinfo").write_text(f"25 1 0:1 / {mount} rw - tmpfs none rw\n")
+    liveness.fly()
+    assert liveness.success == {} and liveness.again(300) == 15 and liveness.again(0) > 1e9
+    assert capsys.readouterr().err == ""
+
+
 def watching_reclaim() -> Liveness:
     """With the hook reclaim alone, on a machine where neither has counted anything new."""
     hooks = [Ladder("reclaim", "raw_tracepoint mm_shrink_slab_start", "")]

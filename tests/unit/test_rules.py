@@ -119,6 +119,19 @@ CASES: list[tuple[str, dict[str, str], dict[str, str], list[dict[str, str]]]] = 
         ],
     ),
     (
+        "EbpfwatchHookUnproven",
+        {
+            "ebpfwatch_hook_alive{hook='evict'}": "1 " * 20 + "NaN " * 60,
+            "ebpfwatch_hook_alive{hook='reclaim'}": "1x80",
+        },
+        {},
+        [
+            {"ebpfwatch_hook_alive{hook='evict'}": "1 " * 40 + "NaN " * 40},
+            {"ebpfwatch_hook_alive{hook='reclaim'}": "NaN " * 80},
+            {"ebpfwatch_hook_alive{hook='evict'}": "0x80"},
+        ],
+    ),
+    (
         "EbpfwatchEventsLost",
         {LOST % "submit": "0x40 5x40"},
         {"kind": "submit"},

@@ -138,7 +138,7 @@ DOUBTS = {
         {},
         {"alive": dict.fromkeys(ALL)},
         Confidence.PROBABLE,
-        "not been proven alive",
+        "is not proven alive",
     ),
     "no alloc hook and skipped evictions": (
         {},

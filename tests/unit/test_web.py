@@ -93,7 +93,15 @@ def test_a_test_finding_is_called_one() -> None:
         (
             {"findings": {}, "hooks": (dataclasses.replace(EVICT, alive=None),)},
             "warn",
-            "Nothing found",
+            "Nothing found, not all proven",
+        ),
+        (
+            {
+                "findings": {},
+                "hooks": (EVICT, dataclasses.replace(EVICT, role="reclaim", alive=None)),
+            },
+            "ok",
+            "All",
         ),
     ],
 )

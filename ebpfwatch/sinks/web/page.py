@@ -81,8 +81,14 @@ def headline(status: Status) -> tuple[str, str, str]:
         return "warn", f"{sum(real.values())} candidates: {', '.join(kinds)}", "Not confirmed."
     attached = [hook for hook in status.hooks if hook.attached]
     alive = sum(hook.alive is True for hook in attached)
-    if not alive:
-        return "warn", "Nothing found, nothing proven", "No hook has been proven alive yet."
+    # Only what the canary can prove: reclaim is, once something is reclaimed.
+    unproven = [h.role for h in attached if h.alive is None and not h.off and h.role != "reclaim"]
+    if unproven or not alive:
+        return (
+            "warn",
+            "Nothing found, not all proven",
+            f"Not proven alive: {', '.join(unproven) or 'any hook'}.",
+        )
     return (
         "ok",
         "All quiet",
