@@ -273,7 +273,9 @@ def _lacks(
             else "the stack of the first step has made room for another"
         )
     if not event.name and event.unlinked.pid:
-        says.append("its name was not kept at its unlink: evidence.names is false")
+        says.append(
+            "its name was not kept at its unlink: evidence.names is false, or it could not be read"
+        )
     elif not event.name:
         says.append("no unlink of this inode is remembered, so it has no name")
     elif not event.flags & Flag.PARENTS_VALID:

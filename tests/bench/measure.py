@@ -22,8 +22,8 @@ _SETTLE_SECONDS = 0.2
 class Row:
     """One subject in one workload: microseconds an operation, and the ratios of paired rounds.
 
-    ``spread`` and ``floor_spread`` are where the medians lie with a confidence of 95 % (0, 0 where
-    there is no floor).
+    ``interval`` and ``floor_interval`` are where the medians lie with a confidence of 95 % (0, 0
+    where there is no floor).
     """
 
     workload: str
@@ -32,8 +32,8 @@ class Row:
     us: float
     to_nothing: float
     to_floor: float | None
-    spread: tuple[float, float]
-    floor_spread: tuple[float, float]
+    interval: tuple[float, float]
+    floor_interval: tuple[float, float]
 
 
 def measure(

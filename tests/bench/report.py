@@ -109,10 +109,10 @@ def _table(title: str, rows: Sequence[Row]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        floor = f"{row.to_floor:.3f} | {_range(row.floor_spread)}" if row.to_floor else " | "
+        floor = f"{row.to_floor:.3f} | {_range(row.floor_interval)}" if row.to_floor else " | "
         lines.append(
             f"| {row.subject} | {row.us:.2f} | {row.to_nothing:.3f}"
-            f" | {_range(row.spread)} | {floor} |"
+            f" | {_range(row.interval)} | {floor} |"
         )
     return lines
 

@@ -15,7 +15,12 @@ from ebpfwatch.commands import COMMANDS, main
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel import source
 from ebpfwatch.kernel.ladder import LADDER, UNITS
-from ebpfwatch.kernel.running import capabilities_missing, find_symbols, version_code
+from ebpfwatch.kernel.running import (
+    capabilities_missing,
+    find_symbols,
+    perf_is_restricted,
+    version_code,
+)
 from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.lock import Lock, running_daemon
 from ebpfwatch.paths import PROBES
@@ -259,6 +264,16 @@ def test_capabilities() -> None:
     assert capabilities_missing("CapEff:\t0000003fffffffff\n") == ""
     assert capabilities_missing(f"CapEff:\t{1 << 39 | 1 << 38:016x}\n") == ""
     assert "CAP_BPF" in capabilities_missing("CapEff:\t0000000000000000\n")
+
+
+@pytest.mark.parametrize(("level", "restricted"), [("-1", False), ("2", False), ("3", True)])
+def test_the_level_that_debian_adds_to_perf_is_known(
+    tmp_path: Path, level: str, restricted: bool
+) -> None:
+    """It keeps kprobes from whoever has but CAP_PERFMON, on Debian's 5.10 and 6.1."""
+    (tmp_path / "perf_event_paranoid").write_text(level + "\n")
+    assert perf_is_restricted(tmp_path / "perf_event_paranoid") == restricted
+    assert not perf_is_restricted(tmp_path / "none")
 
 
 def test_the_lock_is_held_once(tmp_path: Path) -> None:
