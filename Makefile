@@ -20,6 +20,10 @@ RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev procps python3-venv pytho
 TEST_PACKAGES := $(RUN_PACKAGES) help2man gcc libc6-dev e2fsprogs mount util-linux bpftool prometheus \
                  prometheus-alertmanager curl systemd python3-bcrypt strace
 
+# What is done to the daemon, or shown to it, apart from the kills.
+FAULTS := $(addprefix tests/live/test_,faults.py hostile.py journald.py refusals.py kernel_log.py \
+          permissions.py) tests/deploy/test_scrapes.py
+
 DEPLOY_PACKAGES := ansible-core systemd-journal-remote iproute2 chromium chromium-driver python3-selenium \
                    apache2-utils openssl
 DEPLOY_MODULES  := axe-core@4 @grafana/schema@13 typescript@5
@@ -90,7 +94,7 @@ bench: install-bench  ## cost, side by side; as root, on a quiet machine: half a
 	$(RUN) -m tests.bench --only "$(ONLY)" $(BENCH)
 
 soak: install-test  ## millions of model events, then storm, reclaim and self-tests: HOURS=n; FIGURES=1 writes docs/reliability.md
-	EBPFWATCH_EVENTS=$(EVENTS) $(RUN) -m pytest tests/live/test_model.py
+	EBPFWATCH_FIGURES=$(FIGURES) EBPFWATCH_EVENTS=$(EVENTS) $(RUN) -m pytest tests/live/test_model.py tests/live/test_witness.py
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.soak --hours $(HOURS)
 
 fuzz: install-test  ## damaged input to everything that parses: SECONDS=n, SEED=n to repeat
@@ -111,9 +115,9 @@ $(VENV)/.audit: $(VENV)/.test
 	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.7,<3'
 	touch $@
 
-faults: install-test  ## as root: kill -9 at random points, KILLS=n, then the samples of every other fault
+faults: install-test  ## as root: kill -9 at random points, KILLS=n, then every other fault once; FIGURES=1 as above
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.faults --kills $(KILLS)
-	$(RUN) -m pytest tests/live/test_faults.py tests/live/test_hostile.py
+	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m pytest -p tests.trust.survived $(FAULTS)
 
 install-run: $(VENV)/.run
 install-test: $(VENV)/.test

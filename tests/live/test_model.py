@@ -35,6 +35,7 @@ from ebpfwatch.verdicts.knowledge import Knowledge
 from ebpfwatch.verdicts.lifecycle import Step, Witness, step
 from tests.live.conftest import load_session
 from tests.live.model import WAYS, WEIGHTS, Action, Arena, Expected, Model, dry_session, history
+from tests.trust.figures import record
 
 EXAMPLES = int(os.environ.get("EBPFWATCH_EXAMPLES", "300"))
 EVENTS = int(os.environ.get("EBPFWATCH_EVENTS", "100000"))
@@ -156,6 +157,17 @@ def knowledge(lost: frozenset[str]) -> Knowledge:
 
 
 @pytest.fixture(scope="module")
+def table() -> Iterator[list[str]]:
+    """Rows of docs/reliability.md."""
+    rows = [
+        "| histories | steps | crimes | verdicts of damage | confirmed | forgotten |",
+        "|---|---|---|---|---|---|",
+    ]
+    yield rows
+    record("model", f"make soak EVENTS={EVENTS}", [*rows, "", f"Seed {SEED}."])
+
+
+@pytest.fixture(scope="module")
 def arena(ext4: Path) -> Iterator[Arena]:
     """The programs, attached to nothing, and eleven inodes or so that share one bucket."""
     session = dry_session(ext4)
@@ -169,7 +181,11 @@ def arena(ext4: Path) -> Iterator[Arena]:
     ids=["all remembered", "a full table", "runs lost", "a full table, runs lost"],
 )
 def test_the_programs_are_the_model(
-    arena: Arena, inodes: int, lost: float, capsys: pytest.CaptureFixture[str]
+    arena: Arena,
+    inodes: int,
+    lost: float,
+    table: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Every record, every counter, the table's fill; no confirmed verdict that was not a crime."""
     chance = random.Random(f"{SEED} {inodes} {lost}")
@@ -190,6 +206,10 @@ def test_the_programs_are_the_model(
     forgotten = sum(model.counters[name] - before[name] for name in losses)
     if inodes == WAYS and not lost:
         assert model.unseen == 0
+    table.append(
+        f"| {inodes} inodes, {'one run in twenty lost' if lost else 'no run lost'} | {model.played}"
+        f" | {model.crimes} | {model.critical} | {model.confirmed} | {forgotten} |"
+    )
     with capsys.disabled():
         print(
             f"\n  {model.played} events of {inodes} inodes, {model.crimes} crimes,"

@@ -22,6 +22,7 @@ from ebpfwatch.events.wire import decode
 from tests.live.books import Balance, balance
 from tests.live.conftest import load_session
 from tests.live.test_storm import STORM, run_storms
+from tests.trust.figures import record
 
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _SET_FILTER = 0x40082406
@@ -75,6 +76,18 @@ EXACT = {
 FREES = ("kmem/kmem_cache_free", 'name=="ext4_inode_cache"')
 
 
+@pytest.fixture(scope="module")
+def table() -> Iterator[list[str]]:
+    """Rows of docs/reliability.md."""
+    rows = [
+        "| table and ring | evictions, unlinks, reclaims | handled | frees | handled"
+        " | missed, by the table | missed, by perf alone | unexplained | recursion_misses |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    yield rows
+    record("books", "make soak", rows)
+
+
 def unseen(before: Balance, after: Balance) -> int:
     """Frees that the table knows it has not seen, in the time between the two.
 
@@ -96,6 +109,8 @@ def test_what_was_fired_is_what_was_handled_and_what_is_known_to_be_missed(
     race: Path,
     tracefs: Path,
     changes: dict[str, object],
+    request: pytest.FixtureRequest,
+    table: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Storms on two CPUs, reclaim and lost races: for each hook, perf's count is ours, to the last
@@ -142,11 +157,18 @@ def test_what_was_fired_is_what_was_handled_and_what_is_known_to_be_missed(
     assert fired[FREES[0]] - frees - lost_unseen == unseen(books_before, books)
     assert books.unexplained == books_before.unexplained == 0
     assert counters["verdict"] == 0, found
+    missed = fired[FREES[0]] - frees
+    table.append(
+        f"| {request.node.callspec.id} | {sum(fired[event] for event in EXACT)} |"
+        f" {sum(counters[name] for name in EXACT.values())} | {fired[FREES[0]]} | {frees} |"
+        f" {unseen(books_before, books)} | {lost_unseen} |"
+        f" {missed - unseen(books_before, books) - lost_unseen} | {misses} |"
+    )
     with capsys.disabled():
         print(
             f"\n  {counters['evict']} evictions and {counters['unlink']} unlinks, all seen;"
             f" {fired[FREES[0]]} frees by perf, {frees} seen,"
-            f" {fired[FREES[0]] - frees} missed and known; recursion_misses says {misses}"
+            f" {missed} missed and known; recursion_misses says {misses}"
         )
 
 
