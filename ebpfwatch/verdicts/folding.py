@@ -43,6 +43,7 @@ class Folder:
             identity.generation,
             finding.test,
         )
+        self._forget(now)
         since, folded = self._open.get(key, (None, 0))
         if since is not None and now - since < self.fold_seconds:
             self._open[key] = (since, folded + 1)
@@ -60,3 +61,11 @@ class Folder:
         if len(self._open) > self._capacity:
             self._open.popitem(last=False)
         return True, folded
+
+    def _forget(self, now: float) -> None:
+        """The oldest, unless a count of theirs is still to be told."""
+        while self._open:
+            since, folded = next(iter(self._open.values()))
+            if folded or now - since < self.fold_seconds:
+                return
+            self._open.popitem(last=False)

@@ -15,12 +15,15 @@ _SAME_STORY_NS = 300_000_000_000
 class Recorder:
     """A bounded ring of moments, and the last finding about each of the last objects.
 
-    Invariant: never more than ``capacity`` of either; the oldest goes first.
+    Invariant: never more than ``capacity`` of either; the oldest goes first.  Of a finding only
+    what a later one asks for is kept, not its stacks and the machine's state.
     """
 
     def __init__(self, capacity: int = 256) -> None:
         self._moments: collections.deque[Moment] = collections.deque(maxlen=capacity)
-        self._objects: collections.OrderedDict[int, Finding] = collections.OrderedDict()
+        self._objects: collections.OrderedDict[int, tuple[int, str, Responsible]] = (
+            collections.OrderedDict()
+        )
         self._capacity = capacity
 
     def note(self, ns: int, line: str) -> None:
@@ -31,7 +34,7 @@ class Recorder:
         """Remember a finding: as a moment of the machine, and as part of its object's story."""
         self.note(finding.ns, f"finding {finding.id}: {finding.headline}")
         address = finding.identity.object_address
-        self._objects[address] = finding
+        self._objects[address] = finding.ns, finding.id, finding.responsible
         self._objects.move_to_end(address)
         if len(self._objects) > self._capacity:
             self._objects.popitem(last=False)
@@ -44,7 +47,7 @@ class Recorder:
 
     def earlier(self, object_: int, ns: int) -> tuple[str, Responsible] | None:
         """The last finding about this object in the minutes before: its id, and whom it named."""
-        finding = self._objects.get(object_)
-        if finding is None or not ns - _SAME_STORY_NS <= finding.ns < ns:
+        told = self._objects.get(object_)
+        if told is None or not ns - _SAME_STORY_NS <= told[0] < ns:
             return None
-        return finding.id, finding.responsible
+        return told[1:]

@@ -22,6 +22,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ebpfwatch.commands.selftest import double_free, open_testbed
+from ebpfwatch.config import FindingsConfig
 from ebpfwatch.lock import running_daemon
 from tests.live.books import Balance, DaemonMaps, balance
 from tests.live.harness import (
@@ -36,6 +38,7 @@ from tests.trust.figures import record
 _FOUND = re.compile(r"OK   report: (\d+) ms")
 _MEMCG = Path("/sys/fs/cgroup/memory")
 _RSS_LIMIT = 32e6
+_KEPT = FindingsConfig.keep
 _DRIFT_LIMIT = 1e6  # bytes an hour
 
 
@@ -111,13 +114,31 @@ def observe(daemon: DaemonProcess, began: float) -> Round:
     )
 
 
+def fill(daemon: DaemonProcess) -> None:
+    """All the findings that it keeps, played before the first round.
+
+    What it remembers of them is bounded; filled up later, it would hide a leak, or look like one.
+    """
+    bed = open_testbed(running_daemon(daemon.run_directory))
+    for number in range(_KEPT):
+        bed.inode.ino = 1_000_000 + number
+        double_free(bed)
+        time.sleep(0.005)  # none of them is to be lost
+    bed.close()
+    deadline = time.monotonic() + 300
+    while len(list((daemon.state / "findings").glob("[!.]*.json"))) < _KEPT:
+        assert time.monotonic() < deadline, "the findings that were played are not on disk"
+        time.sleep(1)
+
+
 @contextlib.contextmanager
 def watched(directory: Path) -> Iterator[tuple[DaemonProcess, Path]]:
     """An ext4 and a daemon that is not nice to us; it must stop in order."""
     with loop_ext4(directory) as mount:
-        daemon = start_daemon(directory, interval_seconds="60")
+        daemon = start_daemon(directory, interval_seconds="60", per_minute="10000")
         os.setpriority(os.PRIO_PROCESS, daemon.process.pid, 0)
         try:
+            fill(daemon)
             yield daemon, mount
         finally:
             status = daemon.stop()

@@ -194,6 +194,20 @@ def test_repetitions_are_counted_not_written() -> None:
     assert folder.admit(judged(), 61.0) == (True, 1)
 
 
+def test_only_what_may_still_be_told_is_remembered() -> None:
+    """A daemon that runs for weeks keeps a finding as long as it may be repeated, or a count of
+    repetitions that nobody has been told yet.
+    """
+    folder = Folder(fold_seconds=60, per_minute=1000)
+    for ino in range(100):
+        assert folder.admit(judged(dataclasses.replace(EVENT, ino=ino)), 0.0) == (True, 0)
+    last = judged(dataclasses.replace(EVENT, ino=99))
+    assert folder.admit(last, 1.0) == (False, 0)
+    assert folder.admit(judged(dataclasses.replace(EVENT, ino=100)), 61.0) == (True, 0)
+    assert len(folder._open) == 2
+    assert folder.admit(last, 300.0) == (True, 1)
+
+
 def test_a_flood_is_limited_and_counted() -> None:
     """So many a minute; the rest is a number."""
     folder = Folder(fold_seconds=0, per_minute=3)
