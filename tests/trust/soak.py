@@ -24,6 +24,7 @@ from pathlib import Path
 
 from ebpfwatch.commands.selftest import double_free, open_testbed
 from ebpfwatch.config import FindingsConfig
+from ebpfwatch.errors import EbpfwatchError
 from ebpfwatch.lock import running_daemon
 from tests.live.books import Balance, DaemonMaps, balance
 from tests.live.harness import (
@@ -118,8 +119,13 @@ def fill(daemon: DaemonProcess) -> None:
     """All the findings that it keeps, played before the first round.
 
     What it remembers of them is bounded; filled up later, it would hide a leak, or look like one.
+    Where the kernel runs no program for a test (before 5.10), there are none: said, and no more.
     """
-    bed = open_testbed(running_daemon(daemon.run_directory))
+    try:
+        bed = open_testbed(running_daemon(daemon.run_directory))
+    except EbpfwatchError as error:
+        print(f"without findings before the first round: {error}", flush=True)
+        return
     for number in range(_KEPT):
         bed.inode.ino = 1_000_000 + number
         double_free(bed)
