@@ -59,7 +59,8 @@ live:  ## as root, on the running kernel
 	EBPFWATCH_STORM=$(STORM) $(RUN) -m pytest tests/live
 
 test-vm: install-vm install-deb  ## crimes in arm64 guests: KERNELS=4.19 or KERNEL=/an/image, SCENARIOS=benign,destroy
-	$(RUN) -m tests.vm.matrix --kernels "$(or $(KERNEL),$(KERNELS))" --scenarios "$(SCENARIOS)" \
+	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.vm.matrix \
+	    --kernels "$(or $(KERNEL),$(KERNELS))" --scenarios "$(SCENARIOS)" \
 	    $(if $(SCENARIOS)$(KERNEL)$(KERNELS),,--table docs/detection.md --survival docs/evidence.md)
 
 test-postmortem: install-vm  ## a vmcore of a second free, made in a guest and read here

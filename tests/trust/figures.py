@@ -17,20 +17,22 @@ __all__ = ["record", "where"]
 _FILE = Path(__file__).parents[2] / "docs/reliability.md"
 
 
-def where() -> str:
-    """Which machine and day a figure is of."""
+def where(machine: str = "") -> str:
+    """Which machine, this one unless told, and which day a figure is of."""
     today = datetime.datetime.now(datetime.timezone.utc)
-    return (
-        f"{platform.machine()}, Linux {platform.release().split('-')[0]}, {os.cpu_count()} CPUs,"
-        f" {today:%Y-%m-%d}"
+    machine = machine or (
+        f"{platform.machine()}, Linux {platform.release().split('-')[0]}, {os.cpu_count()} CPUs"
     )
+    return f"{machine}, {today:%Y-%m-%d}"
 
 
-def record(name: str, command: str, lines: list[str], file: Path = _FILE) -> None:
+def record(
+    name: str, command: str, lines: list[str], file: Path = _FILE, machine: str = ""
+) -> None:
     """Print a section, and put it into the document if asked to; raises ``ValueError`` if the
-    document has no place for it.
+    document has no place for it.  ``machine`` is whose figures they are, if not this one's.
     """
-    section = "\n".join([f"`{command}` on {where()}:", "", *lines])
+    section = "\n".join([f"`{command}` on {where(machine)}:", "", *lines])
     print(f"\n{section}", flush=True)
     if not os.environ.get("EBPFWATCH_FIGURES"):
         return

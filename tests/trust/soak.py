@@ -227,7 +227,6 @@ def main() -> int:
     parser.add_argument("--round", type=float, default=20.0, help="seconds")
     parser.add_argument("--files", type=int, default=20_000, help="of a storm")
     parser.add_argument("--storm", type=Path, help="the storm, compiled elsewhere")
-    parser.add_argument("--name", default="soak", help="section of docs/reliability.md")
     arguments = parser.parse_args()
     rounds: list[Round] = []
     with tempfile.TemporaryDirectory(prefix="ebpfwatch-soak-", dir="/var/tmp") as name:
@@ -248,7 +247,7 @@ def main() -> int:
     label = re.compile(r'ebpfwatch_lost_events_total{kind="(\w+)"}')
     lost = {m.group(1): int(n) for s, n in metrics.items() if (m := label.fullmatch(s))}
     hours = f"{arguments.hours:g}"
-    record(arguments.name, f"make soak HOURS={hours}", table(rounds, books, lost, real))
+    record("soak", f"make soak HOURS={hours}", table(rounds, books, lost, real))
     said = objections(rounds, books, real)
     print("\n".join(said) or "as it must be", flush=True)
     return 1 if said else 0

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.bench.report import between
+from tests.trust.figures import record
 from tests.vm import guest, kernels
 from tests.vm.judge import Row, judge, tails
 from tests.vm.root import mount_binfmt, root_image
@@ -261,6 +262,11 @@ def main() -> int:
         arguments.table.write_text(table(rows, missing))
     if arguments.survival:
         between(arguments.survival, "survival", survival(rows))
+    for row in rows:
+        if row.scenario == "soak" and row.ok:
+            command = f"make test-vm KERNELS={row.kernel} SCENARIOS=soak"
+            machine = f"an emulated arm64 guest, Linux {row.release}, 2 CPUs"
+            record("guest-soak", command, row.extra.splitlines(), machine=machine)
     bad = len([row for row in rows if not row.ok]) + (0 if arguments.collect else len(missing))
     print(
         f"{len(outcomes)} scenarios, {bad} not as they must be"

@@ -58,13 +58,6 @@ silicon adds the price of the kprobe's trap, which no instruction count shows.
 |---|---|---|---|
 """
 
-_SOAK = """
-## Soak in a guest
-
-`make test-vm SCENARIOS=soak`: what `make soak` does on the host (docs/reliability.md), for {what} ({release}).
-
-"""
-
 _REST = """
 ## The rest
 
@@ -72,7 +65,7 @@ _REST = """
 |---|---|---|
 """
 
-_OWN_TABLES = ("churn", "price", "soak")
+_OWN_TABLES = ("churn", "price")
 _TOOLS = ("nothing", "slub_debug", "kfence", "kfence-sampled")
 
 
@@ -93,10 +86,6 @@ def table(rows: list[Row], missing: list[str]) -> str:
             text += _PRICE + "".join(
                 f"| {' | '.join(line.split('|'))} |\n" for line in row.extra.splitlines()
             )
-    for row in rows:
-        if row.scenario == "soak":
-            what = "a quarter of an hour" if row.ok else f"**not as it must be: {row.why}**"
-            text += _SOAK.format(what=what, release=row.release) + row.extra + "\n"
     rest = [row for row in rows if row.scenario in judges and row.scenario not in _OWN_TABLES]
     if rest:
         text += _REST + "".join(f"| {r.release} | {r.what} | {r.why or 'passed'} |\n" for r in rest)
