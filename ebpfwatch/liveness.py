@@ -17,13 +17,13 @@ from ebpfwatch.host.sources import Sources
 from ebpfwatch.kernel.ladder import SHARED
 from ebpfwatch.kernel.session import Ladder
 from ebpfwatch.paths import Paths
+from ebpfwatch.verdicts.knowledge import NOT_BY_CANARY
 from ebpfwatch.verdicts.recorder import Recorder
 
 __all__ = ["Liveness"]
 
 _SOON_SECONDS = 15.0
 _NS = 1_000_000_000
-_NOT_BY_CANARY = frozenset({"reclaim"})
 
 
 class Liveness:
@@ -57,7 +57,7 @@ class Liveness:
     @property
     def silent(self) -> int:
         """How many roles are silent that a canary could prove alive."""
-        return len(self._silent.difference(_NOT_BY_CANARY))
+        return len(self._silent.difference(NOT_BY_CANARY))
 
     def off(self, role: str) -> None:
         """The role was detached on purpose: it is not silent, nobody asks it."""
@@ -103,7 +103,7 @@ class Liveness:
 
     def _expire(self) -> None:
         """Nothing can be proven any more, and what was proven is no proof of now."""
-        proven = [r for r, alive in self.alive.items() if alive and r not in _NOT_BY_CANARY]
+        proven = [r for r, alive in self.alive.items() if alive and r not in NOT_BY_CANARY]
         self.alive.update(dict.fromkeys(proven))
         if proven:
             say(
@@ -132,7 +132,7 @@ class Liveness:
                 "warning",
             )
         for role in self.alive:
-            if role not in _NOT_BY_CANARY:
+            if role not in NOT_BY_CANARY:
                 why = f"the canary on {run.mount} was not seen by it"
                 self._set(role, role not in missing, why)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ebpfwatch.events.wire import Flag, Hook, LifeFlag, VerdictEvent
 from ebpfwatch.verdicts.finding import Confidence, Verdict
-from ebpfwatch.verdicts.knowledge import Knowledge
+from ebpfwatch.verdicts.knowledge import NOT_BY_CANARY, Knowledge
 
 __all__ = ["CRITICAL", "FORGED_BY", "TICK_NS_MAX", "ago", "doubts", "evidence"]
 
@@ -102,7 +102,7 @@ def _weakness(role: str, event: VerdictEvent, knowledge: Knowledge) -> str:
     lost = 0 if role == "alloc" else knowledge.lost(role, _since(event))
     if lost:
         return f"{lost} runs of the hook {role} were skipped in that time"
-    if alive is None and role != "reclaim":
+    if alive is None and role not in NOT_BY_CANARY:
         return f"the hook {role} is not proven alive"
     return ""
 

@@ -8,7 +8,10 @@ from typing import Callable
 
 from ebpfwatch.verdicts.finding import Process, Responsible
 
-__all__ = ["Knowledge"]
+__all__ = ["NOT_BY_CANARY", "Knowledge"]
+
+#: Roles that no canary can prove: reclaim is proven once something is reclaimed.
+NOT_BY_CANARY = frozenset({"reclaim"})
 
 
 @dataclasses.dataclass(frozen=True)

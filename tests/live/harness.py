@@ -100,6 +100,12 @@ class DaemonProcess:
         time.sleep(1.1)
         return self.metrics()
 
+    def wait_metric(self, series: str, value: float, seconds: float = 10) -> None:
+        """Until a scrape shows it, NaN like any other; fails with what it shows instead."""
+        deadline = time.monotonic() + seconds
+        while str(now := self.settled_metrics()[series]) != str(float(value)):
+            assert time.monotonic() < deadline, f"{series} {now}"
+
     def wait_log(self, text: str, seconds: float = 10) -> str:
         """The log once it contains the text; fails with the log if it never does."""
         deadline = time.monotonic() + seconds

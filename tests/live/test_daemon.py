@@ -32,20 +32,15 @@ def test_it_says_what_it_took(daemon: DaemonProcess) -> None:
     assert "/metrics" in log
 
 
-def alive_within(daemon: DaemonProcess, roles: tuple[str, ...], seconds: float = 10) -> None:
-    """Each of these hooks is proven; fails with what the metrics say otherwise."""
-    deadline = time.monotonic() + seconds
-    while True:
-        metrics = daemon.settled_metrics()
-        alive = {role: metrics[f'ebpfwatch_hook_alive{{hook="{role}"}}'] for role in roles}
-        if set(alive.values()) == {1.0}:
-            return
-        assert time.monotonic() < deadline, alive
+def wait_alive(daemon: DaemonProcess, *roles: str) -> None:
+    """Each of these hooks is proven within seconds."""
+    for role in roles:
+        daemon.wait_metric(f'ebpfwatch_hook_alive{{hook="{role}"}}', 1)
 
 
 def test_the_canary_proves_the_hooks(daemon: DaemonProcess) -> None:
     """Within seconds of the start each attached hook is 1; reclaim stays NaN or becomes 1."""
-    alive_within(daemon, ("unlink", "evict", "rcu_free", "any_free"))
+    wait_alive(daemon, "unlink", "evict", "rcu_free", "any_free")
     metrics = daemon.settled_metrics()
     assert metrics['ebpfwatch_hook_alive{hook="reclaim"}'] != 0
     proven = {n: v for n, v in metrics.items() if n.startswith("ebpfwatch_canary_last_success")}
@@ -55,7 +50,7 @@ def test_the_canary_proves_the_hooks(daemon: DaemonProcess) -> None:
 def test_the_canary_is_known_without_the_unlink_hook(tmp_path: Path, ext4: Path) -> None:
     """No note of an unlink tells whose file dies, where the governor or a wish took that hook."""
     with watching(tmp_path, rungs='"unlink=none"') as daemon:
-        alive_within(daemon, ("evict", "rcu_free", "any_free"))
+        wait_alive(daemon, "evict", "rcu_free", "any_free")
         assert 'hook="unlink"' not in "".join(n for n in daemon.metrics() if "hook_alive" in n)
         assert "SILENT" not in daemon.log.read_text()
 
@@ -65,8 +60,7 @@ def test_reclaim_proves_its_hook(daemon: DaemonProcess, ext4: Path) -> None:
     (ext4 / "to-be-dropped").touch()
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("2")
-    time.sleep(6)
-    assert daemon.settled_metrics()['ebpfwatch_hook_alive{hook="reclaim"}'] == 1
+    wait_alive(daemon, "reclaim")
     (ext4 / "to-be-dropped").unlink()
 
 

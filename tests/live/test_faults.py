@@ -140,27 +140,19 @@ def test_a_proof_that_cannot_be_renewed_expires(ext4: Path) -> None:
         watching(Path(name), private, interval_seconds="1") as daemon,
     ):
         proven = 'ebpfwatch_hook_alive{hook="evict"}'
-        wait_value(daemon, proven, 1)
+        daemon.wait_metric(proven, 1, 20)
         inside = ["nsenter", "--mount", "--target", str(daemon.process.pid), "mount", "-o"]
         table = Path(f"/proc/{daemon.process.pid}/mountinfo").read_text()
         mounts = [line.split()[4] for line in table.splitlines() if " - ext4 " in line]
         for mount in mounts:
             subprocess.run([*inside, "remount,bind,ro", mount], check=True)
-        wait_value(daemon, proven, math.nan)
+        daemon.wait_metric(proven, math.nan, 20)
         log = daemon.wait_log("the hooks are no longer PROVEN alive")
         assert all(f"no canary on {mount}: Read-only file system" in log for mount in mounts)
         for mount in mounts:
             subprocess.run([*inside, "remount,bind,rw", mount], check=True)
-        wait_value(daemon, proven, 1)
+        daemon.wait_metric(proven, 1, 20)
         assert "SILENT" not in daemon.log.read_text()
-
-
-def wait_value(daemon: DaemonProcess, series: str, value: float) -> None:
-    """Until a scrape shows it."""
-    deadline = time.monotonic() + 20
-    # As text: NaN, too, is what was waited for.
-    while str(now := daemon.settled_metrics()[series]) != str(float(value)):
-        assert time.monotonic() < deadline, now
 
 
 def test_a_disk_that_never_answers_does_not_hold_up_the_stop(tmp_path: Path) -> None:

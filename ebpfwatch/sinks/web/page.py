@@ -17,6 +17,7 @@ from ebpfwatch.sinks.text import plain
 from ebpfwatch.sinks.web.svg import LEVELS, level, size, watermarks
 from ebpfwatch.status import COUNTERS, LOSSES, HookStatus, Status
 from ebpfwatch.verdicts.finding import Confidence, Finding, Severity, Verdict
+from ebpfwatch.verdicts.knowledge import NOT_BY_CANARY
 
 __all__ = ["headline", "page", "style_hash"]
 
@@ -81,8 +82,8 @@ def headline(status: Status) -> tuple[str, str, str]:
         return "warn", f"{sum(real.values())} candidates: {', '.join(kinds)}", "Not confirmed."
     attached = [hook for hook in status.hooks if hook.attached]
     alive = sum(hook.alive is True for hook in attached)
-    # Only what the canary can prove: reclaim is, once something is reclaimed.
-    unproven = [h.role for h in attached if h.alive is None and not h.off and h.role != "reclaim"]
+    unknown = [h.role for h in attached if h.alive is None and not h.off]
+    unproven = [role for role in unknown if role not in NOT_BY_CANARY]
     if unproven or not alive:
         return (
             "warn",
