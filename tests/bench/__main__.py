@@ -13,10 +13,11 @@ from ebpfwatch.kernel.libbpf import library
 from tests.bench.daemoncost import costs
 from tests.bench.measure import Row, measure
 from tests.bench.programs import programs
-from tests.bench.report import Results, about, between, machine, render
+from tests.bench.report import Results, about, machine, render
 from tests.bench.subjects import AGAIN, NO_EVIDENCE, NO_UNLINK, Subject, available, subjects
 from tests.bench.workloads import WORKLOADS, Bench
 from tests.live.harness import loop_ext4
+from tests.trust.figures import between
 
 _IMAGE_BYTES = 6 << 30
 _MKFS = ("-i", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0")  # nothing left to do later

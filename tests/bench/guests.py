@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.bench.report import between
+from tests.trust.figures import between
 from tests.vm import guest, kernels
 from tests.vm.matrix import payload
 

@@ -15,7 +15,7 @@ from tests.bench.measure import Row
 from tests.bench.subjects import Subject
 from tests.bench.workloads import WORKLOADS
 
-__all__ = ["GOALS", "Results", "between", "machine", "render"]
+__all__ = ["GOALS", "Results", "machine", "render"]
 
 #: What must hold. The key is a figure of ``Results.figures``.
 GOALS = {
@@ -128,15 +128,6 @@ def _programs(programs: Mapping[str, tuple[float, float]]) -> list[str]:
         lines.append(f"| {name} | {runs:.2f} | {ns:.0f} |")
     total = sum(ns for _, ns in programs.values())
     return [*lines, f"| together | | {total:.0f} |"]
-
-
-def between(file: Path, mark: str, text: str) -> None:
-    """Put the text between <!-- mark --> and <!-- /mark --> of a file."""
-    body = file.read_text()
-    start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
-    head, _, rest = body.partition(start)
-    assert end in rest, f"{file} has no {start} ... {end}"
-    file.write_text(f"{head}{start}\n{text}{end}{rest.partition(end)[2]}")
 
 
 def about(subjects: Sequence[Subject]) -> dict[str, str]:

@@ -100,11 +100,16 @@ class DaemonProcess:
         time.sleep(1.1)
         return self.metrics()
 
-    def wait_metric(self, series: str, value: float, seconds: float = 10) -> None:
-        """Until a scrape shows it, NaN like any other; fails with what it shows instead."""
+    def wait_metrics(self, expected: dict[str, float], seconds: float = 10) -> None:
+        """Until one scrape shows them all; fails with what it shows instead."""
+        # As text: NaN, too, is what was waited for.
+        wanted = {series: str(float(value)) for series, value in expected.items()}
         deadline = time.monotonic() + seconds
-        while str(now := self.settled_metrics()[series]) != str(float(value)):
-            assert time.monotonic() < deadline, f"{series} {now}"
+        while True:
+            metrics = self.settled_metrics()
+            if (now := {series: str(metrics[series]) for series in wanted}) == wanted:
+                return
+            assert time.monotonic() < deadline, now
 
     def wait_log(self, text: str, seconds: float = 10) -> str:
         """The log once it contains the text; fails with the log if it never does."""

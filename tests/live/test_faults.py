@@ -140,18 +140,18 @@ def test_a_proof_that_cannot_be_renewed_expires(ext4: Path) -> None:
         watching(Path(name), private, interval_seconds="1") as daemon,
     ):
         proven = 'ebpfwatch_hook_alive{hook="evict"}'
-        daemon.wait_metric(proven, 1, 20)
+        daemon.wait_metrics({proven: 1}, 20)
         inside = ["nsenter", "--mount", "--target", str(daemon.process.pid), "mount", "-o"]
         table = Path(f"/proc/{daemon.process.pid}/mountinfo").read_text()
         mounts = [line.split()[4] for line in table.splitlines() if " - ext4 " in line]
         for mount in mounts:
             subprocess.run([*inside, "remount,bind,ro", mount], check=True)
-        daemon.wait_metric(proven, math.nan, 20)
+        daemon.wait_metrics({proven: math.nan}, 20)
         log = daemon.wait_log("the hooks are no longer PROVEN alive")
         assert all(f"no canary on {mount}: Read-only file system" in log for mount in mounts)
         for mount in mounts:
             subprocess.run([*inside, "remount,bind,rw", mount], check=True)
-        daemon.wait_metric(proven, 1, 20)
+        daemon.wait_metrics({proven: 1}, 20)
         assert "SILENT" not in daemon.log.read_text()
 
 

@@ -12,12 +12,12 @@ import platform
 import re
 from pathlib import Path
 
-__all__ = ["record", "where"]
+__all__ = ["between", "record"]
 
 _FILE = Path(__file__).parents[2] / "docs/reliability.md"
 
 
-def where(machine: str = "") -> str:
+def _where(machine: str = "") -> str:
     """Which machine, this one unless told, and which day a figure is of."""
     today = datetime.datetime.now(datetime.timezone.utc)
     machine = machine or (
@@ -32,13 +32,19 @@ def record(
     """Print a section, and put it into the document if asked to; raises ``ValueError`` if the
     document has no place for it.  ``machine`` is whose figures they are, if not this one's.
     """
-    section = "\n".join([f"`{command}` on {where(machine)}:", "", *lines])
+    section = "\n".join([f"`{command}` on {_where(machine)}:", "", *lines])
     print(f"\n{section}", flush=True)
     if not os.environ.get("EBPFWATCH_FIGURES"):
         return
-    text = file.read_text()
-    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    new, count = pattern.subn(lambda place: f"{place[1]}{section}\n{place[2]}", text)
+    between(file, name, section + "\n")
+
+
+def between(file: Path, mark: str, text: str) -> None:
+    """Put the text between <!-- mark --> and <!-- /mark --> of a file; raises ``ValueError`` if
+    there is not one such place.
+    """
+    pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
+    new, count = pattern.subn(lambda place: f"{place[1]}{text}{place[2]}", file.read_text())
     if count != 1:
-        raise ValueError(f"{file} has {count} places for {name}")
+        raise ValueError(f"{file} has {count} places for {mark}")
     file.write_text(new)

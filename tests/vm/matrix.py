@@ -21,8 +21,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bench.report import between
-from tests.trust.figures import record
+from tests.trust.figures import between, record
 from tests.vm import guest, kernels
 from tests.vm.judge import Row, judge, tails
 from tests.vm.root import mount_binfmt, root_image
