@@ -9,8 +9,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ebpfwatch.kernel.ladder import wishes
-from ebpfwatch.strictyaml import between, key, one_of, power_of_two, read
+from ebpfwatch.catalogue.ladder import wishes
+from ebpfwatch.text.strictyaml import between, key, one_of, power_of_two, read
 
 __all__ = ["Config", "load", "loader_request", "restart_needed"]
 

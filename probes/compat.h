@@ -32,7 +32,7 @@
 #define WHOLE(pointer) asm volatile("" : "+r"(pointer))
 
 /*
- * CLOCK_MONOTONIC to a tick, without reading the hardware's clock (ebpfwatch/kernel/ticks.py): for
+ * CLOCK_MONOTONIC to a tick, without reading the hardware's clock (ebpfwatch/loader/ticks.py): for
  * the ordinary steps, whose order the table knows anyway.
  */
 static __always_inline u64 coarse_ns(void)

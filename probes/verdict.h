@@ -87,7 +87,7 @@ static __always_inline bool in_flight(const struct note *note)
 #ifdef TRACE_VERDICTS
 /*
  * The verdict in the trace buffer before the kernel goes on: ftrace_dump_on_oops brings it to the
- * console when it dies of the very free we stand before.  ebpfwatch/lastboot.py reads it back.
+ * console when it dies of the very free we stand before.  ebpfwatch/postmortem/last_boot.py reads it back.
  */
 static __always_inline void trace_verdict(const struct suspicion *why, const struct life *life)
 {

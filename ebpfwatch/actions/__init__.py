@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
 from ebpfwatch.config import Config
-from ebpfwatch.errors import defect, say
 from ebpfwatch.paths import Paths
-from ebpfwatch.status import ACTIONS, RESULTS
+from ebpfwatch.sinks.status import ACTIONS, RESULTS
+from ebpfwatch.system.log import defect, say
 from ebpfwatch.verdicts.finding import Finding, Severity
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import subprocess
 import time
 
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.sinks.text import plain
+from ebpfwatch.text.printable import printable
 from ebpfwatch.verdicts.finding import Finding
 
 __all__ = ["Command"]
@@ -56,7 +56,7 @@ class Command:
                 start_new_session=True,
             )
         output, in_time = self._wait(child)
-        said = plain(output.decode("utf-8", "backslashreplace").strip())
+        said = printable(output.decode("utf-8", "backslashreplace").strip())
         said = f": {said}" if said else ""
         if not in_time:
             raise OSError(f"{self._path} was killed after {self._seconds:g} s{said}")

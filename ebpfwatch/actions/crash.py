@@ -13,10 +13,11 @@ import os
 import time
 from pathlib import Path
 
-from ebpfwatch import durable
-from ebpfwatch.errors import EbpfwatchError, Exit, say
+from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host import crash as readiness
 from ebpfwatch.paths import Paths
+from ebpfwatch.system import durable
+from ebpfwatch.system.log import say
 from ebpfwatch.verdicts.confidence import CRITICAL
 from ebpfwatch.verdicts.finding import Confidence, Finding
 

@@ -11,8 +11,8 @@ import os
 import shutil
 from pathlib import Path
 
-from ebpfwatch import durable
 from ebpfwatch.paths import Paths
+from ebpfwatch.system import durable
 from ebpfwatch.verdicts.finding import Finding
 
 __all__ = ["FILES", "Snapshot"]

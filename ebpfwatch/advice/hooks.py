@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ebpfwatch.advice import Advice, Level
-from ebpfwatch.kernel.ladder import LADDER, REQUIRED, SHARED
+from ebpfwatch.catalogue.ladder import LADDER, REQUIRED, SHARED
+from ebpfwatch.kernel.dry_run import LEARNER, SELFTEST, DryRun
 from ebpfwatch.kernel.session import Ladder
-from ebpfwatch.kernel.trial import LEARNER, SELFTEST, Trial
 
 __all__ = ["advise", "usable"]
 
@@ -38,24 +38,24 @@ _OTHERS = {
 }
 
 
-def usable(hooks: Sequence[Ladder], trial: Trial) -> bool:
+def usable(hooks: Sequence[Ladder], dry_run: DryRun) -> bool:
     """Whether the watcher can do its work: the required roles, one that sees frees, and a verifier
     that takes the programs, or others instead.
     """
     rungs = {hook.role: hook.rung for hook in hooks}
     frees = rungs.get("rcu_free") or rungs.get("any_free")
-    taken = not trial.refused or bool(trial.instead)
+    taken = not dry_run.refused or bool(dry_run.instead)
     return all(rungs.get(role) for role in REQUIRED) and bool(frees) and taken
 
 
-def advise(hooks: Sequence[Ladder], features: Mapping[str, bool], trial: Trial) -> list[Advice]:
+def advise(hooks: Sequence[Ladder], features: Mapping[str, bool], dry_run: DryRun) -> list[Advice]:
     """One line a role, one a feature of the kernel."""
     roles = {hook.role: hook.rung for hook in hooks}
     sees_frees = bool(roles.get("rcu_free") or roles.get("any_free"))
-    lines = [_role(hook, sees_frees, trial) for hook in hooks]
-    lines += [_other(item, trial) for item in _OTHERS if trial.of(item)]
-    if trial.error is not None:
-        error = trial.error
+    lines = [_role(hook, sees_frees, dry_run) for hook in hooks]
+    lines += [_other(item, dry_run) for item in _OTHERS if dry_run.of(item)]
+    if dry_run.error is not None:
+        error = dry_run.error
         lines.append(Advice(_SECTION, "programs", Level.UNKNOWN, error.message, error.hint))
     for name, have in features.items():
         level = Level.OK if have else Level.WARN
@@ -65,17 +65,17 @@ def advise(hooks: Sequence[Ladder], features: Mapping[str, bool], trial: Trial) 
     return lines
 
 
-def _role(hook: Ladder, sees_frees: bool, trial: Trial) -> Advice:
+def _role(hook: Ladder, sees_frees: bool, dry_run: DryRun) -> Advice:
     what = _WHY.get(hook.role, "")
     why = f"{what}; {hook.reason}" if hook.reason else what
     if not hook.rung:
-        return _absent(hook, sees_frees, trial, why)
+        return _absent(hook, sees_frees, dry_run, why)
     # A rung that is shared has no program of its own.
-    programs = trial.of("any_free" if hook.rung.endswith(SHARED) else hook.role)
+    programs = dry_run.of("any_free" if hook.rung.endswith(SHARED) else hook.role)
     refused = [program for program in programs if program.refusal]
     if refused:
         said = "; ".join(f"{program.function}: {program.refusal}" for program in refused)
-        return _refused(hook.role, hook.rung, f"{said}; lost: {what}", trial)
+        return _refused(hook.role, hook.rung, f"{said}; lost: {what}", dry_run)
     if not programs:
         return Advice(_SECTION, hook.role, Level.UNKNOWN, f"{hook.rung}, not loaded", why)
     best = hook.rung == LADDER[hook.role][0].name
@@ -83,29 +83,29 @@ def _role(hook: Ladder, sees_frees: bool, trial: Trial) -> Advice:
     return Advice(_SECTION, hook.role, level, f"{hook.rung}, the verifier takes it", why)
 
 
-def _absent(hook: Ladder, sees_frees: bool, trial: Trial, why: str) -> Advice:
-    if hook.role in trial.left_out:
+def _absent(hook: Ladder, sees_frees: bool, dry_run: DryRun, why: str) -> Advice:
+    if hook.role in dry_run.left_out:
         # Without alloc the object itself tells a new life; without any other role something is lost
         level = Level.OK if hook.role == "alloc" else Level.WARN
-        return Advice(_SECTION, hook.role, level, f"not {trial.left_out[hook.role]}", why)
+        return Advice(_SECTION, hook.role, level, f"not {dry_run.left_out[hook.role]}", why)
     needed = hook.role in REQUIRED or (hook.role in ("rcu_free", "any_free") and not sees_frees)
     level = Level.FAIL if needed else Level.WARN
     return Advice(_SECTION, hook.role, level, "no rung holds", why)
 
 
-def _other(item: str, trial: Trial) -> Advice:
-    refused = [program for program in trial.of(item) if program.refusal]
+def _other(item: str, dry_run: DryRun) -> Advice:
+    refused = [program for program in dry_run.of(item) if program.refusal]
     if not refused:
         return Advice(_SECTION, item, Level.OK, "the verifier takes it", _OTHERS[item])
     said = "; ".join(f"{program.function}: {program.refusal}" for program in refused)
-    return _refused(item, "probe", f"{said}; lost: {_OTHERS[item]}", trial)
+    return _refused(item, "probe", f"{said}; lost: {_OTHERS[item]}", dry_run)
 
 
-def _refused(item: str, rung: str, said: str, trial: Trial) -> Advice:
+def _refused(item: str, rung: str, said: str, dry_run: DryRun) -> Advice:
     """A program that is refused ends the daemon's start: say what would not."""
     why = f"{said}; `ebpfwatch run` does not start with it, and this is a defect: report it"
     command = ""
-    if trial.instead:
+    if dry_run.instead:
         why += "; with the wish below everything else loads, it was tried"
-        command = f'# config.yaml, hooks: rungs: "{trial.instead}"'
+        command = f'# config.yaml, hooks: rungs: "{dry_run.instead}"'
     return Advice(_SECTION, item, Level.FAIL, f"{rung}, the verifier refuses it", why, command)

@@ -11,7 +11,8 @@ import traceback
 from collections.abc import Container, Sequence
 
 from ebpfwatch import __version__
-from ebpfwatch.errors import EbpfwatchError, Exit, defect, put, say
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.system.log import defect, put, say
 
 __all__ = ["COMMANDS", "main", "parser", "positive"]
 

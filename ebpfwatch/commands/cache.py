@@ -14,7 +14,7 @@ from ebpfwatch.host import meminfo, slabinfo, vfs
 from ebpfwatch.pagecache.residency import Residency
 from ebpfwatch.pagecache.survey import Limits, Result, Survey
 from ebpfwatch.paths import Paths
-from ebpfwatch.sinks.text import plain
+from ebpfwatch.text.printable import printable
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"schema": 1, **vars(result), **whole}, ensure_ascii=True))
     else:
-        print("\n".join(plain(line) for line in _text(result, whole)))
+        print("\n".join(printable(line) for line in _text(result, whole)))
     return Exit.OK
 
 
@@ -88,7 +88,7 @@ class _Progress:
 
     def show(self, line: str) -> None:
         if self._on:
-            print(f"\r\x1b[K{plain(line)[:78]}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{printable(line)[:78]}", end="", file=sys.stderr, flush=True)
 
     def clear(self) -> None:
         if self._on:

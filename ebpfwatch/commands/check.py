@@ -16,15 +16,16 @@ from typing import Any
 
 from ebpfwatch import config
 from ebpfwatch.advice import Advice, Level, hooks, memory, modules, plans, storage, survival
-from ebpfwatch.errors import EbpfwatchError, Exit, say
+from ebpfwatch.catalogue.ladder import wishes
+from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host import room
 from ebpfwatch.host.sources import Sources
 from ebpfwatch.host.state import HostReader, HostState
-from ebpfwatch.kernel.ladder import wishes
+from ebpfwatch.kernel.dry_run import DryRun
 from ebpfwatch.kernel.session import Ladder, probe
-from ebpfwatch.kernel.trial import Trial
 from ebpfwatch.paths import Paths
-from ebpfwatch.sinks.text import plain
+from ebpfwatch.system.log import say
+from ebpfwatch.text.printable import printable
 
 _ABOUT = {
     "hooks": "what the watcher can see here",
@@ -47,17 +48,17 @@ class _Hooks:
 
     ladder: list[Ladder]
     features: dict[str, bool]
-    trial: Trial = Trial()
+    dry_run: DryRun = DryRun()
     failure: EbpfwatchError | None = None
 
     @property
     def error(self) -> EbpfwatchError | None:
         """Why not everything was tried."""
-        return self.failure or self.trial.error
+        return self.failure or self.dry_run.error
 
     @property
     def usable(self) -> bool:
-        return self.error is None and hooks.usable(self.ladder, self.trial)
+        return self.error is None and hooks.usable(self.ladder, self.dry_run)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +127,7 @@ def _host(paths: Paths) -> HostState:
 def _of_hooks(tried: _Hooks) -> list[Advice]:
     error = tried.failure
     if error is None:
-        return hooks.advise(tried.ladder, tried.features, tried.trial)
+        return hooks.advise(tried.ladder, tried.features, tried.dry_run)
     # A refusal of the system, a defect: something is wrong. No permission, no answer: who knows.
     level = Level.FAIL if error.exit_code in _CANNOT else Level.UNKNOWN
     return [Advice("hooks", "all", level, error.message, error.hint)]
@@ -154,7 +155,7 @@ def _body(tried: _Hooks, host: HostState, advice: Iterable[Advice]) -> dict[str,
         "machine": platform.machine(),
         "usable": tried.usable,
         "hooks": [vars(hook) for hook in tried.ladder],
-        "trial": tried.trial.to_json(),
+        "dry_run": tried.dry_run.to_json(),
         "features": tried.features,
         "mounts": [disk.mount for disk in host.disks],
         "advice": [{**vars(line), "level": line.level.value} for line in advice],
@@ -181,14 +182,14 @@ def _conclusion(tried: _Hooks) -> str:
         return "the watcher may or may not be able to do its work here"
     if not tried.usable:
         return "the watcher cannot do its work here"
-    if tried.trial.refused:
-        return f'the watcher can do its work here only with hooks.rungs: "{tried.trial.instead}"'
+    if tried.dry_run.refused:
+        return f'the watcher can do its work here only with hooks.rungs: "{tried.dry_run.instead}"'
     return "the watcher can do its work here"
 
 
 def _print_line(line: Advice, width: int) -> None:
-    head = f"  {line.level.value:<8}{plain(line.item)}: {plain(line.value)}"
-    for text, indent in ((head, 10), (plain(line.why), 10)):
+    head = f"  {line.level.value:<8}{printable(line.item)}: {printable(line.value)}"
+    for text, indent in ((head, 10), (printable(line.why), 10)):
         first = "" if text is head else " " * indent
         for part in textwrap.wrap(
             text,
@@ -199,4 +200,4 @@ def _print_line(line: Advice, width: int) -> None:
         ):
             print(part)
     if line.command:
-        print(f"{'':10}$ {plain(line.command)}")  # in one piece, so that it can be copied
+        print(f"{'':10}$ {printable(line.command)}")  # in one piece, so that it can be copied

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from ebpfwatch import config
-from ebpfwatch.errors import Exit, say
+from ebpfwatch.errors import Exit
+from ebpfwatch.system.log import say
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

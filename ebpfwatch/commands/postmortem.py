@@ -8,7 +8,8 @@ from pathlib import Path
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.postmortem.blackbox import Entry, Transition, entries, transitions, verdicts
 from ebpfwatch.postmortem.dump import Dump
-from ebpfwatch.sinks.text import plain, report
+from ebpfwatch.sinks.text import report
+from ebpfwatch.text.printable import printable
 from ebpfwatch.verdicts.correlator import Knowledge, judge
 
 #: What is known of the dead machine's watcher: that nothing proves its hooks alive.
@@ -55,7 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
     for address in dict.fromkeys(objects):
         print(f"\nIs the page of object {address:#x} still a slab page? {dump.slab_line(address)}")
     who, frames = dump.crashed_stack()
-    print(f"\nCrashed in {plain(who)}:", *(f"  {plain(frame)}" for frame in frames), sep="\n")
+    print(
+        f"\nCrashed in {printable(who)}:", *(f"  {printable(frame)}" for frame in frames), sep="\n"
+    )
     if not maps["table"]:
         print("\nno map of ebpfwatch's is in this dump: it did not run, or is another version")
         return Exit.FAILED
@@ -99,7 +102,7 @@ def _print_table(found: list[Entry], last: int, dump: Dump) -> None:
 
 def _line(step: Transition, dump: Dump) -> str:
     caller = f", called from {dump.name(step.caller) or hex(step.caller)}" if step.caller else ""
-    return plain(
+    return printable(
         f"  {step.ns / 1e9:.6f} {step.object:#x} inode {step.ino} on {step.dev[0]}:{step.dev[1]}"
         f" {step.what} by {step.comm} (pid {step.pid}, cpu {step.cpu}){caller}"
     )

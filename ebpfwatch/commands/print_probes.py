@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ebpfwatch.errors import Exit
-from ebpfwatch.kernel import source
+from ebpfwatch.loader import source
 from ebpfwatch.paths import PROBES
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ebpfwatch.commands import positive
-from ebpfwatch.errors import Exit, say
+from ebpfwatch.errors import Exit
 from ebpfwatch.paths import Paths
-from ebpfwatch.plain import plain
 from ebpfwatch.sinks import store
 from ebpfwatch.sinks.text import report
+from ebpfwatch.system.log import say
+from ebpfwatch.text.printable import printable
 from ebpfwatch.verdicts.finding import Finding
 
 
@@ -85,5 +86,5 @@ def _text(body: dict[str, Any]) -> str:
     try:
         return report(Finding.from_json(body))
     except Exception as error:  # whatever it holds, the others must still be shown
-        why = plain(f"{type(error).__name__}: {error}")
+        why = printable(f"{type(error).__name__}: {error}")
         return f"a finding of another version ({why}): {json.dumps(body, ensure_ascii=True)}"

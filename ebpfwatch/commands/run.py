@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     # Whatever we were started with: directories above those with a mode of their own get it, too.
     os.umask(0o077)
     settings = config.load(arguments.config)
-    from ebpfwatch.daemon import Daemon
+    from ebpfwatch.daemon.loop import Daemon
 
     run_directory = Path(os.environ.get("RUNTIME_DIRECTORY", "/run/ebpfwatch"))
     Daemon(settings, arguments.config, Paths(run=run_directory), arguments.verbose).run()

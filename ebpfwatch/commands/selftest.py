@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
-from ebpfwatch import durable
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.libbpf import object_fd_by_id
-from ebpfwatch.kernel.testbed import Testbed
-from ebpfwatch.lock import SELFTEST, running_daemon
+from ebpfwatch.kernel.playback import Playback
 from ebpfwatch.sinks import journal, store
+from ebpfwatch.system import durable
+from ebpfwatch.system.lock import SELFTEST, running_daemon
 
 _METRIC = 'ebpfwatch_findings_total{confidence="%s",test="true",verdict="double_free"}'
 
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             "NOTE metrics: metrics.web_config asks for a password or a certificate: not looked at"
         )
     try:
-        bed = open_testbed(daemon)
+        bed = open_playback(daemon)
         bed.inode.ino, bed.inode.generation = wanted
         began_ns = double_free(bed)
     except EbpfwatchError as error:
@@ -93,7 +93,7 @@ def _identity() -> tuple[int, int]:
     return time.monotonic_ns() >> 10 & 2**32 - 1, os.getpid()
 
 
-def open_testbed(daemon: dict[str, Any]) -> Testbed:
+def open_playback(daemon: dict[str, Any]) -> Playback:
     """The daemon's programs and maps, by id; raises ``EbpfwatchError``."""
     try:
         programs = {n: object_fd_by_id("prog", i) for n, i in daemon["programs"].items()}
@@ -102,10 +102,10 @@ def open_testbed(daemon: dict[str, Any]) -> Testbed:
         raise EbpfwatchError(
             f"cannot open the daemon's programs: {error.strerror}", "run it as root", Exit.NOPERM
         ) from None
-    return Testbed(programs, maps, daemon["offsets"], daemon["learned"])
+    return Playback(programs, maps, daemon["offsets"], daemon["learned"])
 
 
-def double_free(bed: Testbed) -> int:
+def double_free(bed: Playback) -> int:
     """The history: born, unlinked, evicted, freed, and freed again; CLOCK_MONOTONIC ns of the
     crime.
     """

@@ -13,12 +13,13 @@ import struct
 import time
 from types import FrameType
 
-from ebpfwatch import privileges
-from ebpfwatch.errors import Exit, say
+from ebpfwatch.errors import Exit
 from ebpfwatch.events.wire import DecodeError, UnlinkEvent, decode, device
 from ebpfwatch.kernel import libbpf
 from ebpfwatch.kernel.session import Session, load, start_loader
-from ebpfwatch.sinks.text import plain
+from ebpfwatch.system import privileges
+from ebpfwatch.system.log import say
+from ebpfwatch.text.printable import printable
 
 _EVERYBODY = 0xFFFFFFFF  # probes/sys_unlink.c
 _IN_FLIGHT = 1024
@@ -192,8 +193,8 @@ def line(event: UnlinkEvent, offset_ns: int) -> str:
     result = "ok" if event.result == 0 else errno.errorcode.get(-event.result, str(event.result))
     dev = ":".join(map(str, device(event.dev))) if event.ino else "-"
     inode = str(event.ino) if event.ino else "-"
-    path = plain(event.path) or f".../{plain(event.name)}"
+    path = printable(event.path) or f".../{printable(event.name)}"
     return (
-        f"{when:%H:%M:%S.%f} {event.who.tgid:>7} {plain(event.who.comm):16} {result:8}"
+        f"{when:%H:%M:%S.%f} {event.who.tgid:>7} {printable(event.who.comm):16} {result:8}"
         f" {dev:>7} {inode:>10} {path}"
     )

@@ -33,7 +33,7 @@ __all__ = [
     "VerdictEvent",
     "decode",
     "device",
-    "made_up",
+    "selftest_record",
 ]
 
 
@@ -419,7 +419,7 @@ def decode(data: bytes) -> Event:
         raise DecodeError(f"a record of kind {kind}: {error}") from None
 
 
-def made_up(object_: int, ino: int, generation: int, ns: int) -> bytes:
+def selftest_record(object_: int, ino: int, generation: int, ns: int) -> bytes:
     """The record of a double free that never was, for the self-test of the sinks."""
     record = VerdictRecord(
         header=Header(RecordKind.VERDICT, ctypes.sizeof(VerdictRecord), 0, ns),

@@ -23,7 +23,7 @@ _WIDEST = 64  #: disks of one array that are looked at
 
 #: PCI vendors of hypervisors (device or subsystem): Red Hat/QEMU, VMware, Microsoft, VirtualBox,
 #: Xen, Parallels, Amazon, Google.
-_MADE_UP = {
+_TEST_OBJECT = {
     "0x1af4",
     "0x1b36",
     "0x15ad",
@@ -138,7 +138,7 @@ class _Walk:
 
     def _judge(self, pci: Path) -> None:
         vendors = {optional(pci / name) for name in ("vendor", "subsystem_vendor")}
-        if self._guest and not vendors & _MADE_UP:
+        if self._guest and not vendors & _TEST_OBJECT:
             self.passed.append(pci.name)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Callable, TypeVar
 
-from ebpfwatch.errors import say
+from ebpfwatch.system.log import say
 
 __all__ = ["Sources"]
 

@@ -27,8 +27,8 @@ from ebpfwatch.host import (
 )
 from ebpfwatch.host.room import Room
 from ebpfwatch.host.sources import Sources
-from ebpfwatch.jsonable import jsonable
 from ebpfwatch.paths import Paths
+from ebpfwatch.text.jsonable import jsonable
 
 __all__ = ["SOURCES", "HostReader", "HostState"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from ebpfwatch.host.fields import integer
-from ebpfwatch.kernel.symbols import read_modules
+from ebpfwatch.host.modules import read_modules
 from ebpfwatch.paths import Paths
 
 __all__ = ["LETTERS", "Taint", "letters", "read"]

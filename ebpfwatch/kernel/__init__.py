@@ -1,4 +1,4 @@
-"""Everything that touches BPF: the ladder of hooks, the loader child, and the fds it hands over.
+"""The daemon's end of the loaded programs: file descriptors, maps, ring, kernel symbols.
 
-``bcc`` is imported in ``loader`` only, and only in a child process that exits.
+Nothing here uses bcc; ``loader`` does, in a child process that exits.
 """

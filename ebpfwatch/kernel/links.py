@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ebpfwatch.kernel.ladder import Attachment
+from ebpfwatch.catalogue.ladder import Attachment
 
 __all__ = ["Links"]
 
@@ -72,7 +72,7 @@ class Links:
         """Attach what is not attached, in the ladder's order; raises ``EbpfwatchError`` where the
         kernel wants a capability for it that the daemon has given up.
         """
-        from ebpfwatch.kernel.prober import attach_or_fail  # the daemon hardly ever needs it
+        from ebpfwatch.kernel.attach import attach_or_fail  # the daemon hardly ever needs it
 
         for link in self._links:
             if link.fd < 0 and role in ("", link.role):

@@ -31,8 +31,8 @@ from ebpfwatch.events.wire import (
     Settings,
 )
 from ebpfwatch.kernel import handoff, libbpf, tracebuffer
+from ebpfwatch.kernel.dry_run import DryRun
 from ebpfwatch.kernel.links import Links
-from ebpfwatch.kernel.trial import Trial
 
 __all__ = ["NEVER", "Ladder", "Pending", "Session", "TableFill", "load", "probe", "start_loader"]
 
@@ -83,7 +83,7 @@ class Pending:
                 [
                     sys.executable,
                     "-m",
-                    "ebpfwatch.kernel.loader",
+                    "ebpfwatch.loader.child",
                     str(theirs.fileno()),
                     str(os.getpid()),
                 ],
@@ -168,13 +168,13 @@ def start_loader(request: dict[str, Any]) -> Pending:
 
 def probe(
     request: dict[str, Any], seconds: float = LOADER_SECONDS
-) -> tuple[list[Ladder], dict[str, bool], Trial]:
+) -> tuple[list[Ladder], dict[str, bool], DryRun]:
     """What this kernel offers and takes of what ``request`` wants: everything is loaded once,
     nothing is attached or kept; raises ``EbpfwatchError``.
     """
     reply, _ = start_loader({**request, "verify": True}).collect(seconds)
     ladder = [Ladder(**hook) for hook in reply["hooks"]]
-    return ladder, reply["features"], Trial.from_json(reply["trial"])
+    return ladder, reply["features"], DryRun.from_json(reply["dry_run"])
 
 
 class Session:

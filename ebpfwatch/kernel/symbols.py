@@ -15,12 +15,13 @@ from __future__ import annotations
 import array
 import bisect
 import collections
-import dataclasses
 import os
 import struct
 from pathlib import Path
 
-__all__ = ["Module", "Symbols", "read_modules"]
+from ebpfwatch.host.modules import Module, read_modules
+
+__all__ = ["Symbols"]
 
 _ENTRY = struct.Struct("=QQ")  # address; where its line begins in the text
 _BLOCK = 256  # entries, of which the first is in the index
@@ -28,38 +29,6 @@ _LARGEST_FUNCTION = 1 << 20  # bytes: what lies further behind a symbol is not o
 _LONGEST_LINE = 640
 _GONE_KEPT = 64
 _NAMED_KEPT = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Module:
-    """One line of /proc/modules: the memory [start, end), and its taints ("OE", "" for none)."""
-
-    name: str
-    start: int
-    end: int
-    taints: str
-
-
-def read_modules(file: Path) -> tuple[Module, ...]:
-    """The loaded modules; none where the file is missing, as on a kernel without modules."""
-    try:
-        text = file.read_text(errors="replace")
-    except OSError:
-        return ()
-    found = []
-    for line in text.splitlines():
-        words = line.split()
-        try:
-            start = int(words[5], 16)
-            found.append(Module(words[0], start, start + int(words[1]), _taints(words[6:7])))
-        except (IndexError, ValueError):
-            continue
-    return tuple(found)
-
-
-def _taints(word: list[str]) -> str:
-    """Of "(OE)"; while it is being loaded or unloaded its state is in there, too: "(OE+)"."""
-    return "".join(word).strip("()+-")
 
 
 class _Table:

@@ -11,7 +11,7 @@ from ebpfwatch.kernellog.assess import Weight, in_reclaim, in_softirq
 from ebpfwatch.kernellog.diseases import Relation
 from ebpfwatch.kernellog.report import Frame
 from ebpfwatch.kernellog.triage import Group, Single, Triage
-from ebpfwatch.sinks.text import plain
+from ebpfwatch.text.printable import printable
 
 __all__ = ["reasons", "tell", "to_json"]
 
@@ -42,7 +42,7 @@ def tell(triage: Triage, name: str, resolve: Callable[[Frame], str] = str) -> st
     lines += _section("Modules:", modules(triage))
     lines += _section("What to do next:", next_steps(triage))
     lines += _section("Not read:", _unread(triage))
-    return "\n".join(plain(line) for line in lines)
+    return "\n".join(printable(line) for line in lines)
 
 
 def _when(event: Group | Single) -> float:

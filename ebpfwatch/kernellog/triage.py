@@ -15,7 +15,7 @@ from ebpfwatch.kernellog.diseases import Disease, recognise
 from ebpfwatch.kernellog.oops import Parser
 from ebpfwatch.kernellog.records import Counts, Record, records
 from ebpfwatch.kernellog.report import Module, Report
-from ebpfwatch.lastboot import TracedVerdict, traced
+from ebpfwatch.postmortem.last_boot import TracedVerdict, traced
 
 __all__ = ["VERDICTS", "Group", "Single", "Triage", "read"]
 

@@ -16,7 +16,7 @@ from ebpfwatch.host.slabinfo import CACHES
 from ebpfwatch.host.state import HostState
 from ebpfwatch.host.taint import LETTERS
 from ebpfwatch.host.vmstat import RECLAIM
-from ebpfwatch.plain import plain
+from ebpfwatch.text.printable import printable
 
 __all__ = ["collect"]
 
@@ -79,7 +79,7 @@ def _gauge(name: str, text: str, value: float | None) -> Metric:
 
 def _labelled(family: Metric, samples: Iterable[tuple[tuple[str, ...], float | None]]) -> Metric:
     for labels, value in samples:
-        family.add_metric([plain(label) for label in labels], _number(value))
+        family.add_metric([printable(label) for label in labels], _number(value))
     return family
 
 
@@ -182,7 +182,7 @@ def _disks(host: HostState) -> Iterator[Metric]:
         drivers = "+".join(disk.stack.drivers)
         passed = str(bool(disk.stack.passed)).lower()
         labels = (disk.mount, disk.device, drivers, disk.journal, passed)
-        filesystem.add_metric([plain(label) for label in labels], 1.0)
+        filesystem.add_metric([printable(label) for label in labels], 1.0)
     yield filesystem
     for kind in ("errors", "warnings"):
         yield _labelled(

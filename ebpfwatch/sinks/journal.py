@@ -14,8 +14,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ebpfwatch.errors import EbpfwatchError, Exit, put, say
-from ebpfwatch.sinks.text import body, plain
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.sinks.text import body
+from ebpfwatch.system.log import put, say
+from ebpfwatch.text.printable import printable
 from ebpfwatch.verdicts.early import Early
 from ebpfwatch.verdicts.finding import Finding, Verdict
 
@@ -68,9 +70,9 @@ def fields(finding: Finding) -> dict[str, str]:
         "EBPFWATCH_INODE": str(identity.ino),
         "EBPFWATCH_GENERATION": str(identity.generation),
         "EBPFWATCH_OBJECT": f"{identity.object_address:#x}",
-        "EBPFWATCH_NAME": plain(finding.name),
-        "EBPFWATCH_PATH": plain(finding.path),
-        "EBPFWATCH_RESPONSIBLE": plain(finding.responsible.who),
+        "EBPFWATCH_NAME": printable(finding.name),
+        "EBPFWATCH_PATH": printable(finding.path),
+        "EBPFWATCH_RESPONSIBLE": printable(finding.responsible.who),
         "EBPFWATCH_RESPONSIBLE_STRENGTH": finding.responsible.strength.value,
         "EBPFWATCH_TEST": "1" if finding.test else "0",
         "EBPFWATCH_JSON": json.dumps(finding.to_json(), ensure_ascii=True),
@@ -80,12 +82,12 @@ def fields(finding: Finding) -> dict[str, str]:
 def early_fields(early: Early) -> dict[str, str]:
     """The journal fields of an early warning."""
     return {
-        "MESSAGE": f"EARLY WARNING: {plain(early.summary)}",
+        "MESSAGE": f"EARLY WARNING: {printable(early.summary)}",
         "MESSAGE_ID": EARLY_ID,
         "PRIORITY": "3",
         "SYSLOG_IDENTIFIER": "ebpfwatch",
         **{
-            f"EBPFWATCH_{name}": plain(reason)
+            f"EBPFWATCH_{name}": printable(reason)
             for name, reason in zip(("PRESSURE", "BURST", "PRECURSOR"), early.reasons)
         },
     }

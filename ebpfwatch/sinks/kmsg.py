@@ -14,7 +14,7 @@ import json
 import os
 import time
 
-from ebpfwatch.sinks.text import plain
+from ebpfwatch.text.printable import printable
 from ebpfwatch.verdicts.finding import Actor, Finding
 
 __all__ = ["KernelLog", "line"]
@@ -34,7 +34,7 @@ def line(finding: Finding) -> str:
         _who("first", finding.first),
         f"id {finding.id}",
     ]
-    return plain("; ".join(filter(None, parts))).encode()[:_LONGEST].decode(errors="ignore")
+    return printable("; ".join(filter(None, parts))).encode()[:_LONGEST].decode(errors="ignore")
 
 
 def _who(role: str, actor: Actor | None) -> str:

@@ -22,9 +22,9 @@ from prometheus_client.core import (
 from ebpfwatch import __version__
 from ebpfwatch.host.state import SOURCES
 from ebpfwatch.kernellog.diseases import KINDS
-from ebpfwatch.plain import plain
 from ebpfwatch.sinks import host_metrics
-from ebpfwatch.status import ACTIONS, COUNTERS, LOSSES, RESULTS, Status
+from ebpfwatch.sinks.status import ACTIONS, COUNTERS, LOSSES, RESULTS, Status
+from ebpfwatch.text.printable import printable
 from ebpfwatch.verdicts.finding import Confidence, Verdict
 
 __all__ = ["COLLECTORS", "SINKS", "WatchCollector", "registry"]
@@ -163,7 +163,7 @@ def _hooks(status: Status) -> Iterator[Metric]:
         labels=["mountpoint"],
     )
     for mount, when in sorted(status.canary_success.items()):
-        canary.add_metric([plain(mount)], when)
+        canary.add_metric([printable(mount)], when)
     yield canary
 
 

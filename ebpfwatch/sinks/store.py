@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ebpfwatch import durable
 from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.system import durable
 from ebpfwatch.verdicts.finding import Finding
 
 __all__ = ["Store", "read_all"]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import datetime
 
-from ebpfwatch.plain import plain
+from ebpfwatch.text.printable import printable
 from ebpfwatch.verdicts.advice import advice
 from ebpfwatch.verdicts.confidence import ago
 from ebpfwatch.verdicts.finding import Actor, Finding, Moment, Process, Responsible, Strength
 
-__all__ = ["body", "plain", "report"]
+__all__ = ["body", "report"]
 
 
 def report(finding: Finding) -> str:
@@ -27,7 +27,7 @@ def body(finding: Finding) -> str:
     """
     when = datetime.datetime.fromtimestamp(finding.realtime_us / 1e6, datetime.timezone.utc)
     lines = [
-        plain(finding.headline),
+        printable(finding.headline),
         f"{when:%Y-%m-%d %H:%M:%S.%f} UTC, id {finding.id}",
         "",
         *_object(finding),
@@ -35,7 +35,7 @@ def body(finding: Finding) -> str:
         *_accused(finding.responsible),
         "",
         f"Confidence: {finding.confidence.value}",
-        *(f"  - {plain(reason)}" for reason in finding.reasons),
+        *(f"  - {printable(reason)}" for reason in finding.reasons),
         *(line for role, actor in _roles(finding) for line in _actor(role, actor, finding.ns)),
         *_timeline("The object's steps", finding.timeline, finding.ns),
         *_timeline("The machine before it", finding.machine, finding.ns),
@@ -46,7 +46,7 @@ def body(finding: Finding) -> str:
         ("Not known", finding.lacks),
         ("What to do", advice(finding)),
     ):
-        lines += ["", f"{title}:", *(f"  - {plain(line)}" for line in says)] if says else []
+        lines += ["", f"{title}:", *(f"  - {printable(line)}" for line in says)] if says else []
     return "\n".join(lines)
 
 
@@ -61,8 +61,8 @@ _STRENGTH = {
 def _object(finding: Finding) -> list[str]:
     identity = finding.identity
     device = f"{identity.dev_major}:{identity.dev_minor}"
-    device += f" ({plain(finding.device)})" if finding.device else ""
-    device += f", mounted on {plain(finding.mount)}" if finding.mount else ""
+    device += f" ({printable(finding.device)})" if finding.device else ""
+    device += f", mounted on {printable(finding.mount)}" if finding.mount else ""
     size = f" of {finding.object_bytes} bytes in ext4_inode_cache" if finding.object_bytes else ""
     facts = {
         "Inode": f"{identity.ino} generation {identity.generation} on {device}",
@@ -72,13 +72,13 @@ def _object(finding: Finding) -> list[str]:
         "Links at eviction": "" if finding.nlink is None else str(finding.nlink),
         "Reclaim": finding.reclaim,
     }
-    return [f"{name}: {plain(text)}" for name, text in facts.items() if text]
+    return [f"{name}: {printable(text)}" for name, text in facts.items() if text]
 
 
 def _accused(accused: Responsible) -> list[str]:
     who = f": {accused.who}" if accused.who else ""
-    reasons = [f"  - {plain(reason)}" for reason in accused.because]
-    return [plain(_STRENGTH[accused.strength] + who), *reasons]
+    reasons = [f"  - {printable(reason)}" for reason in accused.because]
+    return [printable(_STRENGTH[accused.strength] + who), *reasons]
 
 
 def _roles(finding: Finding) -> list[tuple[str, Actor]]:
@@ -105,10 +105,10 @@ def _actor(role: str, actor: Actor, now_ns: int) -> list[str]:
         "task": f"by {task} on CPU {actor.cpu}",
         "softirq": f"in a softirq on CPU {actor.cpu}; {task} was running there, a bystander",
     }.get(actor.context, f"on CPU {actor.cpu} while {task} was running there")
-    lines = ["", plain(f"{role} {who}, {_when(actor.ns, now_ns)}:")]
+    lines = ["", printable(f"{role} {who}, {_when(actor.ns, now_ns)}:")]
     if actor.process is not None and actor.context == "task":
-        lines += [f"  {plain(fact)}" for fact in _process(actor.process)]
-    return lines + [f"  {plain(str(f))}" for f in actor.stack]
+        lines += [f"  {printable(fact)}" for fact in _process(actor.process)]
+    return lines + [f"  {printable(str(f))}" for f in actor.stack]
 
 
 def _process(process: Process) -> list[str]:
@@ -125,5 +125,5 @@ def _when(ns: int, now_ns: int) -> str:
 def _timeline(title: str, moments: tuple[Moment, ...], now_ns: int) -> list[str]:
     if not moments:
         return []
-    shown = [f"  {(m.ns - now_ns) / 1e9:+12.6f} s  {plain(m.text)}" for m in moments]
+    shown = [f"  {(m.ns - now_ns) / 1e9:+12.6f} s  {printable(m.text)}" for m in moments]
     return ["", f"{title}:", *shown]

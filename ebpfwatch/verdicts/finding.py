@@ -10,7 +10,7 @@ import dataclasses
 import enum
 from typing import Any
 
-from ebpfwatch.jsonable import jsonable
+from ebpfwatch.text.jsonable import jsonable
 
 __all__ = [
     "SCHEMA",

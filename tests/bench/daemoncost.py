@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ebpfwatch.commands.selftest import double_free, open_testbed
-from ebpfwatch.lock import running_daemon
+from ebpfwatch.commands.selftest import double_free, open_playback
+from ebpfwatch.system.lock import running_daemon
 from tests.bench.workloads import Bench
 from tests.live.harness import DaemonProcess, start_daemon
 
@@ -132,7 +132,7 @@ def _p99(values: list[float]) -> float:
 
 def _latency_ms(facts: dict[str, Any], number: int) -> float:
     """From a second free through the loaded programs until a new finding is on the disk."""
-    bed = open_testbed(facts)
+    bed = open_playback(facts)
     bed.inode.ino, bed.inode.generation = 10_000_000 + number, number
     findings = os.path.join(facts["state_directory"], "findings")
     before = set(os.listdir(findings))

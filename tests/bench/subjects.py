@@ -16,10 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Callable
 
-from ebpfwatch.kernel.ladder import LADDER, Attachment
-from ebpfwatch.kernel.prober import EXIT, PROGRAM_TYPES, attach_or_fail, load_program
-from ebpfwatch.kernel.running import version_code
+from ebpfwatch.catalogue.ladder import LADDER, Attachment
+from ebpfwatch.kernel.attach import attach_or_fail
 from ebpfwatch.kernel.session import Session
+from ebpfwatch.loader.prober import EXIT, PROGRAM_TYPES, load_program
+from ebpfwatch.loader.running import version_code
 from tests.live.harness import load_session
 
 __all__ = [

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ebpfwatch.commands.selftest import double_free, open_testbed
-from ebpfwatch.lock import running_daemon
+from ebpfwatch.commands.selftest import double_free, open_playback
+from ebpfwatch.system.lock import running_daemon
 from tests.deploy.conftest import node_module
 from tests.live.conftest import DaemonProcess
 
@@ -38,7 +38,7 @@ def resize(browser: Any, width: int, height: int) -> None:
 def found(daemon: DaemonProcess) -> DaemonProcess:
     """A daemon that has judged a double free of a file with a hostile name."""
     time.sleep(2)  # the canary's life
-    bed = open_testbed(running_daemon(daemon.run_directory))
+    bed = open_playback(running_daemon(daemon.run_directory))
     bed.inode.name = HOSTILE
     double_free(bed)
     deadline = time.monotonic() + 5

@@ -30,8 +30,8 @@ from ebpfwatch.events.wire import (
     decode,
 )
 from ebpfwatch.kernel.libbpf import map_lookup, map_update, raw_tracepoint_test_run
+from ebpfwatch.kernel.playback import PAGE_BYTES, FakeInode
 from ebpfwatch.kernel.session import Session
-from ebpfwatch.kernel.testbed import PAGE_BYTES, FakeInode
 from tests.live.harness import load_session
 
 __all__ = ["Action", "Arena", "Model", "dry_session", "history"]

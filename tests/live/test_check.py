@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from ebpfwatch import config
+from ebpfwatch.catalogue.ladder import LADDER
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.kernel.ladder import LADDER
 from ebpfwatch.kernel.session import probe
-from ebpfwatch.lock import running_daemon
+from ebpfwatch.system.lock import running_daemon
 from tests.live.conftest import ROOT, DaemonProcess, command, write_config
 
 #: What no verifier lets pass: a read behind the end of its context.
@@ -98,8 +98,8 @@ def test_every_real_program_is_loaded_and_none_is_left() -> None:
     before = objects()
     code, said = check("--config", ROOT / "config.example.yaml")
     assert code in (0, 1) and said["usable"], said
-    programs = said["trial"]["programs"]
-    assert said["trial"]["error"] is None and {one["refusal"] for one in programs} == {""}
+    programs = said["dry_run"]["programs"]
+    assert said["dry_run"]["error"] is None and {one["refusal"] for one in programs} == {""}
     own = {hook["role"] for hook in said["hooks"] if hook["rung"] and "shared" not in hook["rung"]}
     assert {one["role"] for one in programs} == own | {"learner", "selftest"}
     for role in own:
@@ -155,13 +155,13 @@ def test_a_refused_program_is_a_fail_and_the_advice_helps(
     assert code == 1 and line["level"] == "FAIL"
     assert f"{function}: {REASON}" in line["why"] and "lost: " in line["why"]
     wish = f"{role}={instead}"
-    assert said["trial"]["instead"] == wish and wish in line["command"]
+    assert said["dry_run"]["instead"] == wish and wish in line["command"]
     others = [one for item, one in hooks(said).items() if item != role]
     assert "FAIL" not in {one["level"] for one in others}
     assert_nothing_more(before)
 
     code, said = check("--rungs", wish, root=broken)
-    assert said["usable"] and said["trial"]["error"] is None
+    assert said["usable"] and said["dry_run"]["error"] is None
     assert "FAIL" not in {one["level"] for one in hooks(said).values()}
     assert run_until_ready(broken, tmp_path, "") == "refused"
     assert run_until_ready(broken, tmp_path, wish) == "ready"
@@ -211,12 +211,12 @@ def test_where_nothing_helps_the_watcher_cannot_work(
     """Exit 69: what nothing works without is refused, and no other rung of it is here."""
     break_probe(broken, file, function)
     code, said = check(root=broken)
-    if item == "evict" and said["trial"]["instead"]:
-        assert said["trial"]["instead"].startswith("evict=kprobe")  # a kernel that has kprobes
+    if item == "evict" and said["dry_run"]["instead"]:
+        assert said["dry_run"]["instead"].startswith("evict=kprobe")  # a kernel that has kprobes
         return
     assert code == Exit.UNAVAILABLE and not said["usable"]
     assert hooks(said)[item]["level"] == "FAIL" and REASON in hooks(said)[item]["why"]
-    assert said["trial"]["instead"] == "" and hooks(said)[item]["command"] == ""
+    assert said["dry_run"]["instead"] == "" and hooks(said)[item]["command"] == ""
 
 
 def test_what_does_not_compile_is_a_defect(broken: Path) -> None:
@@ -256,10 +256,10 @@ def test_the_configuration_decides_what_is_tried(tmp_path: Path) -> None:
     """hooks.alloc and hooks.strict of a file; the command line over it."""
     file = write_config(tmp_path, alloc="always", strict="false")
     _, said = check("--config", file)
-    tried = {one["role"] for one in said["trial"]["programs"]}
+    tried = {one["role"] for one in said["dry_run"]["programs"]}
     assert "alloc" in tried
     _, said = check("--config", file, "--rungs", "alloc=none")
-    assert "alloc" not in {one["role"] for one in said["trial"]["programs"]}
+    assert "alloc" not in {one["role"] for one in said["dry_run"]["programs"]}
     code, said = check("--config", "/nonexistent")
     assert code == Exit.CONFIG and hooks(said)["all"]["level"] == "UNKNOWN"
 
@@ -274,7 +274,7 @@ def test_without_btf_or_headers_nobody_knows() -> None:
     lines = hooks(said)
     assert lines["programs"]["level"] == lines["evict"]["level"] == "UNKNOWN"
     assert "the kernel has no BTF" in lines["programs"]["value"]
-    assert "not loaded" in lines["evict"]["value"] and said["trial"]["programs"] == []
+    assert "not loaded" in lines["evict"]["value"] and said["dry_run"]["programs"] == []
 
 
 def test_without_bcc_nobody_knows(broken: Path) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from ebpfwatch.commands.selftest import double_free, open_testbed
-from ebpfwatch.lock import running_daemon
-from ebpfwatch.privileges import CAPABILITIES
+from ebpfwatch.commands.selftest import double_free, open_playback
 from ebpfwatch.sinks import store
+from ebpfwatch.system.lock import running_daemon
+from ebpfwatch.system.privileges import CAPABILITIES
 from tests.live.conftest import DaemonProcess, command, loaded_programs, start_daemon
 from tests.live.harness import watching
 from tests.unit.test_finding import check
@@ -106,7 +106,7 @@ def test_a_proven_double_free_is_confirmed(daemon: DaemonProcess) -> None:
 
 def test_each_of_21_events_reaches_the_disk_by_itself(daemon: DaemonProcess) -> None:
     """No second free waits for the next one, or for a tick; how long each takes is the bench's."""
-    bed = open_testbed(running_daemon(daemon.run_directory))
+    bed = open_playback(running_daemon(daemon.run_directory))
     for number in range(21):
         bed.inode.ino = 1000 + number
         began = double_free(bed)

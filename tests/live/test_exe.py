@@ -12,17 +12,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ebpfwatch.lock import running_daemon
-from ebpfwatch.privileges import CAPABILITIES
 from ebpfwatch.sinks import store
+from ebpfwatch.system.lock import running_daemon
+from ebpfwatch.system.privileges import CAPABILITIES
 from tests.live.conftest import ROOT, DaemonProcess
 from tests.live.harness import watching
 
 #: Plays the self-test's history as its own, and lives on until told: a verdict asks who it is.
 CRIMINAL = """
 import json, sys
-from ebpfwatch.commands.selftest import double_free, open_testbed
-double_free(open_testbed(json.loads(sys.stdin.readline())))
+from ebpfwatch.commands.selftest import double_free, open_playback
+double_free(open_playback(json.loads(sys.stdin.readline())))
 print("done", flush=True)
 sys.stdin.readline()
 """

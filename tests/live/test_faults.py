@@ -23,8 +23,8 @@ from pathlib import Path
 
 import pytest
 
-from ebpfwatch.commands.selftest import double_free, open_testbed
-from ebpfwatch.lock import running_daemon
+from ebpfwatch.commands.selftest import double_free, open_playback
+from ebpfwatch.system.lock import running_daemon
 from tests.live.books import DaemonMaps, balance
 from tests.live.conftest import (
     ROOT,
@@ -113,7 +113,7 @@ def test_a_frozen_file_system_blinds_nobody(tmp_path: Path) -> None:
         state.mkdir()
         changes = {"state_directory": str(state), "interval_seconds": "1"}
         daemon = stack.enter_context(watching(tmp_path, **changes))
-        bed = open_testbed(running_daemon(daemon.run_directory))
+        bed = open_playback(running_daemon(daemon.run_directory))
         with frozen(mount):
             daemon.wait_log(f"no canary on {mount}: the file system does not answer")
             for number in range(3):
@@ -264,7 +264,7 @@ def test_a_hung_journald_holds_nobody_up(tmp_path: Path, ext4: Path) -> None:
             with watching(tmp_path) as daemon, contextlib.ExitStack() as senders:
                 while fill(senders.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))):
                     pass
-                bed = open_testbed(running_daemon(daemon.run_directory))
+                bed = open_playback(running_daemon(daemon.run_directory))
                 began = double_free(bed)
                 while not list((daemon.state / "findings").glob("*.json")):
                     assert time.monotonic_ns() - began < 3e9
@@ -316,7 +316,7 @@ def test_a_daemon_stopped_in_a_storm_accounts_for_every_verdict(
     with watching(tmp_path, ring_bytes="4096", table_slots="64") as daemon:
         time.sleep(3)  # the canary proves the hooks
         facts = running_daemon(daemon.run_directory)
-        bed, maps = open_testbed(facts), DaemonMaps(facts)
+        bed, maps = open_playback(facts), DaemonMaps(facts)
         before, told = maps.counters(), sum_findings(daemon)
         daemon.process.send_signal(signal.SIGSTOP)
         began = time.monotonic()

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import pytest
 
-from ebpfwatch.commands.selftest import double_free, open_testbed
+from ebpfwatch.commands.selftest import double_free, open_playback
 from ebpfwatch.events.wire import text
-from ebpfwatch.lock import running_daemon
-from ebpfwatch.plain import plain
+from ebpfwatch.system.lock import running_daemon
+from ebpfwatch.text.printable import printable
 from tests.live.conftest import ROOT, DaemonProcess, command
 from tests.live.harness import loop_ext4, watching
 
@@ -45,7 +45,7 @@ _PR_SET_NAME = 15
 
 def unsafe(shown: str) -> list[str]:
     """Lines that could do more than be read."""
-    return [line for line in shown.split("\n") if line != plain(line)]
+    return [line for line in shown.split("\n") if line != printable(line)]
 
 
 class Tags(html.parser.HTMLParser):
@@ -73,7 +73,7 @@ def named() -> Iterator[None]:
 
 def test_hostile_names_reach_every_sink_as_text(daemon: DaemonProcess, named: None) -> None:
     """Ten findings by a hostile task about hostile names: whole in the data, escaped for people."""
-    bed = open_testbed(running_daemon(daemon.run_directory))
+    bed = open_playback(running_daemon(daemon.run_directory))
     for number, name in enumerate(NAMES):
         bed.inode.ino, bed.inode.name = 1000 + number, name[:63]
         double_free(bed)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ebpfwatch.daemon.precursors import Precursors
 from ebpfwatch.host.zoneinfo import Zone
 from ebpfwatch.paths import Paths
-from ebpfwatch.precursors import Precursors
 from ebpfwatch.sinks import journal
 from ebpfwatch.verdicts.finding import Verdict
 from ebpfwatch.verdicts.recorder import Recorder

@@ -26,8 +26,8 @@ from ebpfwatch.events.wire import (
     decode,
 )
 from ebpfwatch.kernel import libbpf
+from ebpfwatch.kernel.playback import Playback
 from ebpfwatch.kernel.session import NEVER, Session
-from ebpfwatch.kernel.testbed import Testbed
 from ebpfwatch.verdicts.confidence import CRITICAL
 from ebpfwatch.verdicts.correlator import judge
 from ebpfwatch.verdicts.finding import Confidence, Verdict
@@ -57,9 +57,9 @@ def session(ext4: Path, alloc: str) -> Iterator[Session]:
 
 
 @pytest.fixture(scope="module")
-def bed(session: Session) -> Testbed:
+def bed(session: Session) -> Playback:
     """The object to play with."""
-    return Testbed(session.programs, session.maps, session.offsets, session.learned)
+    return Playback(session.programs, session.maps, session.offsets, session.learned)
 
 
 def verdicts(session: Session, address: int) -> list[VerdictEvent]:
@@ -70,7 +70,7 @@ def verdicts(session: Session, address: int) -> list[VerdictEvent]:
     return [e for e in events if isinstance(e, VerdictEvent) and e.object == address]
 
 
-def make_it_say(bed: Testbed, witness: Witness) -> None:
+def make_it_say(bed: Playback, witness: Witness) -> None:
     """Make the object's memory say this."""
     bed.inode.published = witness is Witness.ALIVE
     bed.inode.state = bed._dead if witness is Witness.DEAD else 0
@@ -89,7 +89,7 @@ STEPS = st.tuples(
 )
 @given(history=st.lists(STEPS, max_size=40))
 def test_the_kernel_does_what_the_table_says(
-    session: Session, bed: Testbed, alloc: str, history: list[tuple[Step, Witness]]
+    session: Session, bed: Playback, alloc: str, history: list[tuple[Step, Witness]]
 ) -> None:
     """Every step of every history: the same verdict, the same counter, the same next state."""
     bed.alloc()  # whatever a former history left behind ends here
@@ -231,7 +231,7 @@ def test_any_history_is_the_models(arena: Arena, actions: list[Action]) -> None:
     model.check()
 
 
-def test_identity_changed_is_found(session: Session, bed: Testbed) -> None:
+def test_identity_changed_is_found(session: Session, bed: Playback) -> None:
     """Another inode number at the free than at the eviction."""
     bed.alloc()
     bed.inode.ino = 1
@@ -246,7 +246,7 @@ def test_identity_changed_is_found(session: Session, bed: Testbed) -> None:
 
 @pytest.mark.parametrize("late", [True, False])
 def test_an_entry_that_another_cpu_wrote_late_tells_no_identity(
-    session: Session, bed: Testbed, late: bool
+    session: Session, bed: Playback, late: bool
 ) -> None:
     """A CPU that is interrupted between claiming a way and writing its life writes over the life of
     who took the way since: the seal is another object's, and the ordinary free is none of another
@@ -270,7 +270,7 @@ def test_an_entry_that_another_cpu_wrote_late_tells_no_identity(
     assert (found, free) == ([] if late else [KernelVerdict.IDENTITY_CHANGED], 1)
 
 
-def test_an_inode_that_was_never_listed_is_not_alive(session: Session, bed: Testbed) -> None:
+def test_an_inode_that_was_never_listed_is_not_alive(session: Session, bed: Playback) -> None:
     """A lost race in iget_locked on memory fresh from the slab's constructor: NULL is no list."""
     bed.alloc()
     bed.inode.constructed = False
@@ -282,7 +282,7 @@ def test_an_inode_that_was_never_listed_is_not_alive(session: Session, bed: Test
     bed.alloc()
 
 
-def test_a_free_by_a_stranger_is_found(session: Session, bed: Testbed) -> None:
+def test_a_free_by_a_stranger_is_found(session: Session, bed: Playback) -> None:
     """A call site that is not ext4's, and only once ours is known."""
     bed.alloc()
     bed.evict()
@@ -295,7 +295,7 @@ def test_a_free_by_a_stranger_is_found(session: Session, bed: Testbed) -> None:
 
 
 def test_eviction_in_reclaim_during_an_unlink_is_a_candidate(
-    session: Session, bed: Testbed
+    session: Session, bed: Playback
 ) -> None:
     """Inside shrink_slab, with the unlink not yet returned; the free carries the context on."""
     bed.alloc()
@@ -316,7 +316,7 @@ def test_eviction_in_reclaim_during_an_unlink_is_a_candidate(
     assert verdicts(session, bed.object) == []
 
 
-def test_ordinary_reclaim_is_no_finding(session: Session, bed: Testbed) -> None:
+def test_ordinary_reclaim_is_no_finding(session: Session, bed: Playback) -> None:
     """An inode with links, nobody unlinking it: what reclaim is for."""
     bed.alloc()
     bed.publish()
@@ -328,7 +328,7 @@ def test_ordinary_reclaim_is_no_finding(session: Session, bed: Testbed) -> None:
     assert verdicts(session, bed.object) == []
 
 
-def test_two_unlinks_at_once_are_context(session: Session, bed: Testbed) -> None:
+def test_two_unlinks_at_once_are_context(session: Session, bed: Playback) -> None:
     """A second task enters ext4_unlink for the same inode before the first has left."""
     bed.alloc()
     bed.publish()
@@ -360,7 +360,7 @@ def gap(session: Session) -> Iterator[Callable[[str], None]]:
 
 
 def test_a_life_that_began_while_alloc_was_off_is_no_second_death(
-    session: Session, bed: Testbed, gap: Callable[[str], None]
+    session: Session, bed: Playback, gap: Callable[[str], None]
 ) -> None:
     """Dead, handed out again unseen, evicted: without the gap told that is a double eviction."""
     bed.alloc()
@@ -375,7 +375,7 @@ def test_a_life_that_began_while_alloc_was_off_is_no_second_death(
 
 
 def test_an_unlink_whose_return_nobody_saw_is_not_in_flight(
-    session: Session, bed: Testbed, gap: Callable[[str], None]
+    session: Session, bed: Playback, gap: Callable[[str], None]
 ) -> None:
     """Neither to reclaim, nor to a second task, nor in the evidence of another verdict."""
     bed.alloc()
@@ -399,7 +399,7 @@ def test_an_unlink_whose_return_nobody_saw_is_not_in_flight(
     bed.alloc()
 
 
-def test_hostile_names_arrive_whole(session: Session, bed: Testbed) -> None:
+def test_hostile_names_arrive_whole(session: Session, bed: Playback) -> None:
     """Newlines, escapes and broken UTF-8 come through as text that can be shown."""
     bed.inode.name = b"a\n\x1b[31m\xff"
     double_free(bed)
@@ -413,7 +413,7 @@ def test_without_names_the_verdicts_are_the_same(ext4: Path) -> None:
     """``evidence.names: false``: who unlinked is known, and what it was called is not."""
     session = load_session(ext4, names=False)
     try:
-        bed = Testbed(session.programs, session.maps, session.offsets, session.learned)
+        bed = Playback(session.programs, session.maps, session.offsets, session.learned)
         double_free(bed)
         (event,) = verdicts(session, bed.object)
         assert event.verdict is KernelVerdict.DOUBLE_FREE

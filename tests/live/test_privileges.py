@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from ebpfwatch.privileges import CAPABILITIES
+from ebpfwatch.system.privileges import CAPABILITIES
 from tests.live.harness import ROOT
 
 _SCRIPT = """
 import re
-from ebpfwatch import privileges
+from ebpfwatch.system import privileges
 
 def show(when):
     status = open("/proc/thread-self/status").read()

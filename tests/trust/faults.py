@@ -20,10 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from ebpfwatch.commands.selftest import double_free, open_testbed
+from ebpfwatch.commands.selftest import double_free, open_playback
 from ebpfwatch.errors import EbpfwatchError
-from ebpfwatch.kernel.testbed import Testbed
-from ebpfwatch.lock import running_daemon
+from ebpfwatch.kernel.playback import Playback
+from ebpfwatch.system.lock import running_daemon
 from tests.live.harness import ROOT, loop_ext4, start_daemon, write_config
 from tests.trust.figures import record
 
@@ -69,14 +69,14 @@ def lives(pid: int) -> bool:
         return False
 
 
-def wait_bed(directory: Path, process: subprocess.Popen[bytes]) -> tuple[Testbed, set[int]]:
+def wait_bed(directory: Path, process: subprocess.Popen[bytes]) -> tuple[Playback, set[int]]:
     """The test object of the daemon, once it has loaded."""
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(EbpfwatchError, KeyError):
             facts = running_daemon(directory / "run")
             if "programs" in facts:
-                return open_testbed(facts), program_ids(facts)
+                return open_playback(facts), program_ids(facts)
         time.sleep(0.01)
     raise RuntimeError(f"the daemon did not start: {(directory / 'log').read_text()}")
 
@@ -137,7 +137,7 @@ def survives(directory: Path) -> list[str]:
     """A daemon after all the kills: it starts, tidies up, finds, and stops in order."""
     daemon = start_daemon(directory)
     said = []
-    bed = open_testbed(running_daemon(daemon.run_directory))
+    bed = open_playback(running_daemon(daemon.run_directory))
     double_free(bed)
     bed.close()
     time.sleep(2)

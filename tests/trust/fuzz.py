@@ -36,11 +36,11 @@ from ebpfwatch.host import (
     vmstat,
     zoneinfo,
 )
-from ebpfwatch.kernel.btf import Btf, BtfError
 from ebpfwatch.kernellog import story, triage
-from ebpfwatch.lastboot import BootRecord, traced
+from ebpfwatch.loader.btf import Btf, BtfError
+from ebpfwatch.postmortem.last_boot import BootRecord, traced
+from ebpfwatch.sinks.status import Status
 from ebpfwatch.sinks.web import Web, webconfig
-from ebpfwatch.status import Status
 from tests.trust.figures import record
 from tests.unit.test_verdicts import judged
 
@@ -257,7 +257,7 @@ def targets(stack: contextlib.ExitStack) -> dict[str, tuple[Target, list[bytes]]
             of("sys/fs/dentry-state"),
         ),
         "vmstat": (read_proc(vmstat.parse), of("vmstat")),
-        "ring record": (read_record, [step, wire.made_up(1, 2, 3, 4)]),
+        "ring record": (read_record, [step, wire.selftest_record(1, 2, 3, 4)]),
         "finding": (read_finding, [finding]),
         "boot.json": (read_boot, [json.dumps(vars(boot)).encode()]),
         "trace on a console": (read_console, [trace]),

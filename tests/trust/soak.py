@@ -22,10 +22,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ebpfwatch.commands.selftest import double_free, open_testbed
+from ebpfwatch.commands.selftest import double_free, open_playback
 from ebpfwatch.config import FindingsConfig
 from ebpfwatch.errors import EbpfwatchError
-from ebpfwatch.lock import running_daemon
+from ebpfwatch.system.lock import running_daemon
 from tests.live.books import Balance, DaemonMaps, balance
 from tests.live.harness import (
     DaemonProcess,
@@ -122,7 +122,7 @@ def fill(daemon: DaemonProcess) -> None:
     Where the kernel runs no program for a test (before 5.10), there are none: said, and no more.
     """
     try:
-        bed = open_testbed(running_daemon(daemon.run_directory))
+        bed = open_playback(running_daemon(daemon.run_directory))
     except EbpfwatchError as error:
         print(f"without findings before the first round: {error}", flush=True)
         return

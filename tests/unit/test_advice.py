@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebpfwatch.advice import Advice, Level, hooks, memory, modules, plans, size, storage, survival
+from ebpfwatch.catalogue.ladder import LADDER
 from ebpfwatch.commands import check
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.blockdev import Stack
@@ -29,9 +30,8 @@ from ebpfwatch.host.swaps import Swap
 from ebpfwatch.host.taint import Taint
 from ebpfwatch.host.vm import VmSettings
 from ebpfwatch.host.zoneinfo import Zone
-from ebpfwatch.kernel.ladder import LADDER
+from ebpfwatch.kernel.dry_run import DryRun, Program
 from ebpfwatch.kernel.session import Ladder
-from ebpfwatch.kernel.trial import Program, Trial
 from ebpfwatch.paths import Paths
 from tests.unit.host import TREES, fixture
 
@@ -398,7 +398,7 @@ def ladder(**rungs: str) -> list[Ladder]:
     return [Ladder(role, rung, "why") for role, rung in {**best, **rungs}.items()]
 
 
-def tried(refused: str = "", instead: str = "", left_out: str = "") -> Trial:
+def tried(refused: str = "", instead: str = "", left_out: str = "") -> DryRun:
     """Every program of the best rungs, one role's first refused, one role left out."""
     programs = [
         Program(role, one.function, "")
@@ -410,7 +410,7 @@ def tried(refused: str = "", instead: str = "", left_out: str = "") -> Trial:
     at = next((n for n, program in enumerate(programs) if program.role == refused), None)
     if at is not None:
         programs[at] = dataclasses.replace(programs[at], refusal="R1 is bad")
-    return Trial(tuple(programs), {left_out: "a rung"} if left_out else {}, instead)
+    return DryRun(tuple(programs), {left_out: "a rung"} if left_out else {}, instead)
 
 
 def test_hooks() -> None:
@@ -431,11 +431,11 @@ def test_a_refused_program(role: str) -> None:
     """FAIL with the reason, which role is lost, and the wish that was tried; without one that
     helps, the watcher cannot work.
     """
-    trial = tried(role, instead="reclaim=none")
-    found = line(hooks.advise(ladder(), {}, trial), role)
+    dry_run = tried(role, instead="reclaim=none")
+    found = line(hooks.advise(ladder(), {}, dry_run), role)
     assert found.level is Level.FAIL and "R1 is bad" in found.why and "lost: " in found.why
     assert found.command == '# config.yaml, hooks: rungs: "reclaim=none"'
-    assert hooks.usable(ladder(), trial)
+    assert hooks.usable(ladder(), dry_run)
     assert line(hooks.advise(ladder(), {}, tried(role)), role).command == ""
     assert not hooks.usable(ladder(), tried(role))
 
@@ -457,20 +457,22 @@ def test_what_is_switched_off_is_not_what_does_not_hold() -> None:
 
 def test_what_could_not_be_tried_is_unknown() -> None:
     """The rungs that hold without a program that was loaded, and why."""
-    trial = Trial(error=EbpfwatchError("no compiler", "install it", Exit.UNAVAILABLE))
-    said = hooks.advise(ladder(destroy=""), {}, trial)
+    dry_run = DryRun(error=EbpfwatchError("no compiler", "install it", Exit.UNAVAILABLE))
+    said = hooks.advise(ladder(destroy=""), {}, dry_run)
     assert line(said, "evict").level is line(said, "programs").level is Level.UNKNOWN
     assert line(said, "programs").why == "install it"
     assert line(said, "destroy").level is Level.WARN
     assert "programs" not in {found.item for found in hooks.advise(ladder(), {}, tried())}
 
 
-@pytest.mark.parametrize("trial", [Trial(), tried(), tried("evict", "x"), tried(left_out="alloc")])
-def test_a_trial_survives_its_way_from_the_child(trial: Trial) -> None:
+@pytest.mark.parametrize(
+    "dry_run", [DryRun(), tried(), tried("evict", "x"), tried(left_out="alloc")]
+)
+def test_a_dry_run_survives_its_way_from_the_child(dry_run: DryRun) -> None:
     """As JSON; an error keeps its words and its exit code."""
-    assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
-    failed = dataclasses.replace(trial, error=EbpfwatchError("a", "b", Exit.UNAVAILABLE))
-    error = Trial.from_json(json.loads(json.dumps(failed.to_json()))).error
+    assert DryRun.from_json(json.loads(json.dumps(dry_run.to_json()))) == dry_run
+    failed = dataclasses.replace(dry_run, error=EbpfwatchError("a", "b", Exit.UNAVAILABLE))
+    error = DryRun.from_json(json.loads(json.dumps(failed.to_json()))).error
     assert error and (error.message, error.hint, error.exit_code) == ("a", "b", 69)
 
 
@@ -494,7 +496,7 @@ CODES = [
         Exit.FAILED,
     ),
     (
-        check._Hooks(ladder(), {}, Trial(error=EbpfwatchError("x", "", Exit.UNAVAILABLE))),
+        check._Hooks(ladder(), {}, DryRun(error=EbpfwatchError("x", "", Exit.UNAVAILABLE))),
         machine(),
         [],
         Exit.UNAVAILABLE,

@@ -11,19 +11,15 @@ from typing import Any
 
 import pytest
 
+from ebpfwatch.catalogue.ladder import LADDER, UNITS
 from ebpfwatch.commands import COMMANDS, main
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.kernel import source
-from ebpfwatch.kernel.ladder import LADDER, UNITS
-from ebpfwatch.kernel.running import (
-    capabilities_missing,
-    find_symbols,
-    perf_is_restricted,
-    version_code,
-)
+from ebpfwatch.kernel.attach import perf_is_restricted
 from ebpfwatch.kernel.symbols import Symbols
-from ebpfwatch.lock import Lock, running_daemon
+from ebpfwatch.loader import source
+from ebpfwatch.loader.running import capabilities_missing, find_symbols, version_code
 from ebpfwatch.paths import PROBES
+from ebpfwatch.system.lock import Lock, running_daemon
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebpfwatch import config, strictyaml
+from ebpfwatch import config
 from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.text import strictyaml
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpfwatch import durable
+from ebpfwatch.system import durable
 
 
 def test_the_name_is_synced_and_not_only_the_file(

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ebpfwatch.daemon.precursors import Precursors
 from ebpfwatch.host.zoneinfo import Zone
 from ebpfwatch.kernellog.watcher import Watcher
 from ebpfwatch.paths import Paths
-from ebpfwatch.precursors import Precursors
 from ebpfwatch.sinks.journal import Journal
 from ebpfwatch.verdicts.early import EarlyWarning
 from ebpfwatch.verdicts.recorder import Recorder

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from ebpfwatch.daemon.governor import STEP_NS, Governor, HookSwitch, Load
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.governor import STEP_NS, Governor, Load, Reins
 from ebpfwatch.kernel.session import NEVER
 
 
@@ -114,16 +114,16 @@ class FakeSession:
         self.told.append((dict(self.since), dict(self.links.roles)))
 
 
-def reins(*roles: str, denied: bool = False) -> tuple[Reins, FakeSession]:
-    """Reins on a session of these roles."""
+def switch(*roles: str, denied: bool = False) -> tuple[HookSwitch, FakeSession]:
+    """HookSwitch on a session of these roles."""
     session = FakeSession(FakeLinks(*roles, denied=denied))
-    return Reins(session, session.configure), session  # type: ignore[arg-type]
+    return HookSwitch(session, session.configure), session  # type: ignore[arg-type]
 
 
 def test_the_only_hook_that_sees_the_free_is_never_taken_off() -> None:
     """On kernels without function hooks any_free is the free itself."""
-    assert reins("any_free", "unlink", "evict")[0].roles == ("unlink",)
-    assert reins("any_free", "rcu_free", "alloc", "unlink")[0].roles == (
+    assert switch("any_free", "unlink", "evict")[0].roles == ("unlink",)
+    assert switch("any_free", "rcu_free", "alloc", "unlink")[0].roles == (
         "any_free",
         "alloc",
         "unlink",
@@ -132,7 +132,7 @@ def test_the_only_hook_that_sees_the_free_is_never_taken_off() -> None:
 
 def test_what_is_off_is_said_in_every_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     """A line in the log and a reason, until it is on again; and since when it has no gap."""
-    governed, session = reins("any_free", "rcu_free", "alloc")
+    governed, session = switch("any_free", "rcu_free", "alloc")
     assert governed.go(2, 33.0) == ("any_free",)
     assert governed.go(2, 33.0) == ("alloc",)
     assert "33.0 %" in capsys.readouterr().err
@@ -145,7 +145,7 @@ def test_what_is_off_is_said_in_every_verdict(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("role", ["alloc", "unlink"])
 def test_the_programs_know_of_a_gap_before_it_begins_and_until_it_has_ended(role: str) -> None:
     """Else a life that nobody saw begin is a second death, and an unlink that has returned not."""
-    governed, session = reins("rcu_free", role)
+    governed, session = switch("rcu_free", role)
     began = time.monotonic_ns()
     governed.go(1, 33.0)
     governed.go(0, 0.0)
@@ -157,7 +157,7 @@ def test_the_programs_know_of_a_gap_before_it_begins_and_until_it_has_ended(role
 
 def test_a_hook_that_cannot_come_back_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
     """The daemon has given up the capability: it stays off, and says so once."""
-    governed, _ = reins("unlink", denied=True)
+    governed, _ = switch("unlink", denied=True)
     governed.go(1, 33.0)
     capsys.readouterr()
     assert governed.go(0, 0.0) == governed.go(0, 0.0) == ()

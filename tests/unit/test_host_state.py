@@ -32,7 +32,7 @@ from ebpfwatch.host.sources import Sources
 from ebpfwatch.host.state import SOURCES, HostReader, HostState
 from ebpfwatch.paths import Paths
 from ebpfwatch.sinks import metrics
-from ebpfwatch.status import Status
+from ebpfwatch.sinks.status import Status
 from tests.unit.host import FIXTURES, TREES, fixture, tree
 
 PARSERS: dict[str, Callable[[str], object]] = {

@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from ebpfwatch import durable
 from ebpfwatch.sinks import store
+from ebpfwatch.system import durable
 from ebpfwatch.verdicts.finding import Finding
 
 ROOT = Path(__file__).parents[2]

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ebpfwatch.catalogue.ladder import LADDER, Attachment, Rung, wishes
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.kernel.choice import Choice, Chooser
-from ebpfwatch.kernel.ladder import LADDER, Attachment, Rung, wishes
-from ebpfwatch.kernel.prober import Prober
-from ebpfwatch.kernel.refusal import last_words, overheard
-from ebpfwatch.kernel.running import find_symbols
-from ebpfwatch.kernel.trial import Program
-from ebpfwatch.kernel.verify import step_down
+from ebpfwatch.kernel.dry_run import Program
+from ebpfwatch.loader.choice import Choice, Chooser
+from ebpfwatch.loader.prober import Prober
+from ebpfwatch.loader.refusal import last_words, overheard
+from ebpfwatch.loader.running import find_symbols
+from ebpfwatch.loader.verify import step_down
 
 KALLSYMS = """\
 ffff000008100000 t ext4_evict_inode.cold
@@ -45,11 +45,11 @@ def test_what_is_not_wished_still_teaches() -> None:
     chooser = Chooser(Kernel(strict), None, "any_free=none")
     choice = chooser.choose("any_free", LADDER["any_free"])
     assert choice.rung is None
-    teacher = chooser.teacher(choice, LADDER["any_free"])
-    assert teacher is not None and teacher.name == strict
+    learning_rung = chooser.learning_rung(choice, LADDER["any_free"])
+    assert learning_rung is not None and learning_rung.name == strict
     unable = Chooser(Kernel(), None, "")
     choice = unable.choose("any_free", LADDER["any_free"])
-    assert unable.teacher(choice, LADDER["any_free"]) is None
+    assert unable.learning_rung(choice, LADDER["any_free"]) is None
 
 
 def test_a_rung_says_its_price() -> None:

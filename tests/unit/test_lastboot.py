@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ebpfwatch.host.modules import Module
 from ebpfwatch.kernel import tracebuffer
-from ebpfwatch.kernel.symbols import Module
-from ebpfwatch.lastboot import BootRecord, ended, traced
 from ebpfwatch.paths import Paths
+from ebpfwatch.postmortem.last_boot import BootRecord, ended, traced
 
 # Consoles of the guests of tests/vm, scenario "again": the free that kills in RCU's softirq.
 CONSOLE_4_19 = """\

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ebpfwatch.canary import Canary
-from ebpfwatch.daemon import Daemon
+from ebpfwatch.daemon.canary import Canary
+from ebpfwatch.daemon.liveness import Liveness
+from ebpfwatch.daemon.loop import Daemon
 from ebpfwatch.host.sources import Sources
 from ebpfwatch.kernel.session import Ladder
-from ebpfwatch.liveness import Liveness
 from ebpfwatch.paths import Paths
 from ebpfwatch.verdicts.recorder import Recorder
 from tests.unit.test_sinks import STATUS
@@ -28,9 +28,13 @@ def test_a_file_on_another_file_system_is_no_canary(tmp_path: Path) -> None:
     """One that is mounted over an ext4 would make every hook silent: none of them sees it."""
     canary = Canary(frozenset({"evict"}), False)
     major, minor = device(tmp_path)
-    run = canary.fly(str(tmp_path), (major, minor + 1), 1)
-    assert run.problem.endswith("another file system is mounted over it") and not canary.flying
-    assert not canary.fly(str(tmp_path), (major, minor), 1).problem and canary.flying
+    run = canary.start_proofs(str(tmp_path), (major, minor + 1), 1)
+    assert (
+        run.problem.endswith("another file system is mounted over it") and not canary.proof_pending
+    )
+    assert (
+        not canary.start_proofs(str(tmp_path), (major, minor), 1).problem and canary.proof_pending
+    )
 
 
 def mounted(proc: Path, mount: Path, minor: int) -> None:
@@ -55,23 +59,23 @@ def test_a_proof_that_cannot_be_renewed_expires(
         [*hooks, Ladder("reclaim", "kprobe", "")], Paths(proc=proc), Sources(), Recorder()
     )
     mounted(proc, mount, minor)
-    liveness.fly()
+    liveness.start_proofs()
     assert liveness.success == {str(mount): 0}
     liveness.alive = proven = {"evict": True, "destroy": False, "reclaim": True}
     mounted(proc, mount, minor + 1)
-    liveness.fly()
+    liveness.start_proofs()
     assert liveness.alive == proven and liveness.again(300) == 15
     mounted(proc, mount, minor)
-    liveness.fly()
+    liveness.start_proofs()
     assert liveness.again(300) == 300
     mounted(proc, mount, minor + 1)
-    liveness.fly()
+    liveness.start_proofs()
     assert liveness.alive == {"evict": True, "destroy": False, "reclaim": True}
-    liveness.fly()
+    liveness.start_proofs()
     assert liveness.alive == {"evict": None, "destroy": False, "reclaim": True}
     assert "no longer PROVEN alive" in capsys.readouterr().err
     (proc / "self/mountinfo").write_text(f"25 1 0:1 / {mount} rw - tmpfs none rw\n")
-    liveness.fly()
+    liveness.start_proofs()
     assert liveness.success == {} and liveness.again(300) == 15 and liveness.again(0) > 1e9
     assert capsys.readouterr().err == ""
 

@@ -18,7 +18,7 @@ from ebpfwatch.events.wire import (
     KernelVerdict,
     LifeFlag,
     VerdictRecord,
-    made_up,
+    selftest_record,
 )
 from ebpfwatch.postmortem.blackbox import entries, transitions, verdicts
 
@@ -65,9 +65,9 @@ def test_the_last_transitions_are_in_the_order_of_time() -> None:
 
 def test_the_last_verdicts_outlive_user_space() -> None:
     """What the probe wrote down is decoded; memory never written is nothing."""
-    record = made_up(OBJECT, 42, 7, 1000)
+    record = selftest_record(OBJECT, 42, 7, 1000)
     never = bytes(ctypes.sizeof(VerdictRecord))
-    later = made_up(OBJECT, 43, 7, 2000)
+    later = selftest_record(OBJECT, 43, 7, 2000)
     events = verdicts([later, never, record + b"padding"])
     assert [event.ino for event in events] == [42, 43]
     assert events[0].verdict is KernelVerdict.DOUBLE_FREE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ebpfwatch.privileges import why_no_exe
+from ebpfwatch.system.privileges import why_no_exe
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from ebpfwatch.commands import main
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernellog.diseases import KINDS
 from ebpfwatch.sinks import journal, kmsg, metrics, store, text
-from ebpfwatch.status import LOSSES, HookStatus, Status
+from ebpfwatch.sinks.status import LOSSES, HookStatus, Status
 from ebpfwatch.verdicts.early import Early
 from ebpfwatch.verdicts.finding import Finding, Moment, Process, Verdict
 from tests.unit.host import fixture
@@ -80,8 +80,8 @@ def test_promtool_finds_nothing() -> None:
 
 
 def test_every_sink_that_counts_errors_is_a_series() -> None:
-    """What the outlet counts is what the metric enumerates."""
-    source = (ROOT / "ebpfwatch/outlet.py").read_text()
+    """What the delivery counts is what the metric enumerates."""
+    source = (ROOT / "ebpfwatch/daemon/delivery.py").read_text()
     assert set(metrics.SINKS) == set(re.findall(r'^ {12}"(\w+)": ', source, re.MULTILINE))
 
 
@@ -278,7 +278,7 @@ def test_the_report_names_everything() -> None:
 @given(st.text())
 def test_plain_text_cannot_move_a_cursor(hostile: str) -> None:
     """One printable line, whatever the file was called."""
-    shown = text.plain(hostile)
+    shown = text.printable(hostile)
     assert len(shown.splitlines()) <= 1
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", shown)
 
@@ -287,7 +287,7 @@ def test_the_daemon_serves_without_openssl() -> None:
     """The page's imports leave ssl out, and a TLS server can still import it afterwards."""
     code = (
         "import sys\n"
-        "from ebpfwatch.lean import absent, without\n"
+        "from ebpfwatch.system.imports import absent, without\n"
         "with without('ssl'), absent('_hashlib'):\n"
         "    from ebpfwatch.sinks import metrics\n"
         "    from ebpfwatch.sinks.web import Web\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ebpfwatch.kernel.ticks import Look, tick_ns
+from ebpfwatch.loader.ticks import Look, tick_ns
 
 
 @pytest.mark.parametrize("hz", [100, 250, 300, 1000])

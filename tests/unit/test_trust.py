@@ -14,17 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebpfwatch import durable
-from ebpfwatch.bootwatch import BootWatch
 from ebpfwatch.commands.report import _text
-from ebpfwatch.errors import EbpfwatchError, Exit, defect, say
+from ebpfwatch.daemon.boot_record import BootWatch
+from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.sources import Sources
 from ebpfwatch.kernel.symbols import Symbols
-from ebpfwatch.lastboot import BootRecord
-from ebpfwatch.lock import Lock
 from ebpfwatch.paths import Paths
+from ebpfwatch.postmortem.last_boot import BootRecord
 from ebpfwatch.sinks.store import Store, read_all
-from ebpfwatch.worker import Worker, within
+from ebpfwatch.system import durable
+from ebpfwatch.system.lock import Lock
+from ebpfwatch.system.log import defect, say
+from ebpfwatch.system.worker import Worker, within
 from tests.unit.test_verdicts import judged
 
 JSON = st.recursive(
@@ -208,12 +209,12 @@ def test_within_returns_who_is_stuck() -> None:
 
 
 def test_nothing_in_the_daemon_waits_for_the_kernels_entropy() -> None:
-    """os.urandom() and what stands on it hang a 4.19 guest: only chance.py draws."""
+    """os.urandom() and what stands on it hang a 4.19 guest: only random_bytes.py draws."""
     package = Path(__file__).parents[2] / "ebpfwatch"
     waiting = re.compile(r"os\.urandom\(|^\s*(?:import|from) (?:secrets|uuid|tempfile)\b", re.M)
     modules = {file.name: file.read_text() for file in package.rglob("*.py")}
     # Only where it says why not.
-    assert [name for name in modules if waiting.search(modules[name])] == ["chance.py"]
+    assert [name for name in modules if waiting.search(modules[name])] == ["random_bytes.py"]
 
 
 def test_nothing_of_ours_has_a_name_in_a_directory_of_all() -> None:

@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from ebpfwatch.canary import Canary, Life, Run
+from ebpfwatch.daemon.canary import Canary, Life, Run
 from ebpfwatch.events.wire import (
     Flag,
     Hook,
@@ -390,7 +390,7 @@ def canary_step(hook: Hook, ns: int = 5, ino: int = 9, leaving: bool = False) ->
     return StepEvent(ns, hook, leaving, 0xAB, ino, 1, 8 << 20, RM)
 
 
-def flying(roles: set[str]) -> tuple[Canary, Run]:
+def running(roles: set[str]) -> tuple[Canary, Run]:
     """A canary whose file was created and deleted at 1 ns."""
     canary = Canary(frozenset(roles), shared_free=True)
     run = Run("/nonexistent", (8, 0), 1, lives=[Life(1, (8, 0), 9)], shared_free=True)
@@ -400,7 +400,7 @@ def flying(roles: set[str]) -> tuple[Canary, Run]:
 
 def test_a_whole_life_proves_the_hooks() -> None:
     """In order, with the strict hook standing in for the RCU callback."""
-    canary, run = flying({"alloc", "unlink", "evict", "rcu_free", "any_free"})
+    canary, run = running({"alloc", "unlink", "evict", "rcu_free", "any_free"})
     for hook in (Hook.ALLOC, Hook.UNLINK, Hook.EVICT, Hook.ANY_FREE):
         canary.feed(canary_step(hook))
     assert canary.finished(10, 1000) == [run]
@@ -410,7 +410,7 @@ def test_a_whole_life_proves_the_hooks() -> None:
 
 def test_a_silent_hook_is_named_when_time_is_up() -> None:
     """Nothing before, the role after."""
-    canary, run = flying({"alloc", "evict"})
+    canary, run = running({"alloc", "evict"})
     canary.feed(canary_step(Hook.ALLOC))
     canary.feed(canary_step(Hook.EVICT, ino=10))  # somebody else's inode
     assert canary.finished(10, 1000) == []
@@ -420,7 +420,7 @@ def test_a_silent_hook_is_named_when_time_is_up() -> None:
 
 def test_one_missed_free_is_no_silence() -> None:
     """Another file follows; what any of them proves is proven."""
-    canary, run = flying({"evict", "any_free"})
+    canary, run = running({"evict", "any_free"})
     canary.feed(canary_step(Hook.EVICT))
     run.lives.append(Life(2, (8, 0), 10))
     canary.feed(canary_step(Hook.EVICT, ino=10))
@@ -431,7 +431,7 @@ def test_one_missed_free_is_no_silence() -> None:
 
 def test_the_wrong_order_is_seen() -> None:
     """A free before its eviction is not a life."""
-    canary, run = flying({"evict", "any_free"})
+    canary, run = running({"evict", "any_free"})
     canary.feed(canary_step(Hook.ANY_FREE))
     canary.feed(canary_step(Hook.EVICT))
     assert not run.in_order

@@ -23,9 +23,9 @@ from ebpfwatch.commands import selftest
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.zoneinfo import Zone
 from ebpfwatch.sinks import metrics, web
+from ebpfwatch.sinks.status import HookStatus, Status
 from ebpfwatch.sinks.web import handler, server, svg
 from ebpfwatch.sinks.web.page import headline, page
-from ebpfwatch.status import HookStatus, Status
 from ebpfwatch.verdicts.finding import Finding
 from tests.unit.test_sinks import STATUS
 from tests.unit.test_verdicts import judged

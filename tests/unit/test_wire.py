@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebpfwatch.events import wire
-from ebpfwatch.status import COUNTERS, LOSSES
+from ebpfwatch.sinks.status import COUNTERS, LOSSES
 
 HEADER = Path(__file__).parents[2] / "probes/contract.h"
 

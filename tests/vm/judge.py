@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-from ebpfwatch.lastboot import BootRecord, TracedVerdict, traced
+from ebpfwatch.postmortem.last_boot import BootRecord, TracedVerdict, traced
 from tests.vm import guest
 from tests.vm.kernels import Kernel
 from tests.vm.leads import leads

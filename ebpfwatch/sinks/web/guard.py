@@ -15,10 +15,11 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn
 
-from ebpfwatch.chance import unguessable
-from ebpfwatch.errors import EbpfwatchError, Exit, say
+from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.sinks.web import webconfig
 from ebpfwatch.sinks.web.webconfig import TlsServerConfig, WebConfig
+from ebpfwatch.system.log import say
+from ebpfwatch.system.random_bytes import random_bytes
 
 if TYPE_CHECKING:
     import ssl
@@ -196,7 +197,7 @@ class Passwords:
         self._known: set[bytes] = set()
         self._one_at_a_time = threading.Lock()
         if users:
-            self._secret = unguessable(32)
+            self._secret = random_bytes(32)
             try:
                 import bcrypt
             except ImportError:

@@ -13,9 +13,9 @@ import os
 from pathlib import Path
 
 from ebpfwatch import __version__
-from ebpfwatch.sinks.text import plain
+from ebpfwatch.sinks.status import COUNTERS, LOSSES, HookStatus, Status
 from ebpfwatch.sinks.web.svg import LEVELS, level, size, watermarks
-from ebpfwatch.status import COUNTERS, LOSSES, HookStatus, Status
+from ebpfwatch.text.printable import printable
 from ebpfwatch.verdicts.finding import Confidence, Finding, Severity, Verdict
 from ebpfwatch.verdicts.knowledge import NOT_BY_CANARY
 
@@ -98,7 +98,7 @@ def headline(status: Status) -> tuple[str, str, str]:
 
 
 def _e(text: object) -> str:
-    return html.escape(plain(str(text)))
+    return html.escape(printable(str(text)))
 
 
 @functools.lru_cache(maxsize=1)

@@ -17,11 +17,12 @@ from typing import Any, Callable
 
 from prometheus_client import CollectorRegistry
 
-from ebpfwatch.errors import EbpfwatchError, Exit, say
-from ebpfwatch.sinks.text import plain
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.sinks.status import Status
 from ebpfwatch.sinks.web.guard import Guard
 from ebpfwatch.sinks.web.handler import TIMEOUT_SECONDS, Handler
-from ebpfwatch.status import Status
+from ebpfwatch.system.log import say
+from ebpfwatch.text.printable import printable
 from ebpfwatch.verdicts.finding import Finding
 
 __all__ = ["Server", "Web"]
@@ -164,7 +165,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def defect(self, path: str, error: Exception) -> None:
         """An answer that could not be made: one line for the first, the rest are only 500s."""
         if not self._defects:
-            say(f"cannot answer {plain(path)}: {type(error).__name__}: {error}", "err")
+            say(f"cannot answer {printable(path)}: {type(error).__name__}: {error}", "err")
         self._defects += 1
 
     def handle_error(self, request: Any, client_address: Any) -> None:

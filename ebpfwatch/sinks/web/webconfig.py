@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ebpfwatch.strictyaml import key, one_of, read
+from ebpfwatch.text.strictyaml import key, one_of, read
 
 __all__ = ["HttpServerConfig", "TlsServerConfig", "WebConfig", "load"]
 

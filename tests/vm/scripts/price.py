@@ -8,18 +8,12 @@ import os
 import statistics
 import time
 
-from ebpfwatch.kernel.btf import Btf
-from ebpfwatch.kernel.fentry import load_fentry
-from ebpfwatch.kernel.ladder import Attachment
-from ebpfwatch.kernel.prober import (
-    _FENTRY_ARGUMENT,
-    EXIT,
-    PROGRAM_TYPES,
-    attach,
-    instruction,
-    load_program,
-)
-from ebpfwatch.kernel.running import version_code
+from ebpfwatch.catalogue.ladder import Attachment
+from ebpfwatch.kernel.attach import attach
+from ebpfwatch.loader.btf import Btf
+from ebpfwatch.loader.fentry import load_fentry
+from ebpfwatch.loader.prober import _FENTRY_ARGUMENT, EXIT, PROGRAM_TYPES, instruction, load_program
+from ebpfwatch.loader.running import version_code
 
 FILES, ROUNDS = 1000, 5
 

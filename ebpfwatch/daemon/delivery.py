@@ -1,0 +1,86 @@
+"""One finding to every sink, in the order in which the machine may die (docs/evidence.md)."""
+
+from __future__ import annotations
+
+import collections
+from pathlib import Path
+
+from ebpfwatch.config import Config
+from ebpfwatch.paths import Paths
+from ebpfwatch.sinks.journal import Journal
+from ebpfwatch.sinks.kmsg import KernelLog
+from ebpfwatch.sinks.store import Store
+from ebpfwatch.system.log import defect, say
+from ebpfwatch.system.worker import Worker
+from ebpfwatch.verdicts.finding import Finding, Severity, Verdict
+
+__all__ = ["Delivery"]
+
+_RECENT = 10
+
+
+class Delivery:
+    """Owns the sinks; what one cannot take is counted, and the others still get it.
+
+    ``disk`` writes to the state directory, so that nothing else has to wait for it.
+    """
+
+    def __init__(self, settings: Config, paths: Paths) -> None:
+        """Open the state directory; raises ``EbpfwatchError``."""
+        self.store = Store(Path(settings.state_directory), settings.findings.keep)
+        self._settings = settings
+        self._paths = paths
+        self._recent: collections.deque[Finding] = collections.deque(maxlen=_RECENT)
+        self._store_errors = 0
+        self.disk = Worker("disk")
+
+    def connect(self) -> None:
+        """Open journal and kernel log, while we may; raises ``EbpfwatchError``."""
+        self.journal = Journal(self._paths.journal_socket, self._settings.journal)
+        evidence = self._settings.evidence
+        self.kernel_log = KernelLog(
+            str(self._paths.dev / "kmsg") if evidence.kmsg else "",
+            str(self._paths.dev / "pmsg0") if evidence.pmsg else "",
+        )
+
+    def tell(self, finding: Finding) -> None:
+        """Deliver one finding; never raises."""
+        self.journal.write(finding)
+        self.kernel_log.write(finding)
+        self._recent.appendleft(finding)
+        if finding.verdict is not Verdict.CONCURRENT_UNLINK and not finding.test:
+            level = "err" if finding.severity <= Severity.ERR else "warning"
+            say(f"{finding.verdict.value} ({finding.confidence.value}): id {finding.id}", level)
+        # fsync waits for the disk, and the disk may be what is dying.
+        if not self.disk.submit(lambda: self._keep(finding)):
+            self._not_kept("too many are waiting for the disk")
+
+    def _keep(self, finding: Finding) -> None:
+        try:
+            self.store.write(finding)
+        except OSError as error:
+            self._not_kept(error.strerror)
+        except Exception as error:  # lost all the same
+            self._not_kept(defect(error))
+
+    def _not_kept(self, why: str | None) -> None:
+        self._store_errors += 1
+        if self._store_errors == 1:
+            say(
+                f"cannot write findings to {self.store.directory}: {why};"
+                " the journal has them; further failures are only counted",
+                "err",
+            )
+
+    def recent(self) -> tuple[Finding, ...]:
+        """The last findings, newest first; safe from any thread."""
+        return tuple(self._recent)
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Findings not taken, by sink."""
+        return {
+            "journal": self.journal.errors,
+            "store": self._store_errors,
+            "kmsg": self.kernel_log.errors,
+        }

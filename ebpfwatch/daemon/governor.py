@@ -1,0 +1,161 @@
+"""The governor: above a CPU budget the watcher gives up what it can do without, and says so.
+
+What is measured, and what cannot be, is argued in docs/performance.md.  The decision is pure;
+``HookSwitch`` carries it out on the links.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Callable
+
+from ebpfwatch.errors import EbpfwatchError
+from ebpfwatch.kernel.session import NEVER, Session
+from ebpfwatch.system.log import say
+
+__all__ = ["STEP_NS", "Governor", "Load", "HookSwitch"]
+
+#: What one step of an inode's life costs in the kernel where the hardware's counters were cold:
+#: ``make bench`` prints it as the added cost of a life, four steps.
+STEP_NS = 250
+
+_STEPS = ("unlink", "evict", "destroy", "free", "free_unmatched", "free_aborted", "alloc")
+
+#: What may go, dearest first, and what is lost with it. Without any of them a double free by ext4's
+#: own hand is proven.
+EXPENDABLE = {
+    "any_free": "frees by strangers are no longer seen",
+    "alloc": "the object alone tells a new life",
+    "unlink": "names, unlinks in flight and concurrent unlinks are no longer known",
+}
+
+_DOWN_AFTER = 2  #: ticks above the budget
+_UP_AFTER = 12  #: ticks below half of it; twice as many after each relapse
+_PATIENCE = 5  #: relapses that still double it
+
+
+@dataclasses.dataclass
+class Governor:
+    """Which step to be on: 0 is everything on, ``steps`` the last.
+
+    ``budget`` is in percent of one CPU, 0 = no governor.  Feed it once a tick.
+    """
+
+    budget: float
+    steps: int
+    step: int = 0
+    _over: int = 0
+    _under: int = 0
+    _relapses: int = 0
+
+    def feed(self, percent: float) -> int:
+        """The step for the next tick, by what the last one has cost."""
+        over = 0 < self.budget < percent
+        under = not self.budget or percent < self.budget / 2
+        self._over = self._over + 1 if over else 0
+        self._under = self._under + 1 if under else 0
+        if self._over >= _DOWN_AFTER and self.step < self.steps:
+            self._over = 0
+            self._relapses = min(self._relapses + 1, _PATIENCE)
+            self.step += 1
+        elif self.step and self._under >= _UP_AFTER << max(0, self._relapses - 1):
+            self._under = 0
+            self.step -= 1
+        return self.step
+
+
+class Load:
+    """CPU time of the watcher between two looks, in percent of one CPU.
+
+    The daemon's own is exact, and that of its main thread alone: how much is scraped is up to
+    whoever reaches the port, and no hook that goes makes it cheaper.  The programs' is exact while
+    ``kernel.bpf_stats_enabled`` is on, else the steps they counted times ``STEP_NS``.  The traps of
+    a kprobe on every slab free are in neither: each costs ``slab_free_ns``.
+    """
+
+    def __init__(self, slab_free_ns: float) -> None:
+        self._slab_free_ns = slab_free_ns
+        self._before: tuple[float, float, int, int] | None = None
+
+    def feed(self, now: float, own: float, counters: Mapping[str, int], run_ns: int) -> float:
+        """``now`` and ``own`` (CPU) in seconds; ``run_ns`` is the programs' total, 0 if unknown."""
+        steps = sum(counters.get(name, 0) for name in _STEPS)
+        spent = own + counters.get("slab_free", 0) * self._slab_free_ns / 1e9
+        before, self._before = self._before, (now, spent, steps, run_ns)
+        if before is None or now <= before[0]:
+            return 0.0
+        measured = run_ns - before[3]
+        programs = measured if measured > 0 else (steps - before[2]) * STEP_NS
+        return 100 * (spent - before[1] + programs / 1e9) / (now - before[0])
+
+
+class HookSwitch:
+    """Takes hooks off and puts them back. ``off`` are the roles that are given up.
+
+    ``configure`` tells the programs what ``session.since`` holds: before a hook goes, and after it
+    has come back, for a program must not take an event that nobody reported for one that has not
+    been.  ``allowed`` surrounds an attach, which is a privilege on some kernels.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        configure: Callable[[], None],
+        allowed: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._session = session
+        self._configure = configure
+        self._allowed = allowed
+        # Where the strict hook is the only one that sees the free, it is not expendable.
+        alone = not session.links.attached("rcu_free")
+        self.roles: Sequence[str] = tuple(
+            role
+            for role in EXPENDABLE
+            if session.links.attached(role) and not (role == "any_free" and alone)
+        )
+        self.off: tuple[str, ...] = ()
+        self._stuck = False
+
+    def go(self, step: int, percent: float) -> tuple[str, ...]:
+        """Carry out the step; returns the roles whose links have changed."""
+        wanted = tuple(self.roles[:step])
+        for role in (role for role in wanted if role not in self.off):
+            # What any_free concludes, it concludes while it runs: nothing to be told before.
+            if role != "any_free":
+                self._session.since[role] = NEVER
+                self._configure()
+            self._session.links.detach(role)
+            say(f"governor: {percent:.1f} % of a CPU is over the budget: the hook {role} is off;"
+                f" {EXPENDABLE[role]}", "warning")  # fmt: skip
+            self.off = (*self.off, role)
+            return (role,)
+        for role in (role for role in self.off if role not in wanted):
+            return (role,) if self._put_back(role) else ()
+        return ()
+
+    def _put_back(self, role: str) -> bool:
+        try:
+            with self._allowed():
+                self._session.links.attach(role)
+        except EbpfwatchError as error:
+            if not self._stuck:
+                say(f"governor: {error.message}; off until the next start", "warning")
+            self._stuck = True
+            return False
+        # Not before the hook is there: what happened on the way to it was not seen.
+        self._session.since[role] = time.monotonic_ns()
+        self._configure()
+        self.off = tuple(other for other in self.off if other != role)
+        say(f"governor: below half of the budget: the hook {role} is on again", "notice")
+        return True
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """A reason for every verdict while something is off."""
+        return tuple(
+            f"the hook {role} is off, because the watcher cost too much: {EXPENDABLE[role]}"
+            for role in self.off
+        )

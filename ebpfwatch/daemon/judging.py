@@ -1,0 +1,168 @@
+"""From a record of the kernel to a finding at the sinks: knowledge, verdict, folding, delivery."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+
+from ebpfwatch.actions import Actions
+from ebpfwatch.catalogue.ladder import LADDER
+from ebpfwatch.config import Config
+from ebpfwatch.daemon.delivery import Delivery
+from ebpfwatch.daemon.liveness import Liveness
+from ebpfwatch.daemon.surroundings import Surroundings
+from ebpfwatch.events import wire
+from ebpfwatch.kernel.session import Session
+from ebpfwatch.kernel.symbols import Symbols
+from ebpfwatch.system.log import say
+from ebpfwatch.verdicts.correlator import Knowledge, judge
+from ebpfwatch.verdicts.folding import Folder
+from ebpfwatch.verdicts.losses import LossHistory
+from ebpfwatch.verdicts.stacks import frame, is_own_caller
+
+__all__ = ["Judging"]
+
+_SYMBOLS_SECONDS = 30.0
+_TEST_OBJECT = 0xEBBF  #: no kernel object's address: the made-up record's
+
+_HIDDEN = (
+    "the kernel hides its addresses (kernel.kptr_restrict, or lockdown), so frames have no names"
+)
+
+
+class Judging:
+    """``counts``: findings by (verdict, confidence, is test), repetitions included."""
+
+    def __init__(
+        self,
+        settings: Config,
+        session: Session,
+        symbols: Symbols,
+        liveness: Liveness,
+        delivery: Delivery,
+        surroundings: Surroundings,
+        actions: Actions,
+        test_page: range,
+    ) -> None:
+        self.counts: dict[tuple[str, str, bool], int] = {}
+        self.reduced: tuple[str, ...] = ()  # what the governor has taken off
+        self.folder = Folder(settings.findings.fold_seconds, settings.findings.per_minute)
+        self._session = session
+        self._symbols = symbols
+        self._liveness = liveness
+        self._delivery = delivery
+        self._surroundings = surroundings
+        self._actions = actions
+        self._test_page = test_page
+        self._losses = LossHistory()
+        self._sequence = 0
+        self._symbols_at = -float("inf")
+        self._call_sites: tuple[int, ...] = ()
+        if session.learned.get("call_site"):
+            # Learned from the free of a file of our own: whoever freed that is ext4.
+            self._call_sites = (session.learned["call_site"],)
+
+    def configure(self) -> None:
+        """Tell the programs who the canary is and who may free."""
+        self._session.configure(os.getpid(), self._call_sites)
+
+    def handle(self, event: wire.VerdictEvent) -> bool:
+        """Judge one event; whether a finding was told."""
+        if self._is_own_caller(event):
+            return False
+        self.record_losses()
+        self._refresh_symbols(event)
+        self._sequence += 1
+        finding = judge(event, self._knowledge(), self._sequence)
+        if finding is None:
+            return False
+        key = (finding.verdict.value, finding.confidence.value, finding.test)
+        self.counts[key] = self.counts.get(key, 0) + 1
+        write, folded = self.folder.admit(finding, time.monotonic())
+        if write:
+            told = dataclasses.replace(
+                finding,
+                folded=folded,
+                machine=self._surroundings.recorder.before(event.ns),
+                host=self._surroundings.host(),
+                object_bytes=self._surroundings.object_bytes(),
+            )
+            self._delivery.tell(told)
+            self._actions.act(told)
+        self._surroundings.recorder.found(finding)
+        return write
+
+    def selftest_record(self, ino: int, generation: int) -> bytes:
+        """A record like the kernel's, for the self-test where programs cannot be run by hand."""
+        return wire.selftest_record(
+            _TEST_OBJECT, ino & 2**64 - 1, generation & 2**32 - 1, time.monotonic_ns()
+        )
+
+    def record_losses(self) -> None:
+        """Remember what was skipped until now."""
+        self._losses.record(time.monotonic_ns(), self.misses())
+
+    def misses(self) -> dict[str, int]:
+        """Skipped runs by role; a program shared by two roles counts for both."""
+        misses = self._session.misses()
+        totals: dict[str, int] = {}
+        for hook in self._session.hooks:
+            for rung in LADDER[hook.role]:
+                if hook.rung == rung.name:
+                    totals[hook.role] = sum(misses.get(a.function, 0) for a in rung.attachments)
+        if "rcu_free" not in totals and "any_free" in totals:
+            totals["rcu_free"] = totals["any_free"]
+        return totals
+
+    def real(self) -> int:
+        """Findings that are not the self-test's."""
+        return sum(count for (_, _, test), count in self.counts.items() if not test)
+
+    def _is_test(self, address: int) -> bool:
+        return address == _TEST_OBJECT or address in self._test_page
+
+    def _is_own_caller(self, event: wire.VerdictEvent) -> bool:
+        """A call site not known yet, but ext4's or RCU's own: learn it instead of crying wolf."""
+        if event.verdict is not wire.KernelVerdict.FOREIGN_FREE or not event.call_site:
+            return False
+        if event.object in self._test_page:
+            return False
+        caller = frame(event.call_site, self._symbols.name(event.call_site), self._symbols.taints)
+        if not is_own_caller(caller):
+            return False
+        if event.call_site not in self._call_sites and len(self._call_sites) < 4:
+            self._call_sites = (*self._call_sites, event.call_site)
+            self.configure()
+            say(f"ext4 inodes are also freed from {self._symbols.name(event.call_site)}")
+        return True
+
+    def _refresh_symbols(self, event: wire.VerdictEvent) -> None:
+        """A module may have been loaded since; a frame without a name may be of a BPF program."""
+        if self._symbols.refresh():
+            return
+        now = time.monotonic()
+        if self._symbols.hidden or now - self._symbols_at < _SYMBOLS_SECONDS:
+            return
+        if all(self._symbols.name(a) for a in (*event.stack, event.call_site) if a):
+            return
+        self._symbols_at = now
+        self._symbols.load()
+
+    def _knowledge(self) -> Knowledge:
+        return Knowledge(
+            attached=frozenset(self._liveness.alive),
+            alive=self._liveness.alive,
+            lost=self._losses.lost,
+            symbol=self._symbols.name,
+            realtime_offset_ns=time.time_ns() - time.monotonic_ns(),
+            test_object=self._is_test,
+            frames=self._session.frames,
+            taints=self._symbols.taints,
+            earlier=self._surroundings.recorder.earlier,
+            out_of_tree=self._symbols.out_of_tree,
+            process=self._surroundings.process,
+            place=self._surroundings.place,
+            lacks=(_HIDDEN,) if self._symbols.hidden else (),
+            reduced=self.reduced,
+        )

@@ -1,0 +1,95 @@
+"""The kernel's own words while we run: counted, noted for findings, part of an early warning."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from ebpfwatch.host.zoneinfo import Zone
+from ebpfwatch.kernellog.diseases import KINDS, Relation
+from ebpfwatch.kernellog.report import Report
+from ebpfwatch.kernellog.watcher import Event, Watcher
+from ebpfwatch.paths import Paths
+from ebpfwatch.sinks.journal import Journal
+from ebpfwatch.system.log import say
+from ebpfwatch.verdicts.early import EarlyWarning
+from ebpfwatch.verdicts.recorder import Recorder
+
+__all__ = ["Precursors"]
+
+_TOLD_SECONDS = 60.0  # between two lines in our log about one kind
+_NOTED_SECONDS = 1.0  # between two moments of the flight recorder about one kind
+_NS = 1_000_000_000
+_WARNS = (Relation.PRECURSOR, Relation.DAMAGE)
+
+
+class Precursors:
+    """``counts``: messages by kind since the start; ``active``: the early warning stands."""
+
+    def __init__(self, paths: Paths, recorder: Recorder) -> None:
+        """Open the kernel's log, while we may; without one ``watcher.missing`` says why."""
+        self.watcher = Watcher(paths.dev / "kmsg")
+        self.counts = dict.fromkeys(KINDS, 0)
+        self.active = False
+        self._recorder = recorder
+        self._early = EarlyWarning()
+        self._told: dict[str, float] = {}
+        self._noted: dict[str, int] = {}
+
+    def look_back(self) -> None:
+        """Say what this boot's log held before us: it is why somebody may have started us."""
+        before = self.watcher.before
+        if before:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in before.items())
+            say(f"the kernel log of this boot already holds: {kinds}", "notice")
+        if self.watcher.missing:
+            say(f"the kernel log cannot be followed: {self.watcher.missing}", "notice")
+
+    def drain(self) -> None:
+        """Take what the kernel wrote; a flood is taken in portions."""
+        batch = self.watcher.read()
+        for event in batch.events:
+            self._count(event)
+        for report in batch.reports:
+            self._note_report(report)
+
+    def _count(self, event: Event) -> None:
+        kind, relation = event.disease.kind, event.disease.relation
+        self.counts[kind] += 1
+        if event.ns - self._noted.get(kind, 0) >= _NOTED_SECONDS * _NS:
+            self._noted[kind] = event.ns
+            self._recorder.note(event.ns, f"kernel log: {event.text} ({self.counts[kind]} so far)")
+        if relation not in _WARNS:
+            return
+        now = event.ns / _NS
+        self._early.precursor(now, event.text)
+        if now - self._told.get(kind, -float("inf")) >= _TOLD_SECONDS:
+            self._told[kind] = now
+            say(f"the kernel says ({kind}, {self.counts[kind]} so far): {event.text}", "warning")
+
+    def _note_report(self, report: Report) -> None:
+        """Its stack, now that it is whole: which task, which path."""
+        stack = " < ".join(str(frame) for frame in report.frames[:6])
+        if stack and report.disease.relation in _WARNS:
+            self._recorder.note(
+                time.monotonic_ns(),
+                f"{report.title}, by {report.comm} on CPU {report.cpu}: {stack}",
+            )
+
+    def judge(
+        self,
+        zones: Iterable[Zone],
+        burst: tuple[float, str],
+        again_seconds: float,
+        journal: Journal,
+    ) -> None:
+        """Weigh what came together; ``burst`` is the time and line of the latest one."""
+        now = time.monotonic()
+        self._early.pressure(now, zones)
+        self._early.burst(*burst)
+        early = self._early.judge(now, again_seconds)
+        self.active = self._early.active(now)
+        if early is not None:
+            self._recorder.note(int(now * _NS), f"early warning: {early.summary}")
+            if not journal.warn(early):
+                say(f"EARLY WARNING: {early.summary}", "err")

@@ -1,0 +1,82 @@
+"""Loading a fentry program: by bpf(2) itself, because bcc can be told neither the target nor that
+its ``support_kfunc()`` is wrong.
+
+The layout is union bpf_attr's for BPF_PROG_LOAD (linux/bpf.h), up to attach_btf_id (Linux >= 5.5).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from typing import Callable
+
+from ebpfwatch.loader.refusal import last_words
+
+__all__ = ["load_fentry"]
+
+_BPF_CALL = {"x86_64": 321, "aarch64": 280}
+_PROG_LOAD = 5
+_TRACING, _FENTRY = 26, 24
+#: As much as the oldest kernel allows: before Linux 6.4 a log that is cut off lacks its end.
+_LOG_BYTES = (1 << 24) - 1
+
+
+class _ProgLoad(ctypes.Structure):
+    _fields_ = [
+        ("prog_type", ctypes.c_uint32),
+        ("insn_cnt", ctypes.c_uint32),
+        ("insns", ctypes.c_void_p),
+        ("license", ctypes.c_char_p),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log_buf", ctypes.c_void_p),
+        ("kern_version", ctypes.c_uint32),
+        ("prog_flags", ctypes.c_uint32),
+        ("prog_name", ctypes.c_char * 16),
+        ("prog_ifindex", ctypes.c_uint32),
+        ("expected_attach_type", ctypes.c_uint32),
+        ("prog_btf_fd", ctypes.c_uint32),
+        ("func_info_rec_size", ctypes.c_uint32),
+        ("func_info", ctypes.c_uint64),
+        ("func_info_cnt", ctypes.c_uint32),
+        ("line_info_rec_size", ctypes.c_uint32),
+        ("line_info", ctypes.c_uint64),
+        ("line_info_cnt", ctypes.c_uint32),
+        ("attach_btf_id", ctypes.c_uint32),
+    ]
+
+
+def load_fentry(code: bytes, btf_id: int, name: str) -> int:
+    """The fd of a program that stands at the entry of the function ``btf_id`` of vmlinux's BTF.
+
+    Raises ``OSError``, with the verifier's reason if it had any.
+    """
+    if platform.machine() not in _BPF_CALL:
+        raise OSError(38, f"no fentry on {platform.machine()}")
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    instructions = ctypes.create_string_buffer(code, len(code))
+    request = _ProgLoad(
+        prog_type=_TRACING,
+        insn_cnt=len(code) // 8,
+        insns=ctypes.addressof(instructions),
+        license=b"GPL",
+        prog_name=name.encode()[:15],
+        expected_attach_type=_FENTRY,
+        attach_btf_id=btf_id,
+    )
+    fd = _call(call, request)
+    if fd >= 0:
+        return fd
+    errno = ctypes.get_errno()
+    log = ctypes.create_string_buffer(_LOG_BYTES)
+    request.log_level, request.log_size = 1, _LOG_BYTES
+    request.log_buf = ctypes.addressof(log)
+    _call(call, request)
+    words = last_words(log.value.decode(errors="replace"))
+    raise OSError(errno, f"loading {name}: {words or os.strerror(errno)}")
+
+
+def _call(call: Callable[..., int], request: _ProgLoad) -> int:
+    number = _BPF_CALL[platform.machine()]
+    return int(call(number, _PROG_LOAD, ctypes.byref(request), ctypes.sizeof(request)))

@@ -1,0 +1,87 @@
+"""Where the kernel keeps what we read: from BTF, else from the running kernel's headers.
+
+``vfs_inode`` inside ``ext4_inode_info`` is in no header and, where ext4 is a module, not in
+vmlinux's BTF; it is learned from an inode of our own (``learn``).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import struct
+import time
+from pathlib import Path
+
+from ebpfwatch.catalogue.ladder import Attachment
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.kernel.attach import attach_or_fail
+from ebpfwatch.kernel.libbpf import map_lookup
+from ebpfwatch.loader.btf import Btf, BtfError
+from ebpfwatch.loader.compiler import Compiler
+
+__all__ = ["from_btf", "from_headers"]
+
+#: define: (struct, member, and a member inside that one). The order is that of probes/offsets.c.
+_MEMBERS = {
+    "OFF_I_INO": ("inode", "i_ino", ()),
+    "OFF_I_GENERATION": ("inode", "i_generation", ()),
+    "OFF_I_NLINK": ("inode", "i_nlink", ()),
+    "OFF_I_STATE": ("inode", "i_state", ()),
+    "OFF_I_COUNT": ("inode", "i_count", ()),
+    "OFF_I_SB": ("inode", "i_sb", ()),
+    "OFF_I_SB_LIST": ("inode", "i_sb_list", ()),
+    "OFF_I_RCU": ("inode", "i_rcu", ()),
+    "OFF_S_DEV": ("super_block", "s_dev", ()),
+    "OFF_D_INODE": ("dentry", "d_inode", ()),
+    "OFF_D_NAME": ("dentry", "d_name", ("qstr", "name")),
+    "OFF_CACHE_NAME": ("kmem_cache", "name", ()),
+    "OFF_CACHE_OBJECT_SIZE": ("kmem_cache", "object_size", ()),
+    "OFF_D_PARENT": ("dentry", "d_parent", ()),
+}
+
+_SECONDS = 2.0
+
+
+def from_btf(btf: Btf) -> dict[str, int]:
+    """Bytes by define; raises ``EbpfwatchError`` naming the member that is not there."""
+    try:
+        return {
+            define: btf.offset(outer, member) + (btf.offset(*inner) if inner else 0)
+            for define, (outer, member, inner) in _MEMBERS.items()
+        }
+    except BtfError as error:
+        raise EbpfwatchError(
+            f"the kernel's types are not what the probes know: {error}",
+            "report it with the output of `uname -a`",
+            Exit.UNAVAILABLE,
+        ) from None
+
+
+def from_headers(compiler: Compiler, why_no_btf: str) -> dict[str, int]:
+    """Bytes by define, from /lib/modules/.../build; raises ``EbpfwatchError`` without headers."""
+    headers = Path(f"/lib/modules/{platform.release()}/build")
+    if not (headers / "include").is_dir():
+        raise EbpfwatchError(
+            f"{why_no_btf}, and there are no kernel headers in {headers}",
+            "install the headers of this kernel, or run one with CONFIG_DEBUG_INFO_BTF=y",
+            Exit.UNAVAILABLE,
+        )
+    module = compiler.compile_with_headers("offsets.c", headers)
+    program = module.load("raw_tracepoint", "find_offsets")
+    place = Attachment("sys_enter", "find_offsets")
+    link = attach_or_fail("raw_tracepoint", program, place, place.target)
+    try:
+        deadline = time.monotonic() + _SECONDS
+        while time.monotonic() < deadline:
+            values = [
+                struct.unpack("<Q", map_lookup(module.map("offsets"), index, 8))[0]
+                for index in range(len(_MEMBERS))
+            ]
+            if all(values):
+                return {define: value - 1 for define, value in zip(_MEMBERS, values)}
+    finally:
+        os.close(link)
+        module.close()
+    raise EbpfwatchError(
+        "the offsets program did not run", "see `ebpfwatch check --verbose`", Exit.SOFTWARE
+    )

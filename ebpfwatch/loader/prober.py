@@ -1,0 +1,182 @@
+"""Attach an empty program and see: the only honest answer to "does this hook exist here?".
+
+Runs in the loader child.  Nothing stays attached.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+from ebpfwatch.catalogue.ladder import Attachment, Rung
+from ebpfwatch.kernel.attach import attach, perf_is_restricted
+from ebpfwatch.kernel.libbpf import ENOTSUPP, library
+from ebpfwatch.loader.btf import Btf
+from ebpfwatch.loader.fentry import load_fentry
+
+__all__ = [
+    "EXIT",
+    "PROGRAM_TYPES",
+    "Prober",
+    "instruction",
+    "load_program",
+]
+
+PROGRAM_TYPES = {"kprobe": 2, "tracepoint": 5, "raw_tracepoint": 17, "fentry": 26}
+
+_SOCKET_FILTER = 1
+_RINGBUF = 27
+
+
+def instruction(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
+    """One BPF instruction (struct bpf_insn)."""
+    return struct.pack("<BBhi", code, src << 4 | dst, off, imm)
+
+
+EXIT = instruction(0xB7) + instruction(0x95)  # r0 = 0; exit
+_CMPXCHG = (
+    instruction(0x7A, dst=10, off=-8)  # *(u64 *)(fp - 8) = 0
+    + instruction(0xB7)  # r0 = 0
+    + instruction(0xB7, dst=1)  # r1 = 0
+    + instruction(0xDB, dst=10, src=1, off=-8, imm=0xF1)  # cmpxchg(fp - 8, r0, r1)
+    + EXIT
+)
+
+#: What our fentry programs need (Linux >= 5.17): the argument as a number, not a typed pointer.
+_FENTRY_ARGUMENT = (
+    instruction(0xB7, dst=2)  # r2 = 0
+    + instruction(0xBF, dst=3, src=10)  # r3 = fp
+    + instruction(0x07, dst=3, imm=-8)  # r3 -= 8
+    + instruction(0x85, imm=183)  # bpf_get_func_arg(r1, r2, r3)
+    + EXIT
+)
+
+_PROBE_READ_KERNEL = (
+    instruction(0xBF, dst=1, src=10)  # r1 = fp
+    + instruction(0x07, dst=1, imm=-8)  # r1 -= 8
+    + instruction(0xB7, dst=2, imm=8)  # r2 = 8
+    + instruction(0xB7, dst=3)  # r3 = NULL
+    + instruction(0x85, imm=113)  # bpf_probe_read_kernel(r1, r2, r3)
+    + EXIT
+)
+
+
+def load_program(kind: int, code: bytes, version: int, name: bytes = b"probe") -> int:
+    """An fd, or -errno."""
+    instructions = ctypes.create_string_buffer(code, len(code))
+    ctypes.set_errno(0)
+    fd = library().bcc_prog_load(
+        kind,
+        ctypes.c_char_p(name),
+        instructions,
+        len(code),
+        ctypes.c_char_p(b"GPL"),
+        ctypes.c_uint32(version),
+        0,
+        None,
+        0,
+    )
+    return int(fd) if fd >= 0 else -(ctypes.get_errno() or 1)
+
+
+def _says(code: int) -> str:
+    return "not supported by this kernel" if code == ENOTSUPP else os.strerror(code)
+
+
+def _restricted(kind: str) -> str:
+    """What may be behind a kprobe that cannot be attached: libbpf's last try, in a tracefs that the
+    unit may not write, says nothing of it.
+    """
+    if kind != "kprobe" or not perf_is_restricted():
+        return ""
+    return " (kernel.perf_event_paranoid is above 2, which may want CAP_SYS_ADMIN here)"
+
+
+class Prober:
+    """Tries rungs and kernel features; ``symbols`` maps a function's name to what it is called
+    here.
+    """
+
+    def __init__(self, version: int, symbols: dict[str, str], btf: Btf | None) -> None:
+        self.version = version
+        self.symbols = symbols
+        self._btf = btf
+
+    def why_not(self, rung: Rung) -> str:
+        """An empty string if every attachment of the rung holds, else the reason in words."""
+        if rung.kind == "kprobe" and not os.path.exists("/sys/bus/event_source/devices/kprobe"):
+            return "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)"
+        for attachment in rung.attachments:
+            why_not = self._why_not(rung.kind, attachment)
+            if why_not and not attachment.optional:
+                return why_not
+        return ""
+
+    def _why_not(self, kind: str, attachment: Attachment) -> str:
+        symbol = self.symbol(kind, attachment)
+        if not symbol:
+            return "not in /proc/kallsyms"
+        try:
+            program = self._load(kind, symbol)
+        except OSError as error:
+            return f"the kernel refuses such a program: {_says(error.errno or 0)}"
+        if not program:
+            return "not in the kernel's BTF" if self._btf else "the kernel has no BTF of its own"
+        link = attach(kind, program, attachment, symbol)
+        os.close(program)
+        if link < 0:
+            return f"attaching: {_says(-link)}{_restricted(kind)}"
+        os.close(link)
+        return ""
+
+    def _load(self, kind: str, symbol: str) -> int:
+        """An empty program for this place; 0 if fentry cannot be there; raises ``OSError``."""
+        if kind == "fentry":
+            btf_id = self.btf_id(kind, symbol)
+            return load_fentry(_FENTRY_ARGUMENT, btf_id, "probe") if btf_id else 0
+        program = load_program(PROGRAM_TYPES[kind], EXIT, self.version)
+        if program < 0:
+            raise OSError(-program, os.strerror(-program))
+        return program
+
+    def btf_id(self, kind: str, symbol: str) -> int:
+        """The type of the function that a fentry program stands in; 0 for other kinds."""
+        return self._btf.function(symbol) if kind == "fentry" and self._btf else 0
+
+    def symbol(self, kind: str, attachment: Attachment) -> str:
+        """What to attach to; "" if there is nothing of that name."""
+        if kind not in ("kprobe", "fentry"):
+            return attachment.target
+        return self.symbols.get(attachment.target, "")
+
+    def has_ringbuf(self) -> bool:
+        """Whether the kernel has BPF ring buffers (Linux >= 5.8)."""
+        fd = library().bcc_create_map(
+            _RINGBUF, ctypes.c_char_p(b"probe"), 0, 0, os.sysconf("SC_PAGE_SIZE"), 0
+        )
+        if fd >= 0:
+            os.close(fd)
+        return bool(fd >= 0)
+
+    def has_cmpxchg(self) -> bool:
+        """Whether BPF has atomic compare-and-exchange (Linux >= 5.12)."""
+        return self._loads(_SOCKET_FILTER, _CMPXCHG)
+
+    def has_probe_read_kernel(self) -> bool:
+        """Whether there is a helper of its own for kernel memory (Linux >= 5.5)."""
+        return self._loads(PROGRAM_TYPES["raw_tracepoint"], _PROBE_READ_KERNEL)
+
+    def features(self) -> dict[str, bool]:
+        """All of them, by the name in HAVE_*."""
+        return {
+            "ringbuf": self.has_ringbuf(),
+            "cmpxchg": self.has_cmpxchg(),
+            "probe_read_kernel": self.has_probe_read_kernel(),
+        }
+
+    def _loads(self, kind: int, code: bytes) -> bool:
+        fd = load_program(kind, code, self.version)
+        if fd >= 0:
+            os.close(fd)
+        return fd >= 0

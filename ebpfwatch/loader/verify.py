@@ -1,0 +1,88 @@
+"""Would the verifier take the real programs here? They are loaded and dropped, attached nowhere.
+
+Runs in the loader child, so what they occupy is gone with it.  An empty program proves a place, not
+the program: the verifier of another kernel may refuse what ours let in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ebpfwatch.catalogue.ladder import LADDER, NONE, REQUIRED, Rung, wishes
+from ebpfwatch.kernel.dry_run import LEARNER, SELFTEST, Program
+from ebpfwatch.loader.choice import Choice, Chooser
+from ebpfwatch.loader.compiler import Module
+from ebpfwatch.loader.prober import Prober
+from ebpfwatch.loader.refusal import last_words, overheard
+
+__all__ = ["STAND_INS", "Examiner", "step_down"]
+
+#: For what probes/learn.c would find out with programs that are attached. The compiler takes them
+#: as constants of the same size as the real ones, which is all that the verifier sees of them.
+STAND_INS = {
+    "vfs_inode": 512,
+    "cache": 0xFFFF888100000000,
+    "dead_state": 0x60,
+    "call_site": 0xFFFFFFFF81000000,
+}
+
+
+class Examiner:
+    """Loads programs one by one and writes down what became of each."""
+
+    def __init__(self, prober: Prober, verbose: bool) -> None:
+        self._prober = prober
+        self._verbose = verbose
+
+    def roles(self, module: Module, choices: Iterable[Choice]) -> list[Program]:
+        """The programs of every role that has a rung."""
+        return [
+            self._load(module, choice.role, rung.kind, attachment.function, attachment.target)
+            for choice in choices
+            for rung in [choice.rung]
+            if rung is not None
+            for attachment in rung.attachments
+        ]
+
+    def unattached(self, module: Module, names: Iterable[str]) -> list[Program]:
+        """Those that are only ever run by hand."""
+        return [self._load(module, SELFTEST, "raw_tracepoint", name) for name in names]
+
+    def learner(self, module: Module, rungs: Iterable[Rung]) -> list[Program]:
+        """The programs of probes/learn.c, on the rungs of the eviction and of the free."""
+        return [
+            self._load(module, LEARNER, rung.kind, rung.attachments[0].function) for rung in rungs
+        ]
+
+    def _load(
+        self, module: Module, role: str, kind: str, function: str, target: str = ""
+    ) -> Program:
+        symbol = self._prober.symbols.get(target, "")
+        with overheard(self._verbose) as said:
+            try:
+                module.load(kind, function, self._prober.btf_id(kind, symbol))
+            except Exception as error:  # bcc's own have no type of their own
+                return Program(role, function, last_words(said()) or _words(error))
+        return Program(role, function, "")
+
+
+def _words(error: Exception) -> str:
+    return str(error.strerror if isinstance(error, OSError) else error) or type(error).__name__
+
+
+def step_down(
+    chooser: Chooser, choices: Sequence[Choice], refused: Sequence[Program], rungs: str
+) -> str:
+    """The text of hooks.rungs that keeps each refused program's role off its rung: on the next that
+    holds, else on none; "" where that cannot help.
+    """
+    wanted = {role: str(wish) for role, wish in wishes(rungs).items()}
+    lost = {program.role for program in refused}
+    for choice in choices:
+        if choice.role in lost and choice.rung is not None:
+            rung = chooser.below(choice.rung, LADDER[choice.role])
+            wanted[choice.role] = f"{rung.kind}:{rung.attachments[0].target}" if rung else NONE
+            lost.discard(choice.role)
+    if lost or any(wanted.get(role) == NONE for role in REQUIRED):
+        return ""  # the learner, the self-test's program, or what nothing works without
+    return " ".join(f"{role}={wish}" for role, wish in wanted.items())

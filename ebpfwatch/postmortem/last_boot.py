@@ -1,0 +1,252 @@
+"""How the last boot ended: what survived of it, joined with what we knew while it lived.
+
+While running, ``boot.json`` in the state directory says which boot this is, where the kernel and
+its modules lie, and whether we were stopped in order.  The next start finds another boot's record
+there, and looks for what the kernel left: pstore's records (also where systemd-pstore has moved
+them), and the newest kernel dump.  The verdicts that the probes printed into the trace buffer are
+read back from there, and their addresses named by module from ``boot.json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ebpfwatch.events.wire import KernelVerdict, device
+from ebpfwatch.host.modules import Module
+from ebpfwatch.paths import Paths
+from ebpfwatch.system import durable
+
+__all__ = ["BootRecord", "LastBoot", "TracedVerdict", "ended", "kernel_boot_id", "traced"]
+
+_LONGEST = 4 << 20  # bytes of one surviving record that are looked at
+
+_HEADLINE = re.compile(
+    r"(Kernel panic - not syncing[^\n]*|kernel BUG at [^\n]*|Unable to handle kernel[^\n]*"
+    r"|BUG: unable to handle[^\n]*|Internal error: [^\n]*)"
+)
+
+
+@dataclasses.dataclass
+class BootRecord:
+    """One boot as we knew it; ``text`` is the address of the kernel's _text, 0 if hidden.
+
+    ``armed``: ftrace_dump_on_oops was set by us and is to be put back.
+    """
+
+    boot_id: str
+    release: str
+    started: float
+    clean: bool = False
+    text: int = 0
+    test_page: tuple[int, int] = (0, 0)
+    modules: tuple[Module, ...] = ()
+    armed: bool = False
+
+    def write(self, file: Path) -> None:
+        """Replace the file at once, so that there is never half of one; raises ``OSError``."""
+        durable.write(file, json.dumps(dataclasses.asdict(self)).encode())
+
+    @classmethod
+    def read(cls, file: Path) -> BootRecord | None:
+        """The record, or None where there is none that can be read."""
+        try:
+            body: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            start, end = body["test_page"]
+            return cls(
+                str(body["boot_id"]),
+                str(body["release"]),
+                float(body["started"]),
+                bool(body["clean"]),
+                int(body["text"]),
+                (int(start), int(end)),
+                tuple(_module(**module) for module in body["modules"]),
+                bool(body.get("armed")),
+            )
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            return None
+
+    def name(self, address: int) -> str:
+        """An address of that boot: by module, or as the offset into the kernel's text."""
+        for module in self.modules:
+            if module.start <= address < module.end:
+                taints = f" ({module.taints})" if module.taints else ""
+                return f"[{module.name}]+{address - module.start:#x}{taints}"
+        if self.text and address >= self.text:
+            return f"_text+{address - self.text:#x}"
+        return f"{address:#x}" if address else "?"
+
+
+def _module(name: str, start: int, end: int, taints: str) -> Module:
+    return Module(str(name), int(start), int(end), str(taints))
+
+
+@dataclasses.dataclass
+class TracedVerdict:
+    """A verdict as the probe itself printed it."""
+
+    verdict: str
+    ino: int
+    object: int
+    now: str
+    cpu: int
+    generation: int = 0
+    dev: int = 0
+    caller: int = 0
+    first_pid: int = 0
+    first_caller: int = 0
+    evicted_by: str = ""
+    evicted_pid: int = 0
+    softirq: bool = False
+
+    def text(self, boot: BootRecord | None) -> str:
+        """One line for people."""
+        name = boot.name if boot else lambda address: f"{address:#x}" if address else "?"
+        major, minor = device(self.dev)
+        line = (
+            f"{self.verdict}: inode {self.ino} generation {self.generation} on {major}:{minor},"
+            f" object {self.object:#x}; now {self._by()}, called from {name(self.caller)}"
+        )
+        if self.first_pid or self.first_caller:
+            line += f"; first by pid {self.first_pid}, called from {name(self.first_caller)}"
+        if self.evicted_by:
+            line += f"; evicted by {self.evicted_by} (pid {self.evicted_pid})"
+        return line
+
+    def _by(self) -> str:
+        """A task is named only for what it did itself, not for the softirq that interrupted it."""
+        if self.softirq:
+            return f"in a softirq on cpu {self.cpu}"
+        return f"by {self.now} (cpu {self.cpu})"
+
+
+def kernel_boot_id(paths: Paths) -> str:
+    """The kernel's name for this boot; raises ``OSError``."""
+    return (paths.proc / "sys/kernel/random/boot_id").read_text().strip()
+
+
+# "  kworker/1:1-39  [001] d..3  48.645135: bpf_trace_printk: ebpfwatch verdict=3 ..."; in a dump
+# before Linux 5.9 the event's name is an address ("0x00000000: "), and the flags follow the CPU at
+# once ("0d.s3"). Of the flags (Documentation/trace/ftrace.rst) the third says "s" in a softirq, "h"
+# and "H" in an interrupt.
+_TRACE = re.compile(
+    r"(?P<who>\S+?-\d+|<\.\.\.>-\d+)\s+(?:\[(?P<cpu>\d+)\]\s+|(?P<tight>\d+))"
+    r"(?P<flags>[a-zA-Z.][^\s]{2,4})\s[^\n]*?ebpfwatch (?P<body>[^\n]*)"
+)
+_PAIR = re.compile(r"(\w+)=(\w+)")
+
+
+def traced(lines: Iterable[str]) -> Iterator[TracedVerdict]:
+    """The verdicts in a dumped trace buffer, in its order; anything else is passed over."""
+    current: dict[str, TracedVerdict] = {}
+    for text in lines:
+        found = _TRACE.search(text)
+        if not found:
+            continue
+        body, cpu = found["body"], found["cpu"] or found["tight"]
+        try:
+            pairs = dict(_PAIR.findall(body))
+            if body.startswith("verdict="):
+                if cpu in current:
+                    yield current.pop(cpu)
+                verdict = KernelVerdict(int(pairs["verdict"])).name.lower()
+                now = TracedVerdict(
+                    verdict, int(pairs["ino"]), int(pairs["obj"], 16), found["who"], int(cpu)
+                )
+                now.softirq = found["flags"][2] in "shHzZ"
+                current[cpu] = now
+                continue
+            verdict_now = current.get(cpu)
+            if verdict_now is None:
+                continue
+            _add(verdict_now, body, pairs)
+        except (ValueError, KeyError):
+            continue
+    yield from current.values()
+
+
+def _add(verdict: TracedVerdict, body: str, pairs: dict[str, str]) -> None:
+    if body.startswith("caller="):
+        verdict.caller = int(pairs["caller"], 16)
+        verdict.generation = int(pairs["gen"])
+        verdict.dev = int(pairs["dev"], 16)
+    elif body.startswith("first "):
+        verdict.first_pid = int(pairs["pid"])
+        verdict.first_caller = int(pairs["caller"], 16)
+    elif body.startswith("evicted "):
+        verdict.evicted_pid = int(pairs["pid"])
+        verdict.evicted_by = body.partition(" by ")[2].strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class LastBoot:
+    """``how`` is "clean", "panic" or "unknown"; ``lines`` is the report, ``sources`` the files."""
+
+    how: str
+    lines: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+def ended(before: BootRecord, paths: Paths, findings: Iterable[str]) -> LastBoot:
+    """Join what survived of the boot ``before``; ``findings`` are its last ones, a line each."""
+    headlines: list[str] = []
+    verdicts: list[str] = []
+    sources: list[str] = []
+    for file in _survivors(paths, before.started):
+        try:
+            with open(file, encoding="utf-8", errors="replace") as survivor:
+                text = survivor.read(_LONGEST)
+        except OSError:
+            continue
+        sources.append(str(file))
+        for found in _HEADLINE.finditer(text):
+            headlines.append(found.group(1).strip())
+        for verdict in traced(text.splitlines()):
+            if not before.test_page[0] <= verdict.object < before.test_page[1]:
+                verdicts.append(verdict.text(before))
+    dumps = [str(path) for path in _dumps(paths, before.started)]
+    panicked = bool(headlines or dumps)
+    how = "panic" if panicked else "clean" if before.clean else "unknown"
+    says = {
+        "panic": "in a kernel panic or oops",
+        "clean": "in order",
+        "unknown": "without a word: a reset, a hang, or a panic that nothing survived",
+    }
+    lines = [f"the last boot ({before.release}, {before.boot_id}) ended {says[how]}"]
+    lines += [f"the kernel said: {line}" for line in dict.fromkeys(headlines)]
+    lines += [f"verdict in the trace buffer: {line}" for line in dict.fromkeys(verdicts)]
+    lines += [f"finding on disk: {line}" for line in findings]
+    lines += [f"dump: {path}" for path in dumps]
+    return LastBoot(how, tuple(lines), tuple(sources))
+
+
+def _survivors(paths: Paths, since: float) -> list[Path]:
+    found = [p for where in (paths.sys / "fs/pstore", paths.pstore) for p in _since(where, since)]
+    return sorted(p for p in found if p.is_file())[:64]
+
+
+def _dumps(paths: Paths, since: float) -> list[Path]:
+    """The newest directory of a kernel dump, if there is one.
+
+    Beside them kdump-tools keeps what it loaded (kexec_cmd, written at every boot) and a lock, and
+    apport the crashes of programs: none of them says that the kernel died.
+    """
+    return [path for path in _since(paths.crash, since, "*") if path.is_dir()][-1:]
+
+
+def _since(directory: Path, since: float, pattern: str = "**/*") -> list[Path]:
+    """What is below, oldest first, without what is of earlier boots.
+
+    systemd-pstore moves files while we look: one that is gone is none.
+    """
+    found: list[tuple[float, Path]] = []
+    with contextlib.suppress(OSError):
+        for path in directory.glob(pattern):
+            with contextlib.suppress(OSError):
+                found.append((path.stat().st_mtime, path))
+    return [path for changed, path in sorted(found) if changed >= since]
