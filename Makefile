@@ -18,7 +18,7 @@ EVENTS  := 4000000
 RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev procps python3-venv python3-systemd python3-yaml \
                  python3-prometheus-client
 TEST_PACKAGES := $(RUN_PACKAGES) help2man gcc libc6-dev e2fsprogs mount util-linux bpftool prometheus \
-                 prometheus-alertmanager curl systemd python3-bcrypt strace
+                 prometheus-alertmanager curl systemd python3-bcrypt strace python3-capstone
 
 # What is done to the daemon, or shown to it, apart from the kills.
 FAULTS := $(addprefix tests/live/test_,faults.py hostile.py journald.py refusals.py kernel_log.py \
@@ -132,7 +132,7 @@ $(VENV)/.run: Makefile
 $(VENV)/.test: $(VENV)/.run pyproject.toml
 	sh deploy/install-packages.sh $(TEST_PACKAGES)
 	$(RUN) -m pip install --quiet --disable-pip-version-check \
-	    'hypothesis>=6.100,<7' 'mypy>=1.11,<3' 'pytest>=8,<10' 'ruff>=0.6,<1' types-PyYAML 'jsonschema>=4,<5'
+	    'hypothesis>=6.100,<7' 'mypy>=1.11,<3' 'pytest>=8,<10' 'ruff>=0.6,<1' types-PyYAML 'jsonschema>=4,<5' 'vermin>=1.6,<2'
 	touch $@
 
 install-deploy: $(VENV)/.deploy

@@ -8,9 +8,9 @@ import json
 import re
 
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.kernellog import story
-from ebpfwatch.kernellog.lines import Lines
-from ebpfwatch.kernellog.triage import read
+from ebpfwatch.triage import explain
+from ebpfwatch.triage.lines import Lines
+from ebpfwatch.triage.summary import read
 
 #: First bytes of files that are no log, and what to do with them.
 _MAGIC = {
@@ -56,9 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise _cannot_read(arguments.file, error) from None
         if arguments.json:
-            print(json.dumps(story.to_json(triage), ensure_ascii=True))
+            print(json.dumps(explain.to_json(triage), ensure_ascii=True))
         else:
-            print(story.tell(triage, arguments.file, lines.name))
+            print(explain.tell(triage, arguments.file, lines.name))
     return Exit.OK if triage.verdict in ("this_bug", "suspected") else Exit.FAILED
 
 

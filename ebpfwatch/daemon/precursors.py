@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from ebpfwatch.host.zoneinfo import Zone
-from ebpfwatch.kernellog.diseases import KINDS, Relation
+from ebpfwatch.kernellog.known import KINDS, Relation
 from ebpfwatch.kernellog.report import Report
 from ebpfwatch.kernellog.watcher import Event, Watcher
 from ebpfwatch.paths import Paths
@@ -54,7 +54,7 @@ class Precursors:
             self._note_report(report)
 
     def _count(self, event: Event) -> None:
-        kind, relation = event.disease.kind, event.disease.relation
+        kind, relation = event.known.kind, event.known.relation
         self.counts[kind] += 1
         if event.ns - self._noted.get(kind, 0) >= _NOTED_SECONDS * _NS:
             self._noted[kind] = event.ns
@@ -70,7 +70,7 @@ class Precursors:
     def _note_report(self, report: Report) -> None:
         """Its stack, now that it is whole: which task, which path."""
         stack = " < ".join(str(frame) for frame in report.frames[:6])
-        if stack and report.disease.relation in _WARNS:
+        if stack and report.known.relation in _WARNS:
             self._recorder.note(
                 time.monotonic_ns(),
                 f"{report.title}, by {report.comm} on CPU {report.cpu}: {stack}",

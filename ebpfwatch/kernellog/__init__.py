@@ -1,1 +1,4 @@
-"""The kernel's own words: recognised while they come (watcher) and after the crash (triage)."""
+"""The log of a living kernel: the messages that are known, reports with a stack, the watcher.
+
+``ebpfwatch.triage`` reads the logs of dead machines with the same table and the same parser.
+"""

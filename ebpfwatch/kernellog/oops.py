@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ebpfwatch.kernellog.diseases import Disease, recognise
-from ebpfwatch.kernellog.records import Record
-from ebpfwatch.kernellog.report import Frame, Module, Report
+from ebpfwatch.kernellog.known import KnownMessage, recognise
+from ebpfwatch.kernellog.report import Frame, Module, Record, Report
 
 __all__ = ["Parser"]
 
@@ -86,14 +85,14 @@ class Parser:
         """Whether a report is under way."""
         return self._open is not None
 
-    def feed(self, record: Record, disease: Disease | None) -> Iterator[Report]:
-        """``disease`` is what ``recognise`` made of the record; yields the report it ended."""
+    def feed(self, record: Record, known: KnownMessage | None) -> Iterator[Report]:
+        """``known`` is what ``recognise`` made of the record; yields the report it ended."""
         if self._open is not None and self._is_over(record):
             yield from self.close()
-        if disease is not None and disease.opens:
+        if known is not None and known.opens:
             if self._open is not None and (self._open.frames or self._open.other_stacks):
                 yield from self.close()
-            self._begin(record, disease)
+            self._begin(record, known)
         elif self._open is None and (lost := _DETAIL.match(record.text)):
             row = recognise("kernel BUG at ?:0" if "BUG" in lost[0] else "Unable to handle kernel")
             assert row is not None
@@ -122,13 +121,13 @@ class Parser:
             return False
         return not -1.0 <= record.seconds - self._last <= _MOST_SECONDS
 
-    def _begin(self, record: Record, disease: Disease) -> None:
+    def _begin(self, record: Record, known: KnownMessage) -> None:
         if self._open is not None:  # two headlines and no stack between: one report
             self._open.more.append(record.text)
             if self._open.kind in ("warning", "kernel_bug", "oops"):
-                self._open.disease = disease
+                self._open.known = known
             return
-        self._open = Report(disease, record.text, record.seconds)
+        self._open = Report(known, record.text, record.seconds)
         self._records, self._last = 0, record.seconds
         self._in_modules, self._stack = False, None
 

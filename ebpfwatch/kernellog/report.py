@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
-from ebpfwatch.kernellog.diseases import Disease
+from ebpfwatch.kernellog.known import KnownMessage
 
-__all__ = ["Frame", "Module", "Report"]
+__all__ = ["Frame", "Module", "Record", "Report"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One kernel message without its prefixes; ``seconds`` since boot, None where not printed."""
+
+    text: str
+    seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Report:
     KFENCE and the slab print them, by their heading.
     """
 
-    disease: Disease
+    known: KnownMessage
     headline: str
     seconds: float | None = None
     #: the headlines after the first one that belong to it
@@ -79,7 +87,7 @@ class Report:
     @property
     def kind(self) -> str:
         """The kind of the row that named it."""
-        return self.disease.kind
+        return self.known.kind
 
     @property
     def symbols(self) -> list[str]:

@@ -12,10 +12,9 @@ import os
 import time
 from pathlib import Path
 
-from ebpfwatch.kernellog.diseases import Disease, recognise
+from ebpfwatch.kernellog.known import KnownMessage, recognise
 from ebpfwatch.kernellog.oops import Parser
-from ebpfwatch.kernellog.records import Record
-from ebpfwatch.kernellog.report import Report
+from ebpfwatch.kernellog.report import Record, Report
 
 __all__ = ["Batch", "Event", "Watcher"]
 
@@ -29,7 +28,7 @@ class Event:
     """One message of a known kind, as it came; ``ns`` is CLOCK_MONOTONIC when it was read."""
 
     ns: int
-    disease: Disease
+    known: KnownMessage
     text: str
 
 
@@ -67,9 +66,9 @@ class Watcher:
             text = self._read()
             if text is None:
                 break
-            disease = recognise(text)
-            if disease is not None:
-                self.before[disease.kind] = self.before.get(disease.kind, 0) + 1
+            known = recognise(text)
+            if known is not None:
+                self.before[known.kind] = self.before.get(known.kind, 0) + 1
         else:
             os.lseek(self.fd, 0, os.SEEK_END)
             self._next = None
@@ -82,10 +81,10 @@ class Watcher:
             text = self._read()
             if text is None:
                 break
-            disease = recognise(text)
-            if disease is not None:
-                batch.events.append(Event(time.monotonic_ns(), disease, text[:300]))
-            batch.reports += self._parser.feed(Record(text, time.monotonic()), disease)
+            known = recognise(text)
+            if known is not None:
+                batch.events.append(Event(time.monotonic_ns(), known, text[:300]))
+            batch.reports += self._parser.feed(Record(text, time.monotonic()), known)
         return batch
 
     def close(self) -> None:

@@ -13,16 +13,16 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ebpfwatch.events.wire import KernelVerdict, device
 from ebpfwatch.host.modules import Module
+from ebpfwatch.kernellog.traced import traced
 from ebpfwatch.paths import Paths
 from ebpfwatch.system import durable
 
-__all__ = ["BootRecord", "LastBoot", "TracedVerdict", "ended", "kernel_boot_id", "traced"]
+__all__ = ["BootRecord", "LastBoot", "ended", "kernel_boot_id"]
 
 _LONGEST = 4 << 20  # bytes of one surviving record that are looked at
 
@@ -86,101 +86,9 @@ def _module(name: str, start: int, end: int, taints: str) -> Module:
     return Module(str(name), int(start), int(end), str(taints))
 
 
-@dataclasses.dataclass
-class TracedVerdict:
-    """A verdict as the probe itself printed it."""
-
-    verdict: str
-    ino: int
-    object: int
-    now: str
-    cpu: int
-    generation: int = 0
-    dev: int = 0
-    caller: int = 0
-    first_pid: int = 0
-    first_caller: int = 0
-    evicted_by: str = ""
-    evicted_pid: int = 0
-    softirq: bool = False
-
-    def text(self, boot: BootRecord | None) -> str:
-        """One line for people."""
-        name = boot.name if boot else lambda address: f"{address:#x}" if address else "?"
-        major, minor = device(self.dev)
-        line = (
-            f"{self.verdict}: inode {self.ino} generation {self.generation} on {major}:{minor},"
-            f" object {self.object:#x}; now {self._by()}, called from {name(self.caller)}"
-        )
-        if self.first_pid or self.first_caller:
-            line += f"; first by pid {self.first_pid}, called from {name(self.first_caller)}"
-        if self.evicted_by:
-            line += f"; evicted by {self.evicted_by} (pid {self.evicted_pid})"
-        return line
-
-    def _by(self) -> str:
-        """A task is named only for what it did itself, not for the softirq that interrupted it."""
-        if self.softirq:
-            return f"in a softirq on cpu {self.cpu}"
-        return f"by {self.now} (cpu {self.cpu})"
-
-
 def kernel_boot_id(paths: Paths) -> str:
     """The kernel's name for this boot; raises ``OSError``."""
     return (paths.proc / "sys/kernel/random/boot_id").read_text().strip()
-
-
-# "  kworker/1:1-39  [001] d..3  48.645135: bpf_trace_printk: ebpfwatch verdict=3 ..."; in a dump
-# before Linux 5.9 the event's name is an address ("0x00000000: "), and the flags follow the CPU at
-# once ("0d.s3"). Of the flags (Documentation/trace/ftrace.rst) the third says "s" in a softirq, "h"
-# and "H" in an interrupt.
-_TRACE = re.compile(
-    r"(?P<who>\S+?-\d+|<\.\.\.>-\d+)\s+(?:\[(?P<cpu>\d+)\]\s+|(?P<tight>\d+))"
-    r"(?P<flags>[a-zA-Z.][^\s]{2,4})\s[^\n]*?ebpfwatch (?P<body>[^\n]*)"
-)
-_PAIR = re.compile(r"(\w+)=(\w+)")
-
-
-def traced(lines: Iterable[str]) -> Iterator[TracedVerdict]:
-    """The verdicts in a dumped trace buffer, in its order; anything else is passed over."""
-    current: dict[str, TracedVerdict] = {}
-    for text in lines:
-        found = _TRACE.search(text)
-        if not found:
-            continue
-        body, cpu = found["body"], found["cpu"] or found["tight"]
-        try:
-            pairs = dict(_PAIR.findall(body))
-            if body.startswith("verdict="):
-                if cpu in current:
-                    yield current.pop(cpu)
-                verdict = KernelVerdict(int(pairs["verdict"])).name.lower()
-                now = TracedVerdict(
-                    verdict, int(pairs["ino"]), int(pairs["obj"], 16), found["who"], int(cpu)
-                )
-                now.softirq = found["flags"][2] in "shHzZ"
-                current[cpu] = now
-                continue
-            verdict_now = current.get(cpu)
-            if verdict_now is None:
-                continue
-            _add(verdict_now, body, pairs)
-        except (ValueError, KeyError):
-            continue
-    yield from current.values()
-
-
-def _add(verdict: TracedVerdict, body: str, pairs: dict[str, str]) -> None:
-    if body.startswith("caller="):
-        verdict.caller = int(pairs["caller"], 16)
-        verdict.generation = int(pairs["gen"])
-        verdict.dev = int(pairs["dev"], 16)
-    elif body.startswith("first "):
-        verdict.first_pid = int(pairs["pid"])
-        verdict.first_caller = int(pairs["caller"], 16)
-    elif body.startswith("evicted "):
-        verdict.evicted_pid = int(pairs["pid"])
-        verdict.evicted_by = body.partition(" by ")[2].strip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +116,7 @@ def ended(before: BootRecord, paths: Paths, findings: Iterable[str]) -> LastBoot
             headlines.append(found.group(1).strip())
         for verdict in traced(text.splitlines()):
             if not before.test_page[0] <= verdict.object < before.test_page[1]:
-                verdicts.append(verdict.text(before))
+                verdicts.append(verdict.text(before.name))
     dumps = [str(path) for path in _dumps(paths, before.started)]
     panicked = bool(headlines or dumps)
     how = "panic" if panicked else "clean" if before.clean else "unknown"

@@ -21,7 +21,7 @@ from prometheus_client.core import (
 
 from ebpfwatch import __version__
 from ebpfwatch.host.state import SOURCES
-from ebpfwatch.kernellog.diseases import KINDS
+from ebpfwatch.kernellog.known import KINDS
 from ebpfwatch.sinks import host_metrics
 from ebpfwatch.sinks.status import ACTIONS, COUNTERS, LOSSES, RESULTS, Status
 from ebpfwatch.text.printable import printable

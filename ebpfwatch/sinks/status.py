@@ -85,7 +85,7 @@ class Status:
     may be forgotten where they shared a bucket.
     ``last_boot`` is how it ended: "clean", "panic", "unknown", or "" where nobody knows.
     ``kernel_log`` counts the kernel's own messages since the start, by kind of
-    ``kernellog.diseases``.
+    ``kernellog.known``.
     ``web_exposed`` says what should stand between the network and /metrics and does not ("TLS and a
     password"); ``web_up_to_date`` is False while the web configuration on disk is wrong.
     ``watcher_cpu_percent`` is of one CPU, in the last tick, as the governor measures it;

@@ -40,7 +40,7 @@ def follow(watcher: Watcher, kind: str, seconds: float = 5) -> Batch:
         batch = watcher.read()
         whole.events += batch.events
         whole.reports += batch.reports
-        if any(event.disease.kind == kind for event in batch.events):
+        if any(event.known.kind == kind for event in batch.events):
             break
         time.sleep(0.02)
     return whole
@@ -62,7 +62,7 @@ def test_a_real_ext4_error_is_an_event(watcher: Watcher, ext4: Path) -> None:
     trigger_fs_error(ext4, "seen-by-the-watcher")
     batch = follow(watcher, "ext4_error")
     (event,) = [e for e in batch.events if "seen-by-the-watcher" in e.text]
-    assert event.disease.kind == "ext4_error"
+    assert event.known.kind == "ext4_error"
     assert abs(time.monotonic_ns() - event.ns) < 10e9
 
 
@@ -80,7 +80,7 @@ def test_a_real_oom_kill_is_an_event(watcher: Watcher) -> None:
         batch = follow(watcher, "oom")
     finally:
         group.rmdir()
-    assert [e.disease.kind for e in batch.events][0] == "oom"
+    assert [e.known.kind for e in batch.events][0] == "oom"
 
 
 def test_user_space_cannot_forge_a_message(watcher: Watcher) -> None:

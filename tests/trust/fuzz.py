@@ -36,11 +36,12 @@ from ebpfwatch.host import (
     vmstat,
     zoneinfo,
 )
-from ebpfwatch.kernellog import story, triage
+from ebpfwatch.kernellog.traced import traced
 from ebpfwatch.loader.btf import Btf, BtfError
-from ebpfwatch.postmortem.last_boot import BootRecord, traced
+from ebpfwatch.postmortem.last_boot import BootRecord
 from ebpfwatch.sinks.status import Status
 from ebpfwatch.sinks.web import Web, webconfig
+from ebpfwatch.triage import explain, summary
 from tests.trust.figures import record
 from tests.unit.test_verdicts import judged
 
@@ -145,14 +146,14 @@ def read_boot(data: bytes) -> None:
 def read_console(data: bytes) -> None:
     """A trace buffer dumped to the console."""
     for verdict in traced(data.decode("utf-8", "replace").splitlines()):
-        verdict.text(None)
+        verdict.text()
 
 
 def read_kernel_log(data: bytes) -> None:
     """The log of a dead machine: told, and as JSON."""
-    result = triage.read(io.BufferedReader(io.BytesIO(data)))
-    story.tell(result, "log")
-    json.dumps(story.to_json(result))
+    result = summary.read(io.BufferedReader(io.BytesIO(data)))
+    explain.tell(result, "log")
+    json.dumps(explain.to_json(result))
 
 
 def read_btf(data: bytes) -> None:

@@ -127,7 +127,7 @@ def test_records_their_facility_and_their_gaps(tmp_path: Path) -> None:
             writer.send(record)
         batch = watcher.read()
         watcher.close()
-    assert [e.disease.kind for e in batch.events] == ["slab_corruption", "list_corruption"]
+    assert [e.known.kind for e in batch.events] == ["slab_corruption", "list_corruption"]
     assert watcher.lost == 7, "12 and 14 to 19"
 
 

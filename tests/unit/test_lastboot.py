@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from ebpfwatch.host.modules import Module
 from ebpfwatch.kernel import tracebuffer
+from ebpfwatch.kernellog.traced import traced
 from ebpfwatch.paths import Paths
-from ebpfwatch.postmortem.last_boot import BootRecord, ended, traced
+from ebpfwatch.postmortem.last_boot import BootRecord, ended
 
 # Consoles of the guests of tests/vm, scenario "again": the free that kills in RCU's softirq.
 CONSOLE_4_19 = """\
@@ -54,7 +55,7 @@ def test_a_dumped_verdict_is_read_back(console: str) -> None:
     (verdict,) = traced(console.splitlines())
     assert (verdict.verdict, verdict.ino, verdict.dev) == ("double_free", 12, 0xFE00030)
     assert verdict.caller and verdict.first_caller and verdict.evicted_by == "rm"
-    assert verdict.softirq and "now in a softirq on cpu" in verdict.text(None)
+    assert verdict.softirq and "now in a softirq on cpu" in verdict.text()
 
 
 def test_a_task_is_named_for_what_it_did_itself() -> None:
@@ -62,7 +63,7 @@ def test_a_task_is_named_for_what_it_did_itself() -> None:
     told = "7.5: bpf_trace_printk: ebpfwatch verdict=1 ino=12 obj=ff"
     for place in ("[001] d..3 ", "1d..31 ", "1d..3 "):
         (verdict,) = traced([f"  kworker/1:1-39  {place} {told}"])
-        assert "now by kworker/1:1-39 (cpu 1)" in verdict.text(None)
+        assert "now by kworker/1:1-39 (cpu 1)" in verdict.text()
 
 
 def test_the_guilty_module_is_named_from_the_last_boots_memory_map(tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_torn_dumps_never_raise(noise: str, console: str, cut: int) -> None:
     """A record that survived half is read as far as it goes."""
     text = console[:cut] + noise + console[cut:]
     for verdict in traced(text.splitlines()):
-        assert verdict.text(BOOT) and verdict.text(None)
+        assert verdict.text(BOOT.name) and verdict.text()
 
 
 def _tracing(tmp_path: Path, size: str, tracer: str = "nop") -> tuple[Path, Path]:

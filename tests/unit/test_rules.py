@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ebpfwatch.kernellog.diseases import DISEASES, Relation
+from ebpfwatch.kernellog.known import KNOWN, Relation
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy/prometheus"
@@ -278,7 +278,7 @@ def test_every_metric_in_the_rules_exists() -> None:
 def test_precursors_are_those_of_the_table() -> None:
     """The kinds that the kernel log's table calls precursor or damage, in alert and dashboard."""
     telling = (Relation.PRECURSOR, Relation.DAMAGE)
-    kinds = dict.fromkeys(d.kind for d in DISEASES if d.relation in telling)
+    kinds = dict.fromkeys(d.kind for d in KNOWN if d.relation in telling)
     matcher = f'kind=~"{"|".join(kinds)}"'
     assert matcher in ALERTS["EbpfwatchPrecursor"]["expr"]
     assert json.dumps(matcher)[1:-1] in (ROOT / "deploy/grafana/ebpfwatch.json").read_text()

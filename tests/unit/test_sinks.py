@@ -19,7 +19,7 @@ from prometheus_client import generate_latest
 
 from ebpfwatch.commands import main
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.kernellog.diseases import KINDS
+from ebpfwatch.kernellog.known import KINDS
 from ebpfwatch.sinks import journal, kmsg, metrics, store, text
 from ebpfwatch.sinks.status import LOSSES, HookStatus, Status
 from ebpfwatch.verdicts.early import Early

@@ -7,7 +7,8 @@ import json
 import re
 from typing import Any
 
-from ebpfwatch.postmortem.last_boot import BootRecord, TracedVerdict, traced
+from ebpfwatch.kernellog.traced import TracedVerdict, traced
+from ebpfwatch.postmortem.last_boot import BootRecord
 from tests.vm import guest
 from tests.vm.kernels import Kernel
 from tests.vm.leads import leads

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ebpfwatch.postmortem.last_boot import traced
+from ebpfwatch.kernellog.traced import traced
 from tests.vm import guest
 
 __all__ = ["PLACES", "SECOND_FREE", "journaled", "places"]

@@ -10,12 +10,12 @@ import dataclasses
 import io
 import re
 
-from ebpfwatch.kernellog.assess import Assessment, Weight, assess
-from ebpfwatch.kernellog.diseases import Disease, recognise
+from ebpfwatch.kernellog.known import KnownMessage, recognise
 from ebpfwatch.kernellog.oops import Parser
-from ebpfwatch.kernellog.records import Counts, Record, records
-from ebpfwatch.kernellog.report import Module, Report
-from ebpfwatch.postmortem.last_boot import TracedVerdict, traced
+from ebpfwatch.kernellog.report import Module, Record, Report
+from ebpfwatch.kernellog.traced import TracedVerdict, traced
+from ebpfwatch.triage.assess import Assessment, Weight, assess
+from ebpfwatch.triage.records import Counts, records
 
 __all__ = ["VERDICTS", "Group", "Single", "Triage", "read"]
 
@@ -66,7 +66,7 @@ class Group:
 class Single:
     """A kind of one-line messages: the first, and how many."""
 
-    disease: Disease
+    known: KnownMessage
     text: str
     seconds: float | None
     count: int = 0
@@ -101,10 +101,10 @@ class Triage:
 
     @property
     def weight(self) -> Weight | None:
-        """The heaviest report's; one-line messages of the same disease count as suspicion."""
+        """The heaviest report's; one-line messages about the life of inodes count as suspicion."""
         weights = [group.assessment.weight for group in self.groups]
         for single in self.singles.values():
-            suspect = single.disease.relation.value == "precursor"
+            suspect = single.known.relation.value == "precursor"
             weights.append(Weight.SUSPECTED if suspect else Weight.OTHER)
         for verdict in self.traced:
             proof = verdict.verdict in _PROOFS
@@ -133,16 +133,16 @@ def read(stream: io.BufferedReader) -> Triage:
     own: list[str] = []
     for record in records(stream, result.counts):
         _note_time(result, record)
-        disease = recognise(record.text)
+        known = recognise(record.text)
         if "ebpfwatch" in record.text:
             _note_own(result, own, record.text)
-        if disease is not None:
-            _note(result, record, disease)
+        if known is not None:
+            _note(result, record, known)
         elif not parser.busy:
             lines.add(record.text)
             if record.text.startswith("Linux version ") and not result.release:
                 result.release = record.text.split(" ", 3)[2][:64]
-        for report in parser.feed(record, disease):
+        for report in parser.feed(record, known):
             _group(result, groups, report)
     for report in parser.close():
         _group(result, groups, report)
@@ -166,14 +166,14 @@ def _note_time(result: Triage, record: Record) -> None:
         result.last = record.seconds
 
 
-def _note(result: Triage, record: Record, disease: Disease) -> None:
-    result.kinds[disease.kind] = result.kinds.get(disease.kind, 0) + 1
-    if disease.opens:
+def _note(result: Triage, record: Record, known: KnownMessage) -> None:
+    result.kinds[known.kind] = result.kinds.get(known.kind, 0) + 1
+    if known.opens:
         return
-    single = result.singles.get(disease.kind)
+    single = result.singles.get(known.kind)
     if single is None:
-        single = Single(disease, record.text[:300], record.seconds)
-        result.singles[disease.kind] = single
+        single = Single(known, record.text[:300], record.seconds)
+        result.singles[known.kind] = single
     single.count += 1
 
 

@@ -1,21 +1,18 @@
 """What the registers of a crash in ``kmem_cache_free`` say, in sentences, each with its proof.
 
-Only what follows from the log itself: the faulting instruction is decoded from the ``Code:`` line,
-addresses are told by the layout of the kernel's address space.
+Only what follows from the log itself: the faulting instruction is disassembled from the ``Code:``
+line (``instructions``), addresses are told by the layout of the kernel's address space.
 """
 
 from __future__ import annotations
 
 import re
 
-from ebpfwatch.kernellog import arm64, x86fault
 from ebpfwatch.kernellog.report import Report
+from ebpfwatch.triage import registers
 
 __all__ = ["explain", "object_register"]
 
-#: Offset in struct page of slab_cache (Linux 4.4 to 5.16, 64-bit: after flags and two words of
-#: slab lists; the same word is page->mapping for a page that is no slab's).
-_SLAB_CACHE = 0x18
 #: Fields of struct kmem_cache that a wrong cache pointer makes fault: (release's start, arch).
 #: No field before that one is of another size on the other architecture.
 _FIELDS = {
@@ -30,15 +27,12 @@ def explain(report: Report) -> list[str]:
     if not report.at or report.at.symbol != "kmem_cache_free":
         return []
     if address is None:
-        told = x86fault.describe(report)
+        told = registers.describe(report)
         return [*told, *_addresses(report)] if told else []
     if address >= 4096:
         said = f"kmem_cache_free read {address:#x}: the pointer to the cache was not one"
-        return [said, *x86fault.describe(report), *_addresses(report)]
-    sentences = [_offset(report, address)]
-    if report.arch == "arm64" and report.code:
-        sentences += _instruction(report)
-    sentences += x86fault.describe(report)
+        return [said, *registers.describe(report), *_addresses(report)]
+    sentences = [_offset(report, address), *registers.describe(report), *_no_compound(report)]
     sentences.append(
         "so the page of the object was no longer a slab page when the second free came: between"
         " the first free and this one all other objects of that slab had been freed, too, and the"
@@ -64,34 +58,16 @@ def _offset(report: Report, address: int) -> str:
     )
 
 
-def _instruction(report: Report) -> list[str]:
-    before, load = arm64.faulting(report.code)
-    if load is None or report.registers.get(f"x{load.base}") != 0:
-        return []
-    said = [
-        f"the Code line agrees: the faulting instruction is ldr x{load.target},"
-        f" [x{load.base}, #{load.offset:#x}] with x{load.base} = 0"
-    ]
-    loads = [i for i in before if isinstance(i, arm64.Load) and i.target == load.base]
-    if loads and loads[-1].offset == _SLAB_CACHE:
-        said[0] += f"; x{load.base} was loaded from page->slab_cache ({_SLAB_CACHE:#x} in the page)"
-    for compare in before:
-        if isinstance(compare, arm64.Compare) and load.base in (compare.left, compare.right):
-            other = compare.left if compare.right == load.base else compare.right
-            value = report.registers.get(f"x{other}")
-            if value is not None:
-                said.append(
-                    f"it was compared with x{other} = {value:#x}: the cache that the caller asked"
-                    " for, ext4_inode_cache"
-                )
-    for select in before:
-        if isinstance(select, arm64.Select):
-            if report.registers.get(f"x{select.otherwise}") == 2**64 - 1:
-                said.append(
-                    f"x{select.otherwise} = -1 is page->compound_head - 1 with compound_head 0: the"
-                    " page is not part of any compound page; a slab of ext4 inodes usually is one"
-                )
-    return said
+def _no_compound(report: Report) -> list[str]:
+    """compound_head() of Linux 4.19 on arm64: csel page, page, head - 1, eq (no bit 0 in head)."""
+    for one in registers.before_fault(report):
+        found = re.fullmatch(r"csel x\d+, x\d+, (x\d+), eq", one.text)
+        if found and report.registers.get(found[1]) == 2**64 - 1:
+            return [
+                f"{found[1]} = -1 is page->compound_head - 1 with compound_head 0: the page is not"
+                " part of any compound page; a slab of ext4 inodes usually is one"
+            ]
+    return []
 
 
 def object_register(report: Report) -> tuple[str, int] | None:
@@ -102,20 +78,39 @@ def object_register(report: Report) -> tuple[str, int] | None:
     linear map, the one that is not the cache is the object.
     """
     if report.arch == "x86-64":
-        found = x86fault.object_and_page(report)
+        found = registers.object_and_page(report)
         return found and (found[0], found[1])
-    before, load = arm64.faulting(report.code)
-    caches = {
-        register
-        for compare in before
-        if isinstance(compare, arm64.Compare) and load is not None
-        for register in (compare.left, compare.right)
-    }
-    for number in (19, 20, 21, 22):
-        value = report.registers.get(f"x{number}", 0)
-        if number not in caches and arm64.linear_page(value):
-            return f"x{number}", value
+    compares = [one for one in registers.before_fault(report) if one.compares]
+    if not compares:
+        return None  # not decoded: the object and its cache cannot be told apart
+    caches = re.findall(r"x\d+", " ".join(one.text for one in compares))
+    for name in ("x19", "x20", "x21", "x22"):
+        value = report.registers.get(name, 0)
+        if name not in caches and linear_page(value):
+            return name, value
     return None
+
+
+# Before Linux 5.4 with 48-bit addresses: linear map from PAGE_OFFSET, struct pages below it, kernel
+# text in the vmalloc area (arch/arm64/include/asm/memory.h, VMEMMAP_START and __virt_to_pgoff()).
+_PAGE_OFFSET = 0xFFFF800000000000
+_VMEMMAP = 0xFFFF7E0000000000
+_STRUCT_PAGE = 64
+
+
+def linear_page(address: int) -> int:
+    """The struct page of an address of the linear map in that layout, 0 for another address."""
+    if not _PAGE_OFFSET <= address < _PAGE_OFFSET + (1 << 47):
+        return 0
+    return _VMEMMAP + ((address - _PAGE_OFFSET) >> 12) * _STRUCT_PAGE
+
+
+def page_address(page: int) -> int:
+    """The other way: the address that a struct page of that layout stands for, 0 for none."""
+    offset = page - _VMEMMAP
+    if not 0 <= offset < _PAGE_OFFSET - _VMEMMAP or offset % _STRUCT_PAGE:
+        return 0
+    return _PAGE_OFFSET + (offset // _STRUCT_PAGE << 12)
 
 
 def _old_layout(report: Report) -> bool:
@@ -128,17 +123,19 @@ def _old_layout(report: Report) -> bool:
 
 def _addresses(report: Report) -> list[str]:
     if report.arch == "x86-64":
-        if (both := x86fault.object_and_page(report)) is None:
+        both = registers.object_and_page(report)
+        if both is None:
             return []
         holder, address, other = both
         return [
             f"the object is {address:#x} ({holder}): of all registers it is the only one whose"
             f" struct page is in another, {other}, by the arithmetic that KASLR does not change"
         ]
-    if not _old_layout(report) or not (found := object_register(report)):
+    found = object_register(report)
+    if not _old_layout(report) or found is None:
         return []
     register, value = found
-    page = arm64.linear_page(value)
+    page = linear_page(value)
     said = [
         f"the object is {value:#x} ({register}, where this function keeps its argument); its"
         f" struct page is {page:#x} by the address layout of arm64 before Linux 5.4"
@@ -146,8 +143,8 @@ def _addresses(report: Report) -> list[str]:
     for name, content in report.registers.items():
         if content == page:
             said.append(f"{name} holds that struct page")
-        elif name.startswith("x") and (address := arm64.page_address(content)):
-            pages = (content - page) // 64
+        elif name.startswith("x") and page_address(content):
+            address, pages = page_address(content), (content - page) // _STRUCT_PAGE
             said.append(
                 f"{name} = {content:#x} is a struct page, too, but that of {address:#x}, {pages:+d}"
                 f" page{'s' * (abs(pages) != 1)} from the object's: look at both in the vmcore"

@@ -1,15 +1,15 @@
-"""What an x86-64 oops did when it faulted, in sentences that follow from the log alone: the
-instruction of the ``Code:`` line, the registers it used, and whether they give the fault address.
+"""What an oops did when it faulted, in sentences that follow from the log alone: the instruction of
+the ``Code:`` line, the registers it used, and whether they give the fault address.
 """
 
 from __future__ import annotations
 
 import re
 
-from ebpfwatch.kernellog import x86
 from ebpfwatch.kernellog.report import Report
+from ebpfwatch.triage import instructions
 
-__all__ = ["describe", "object_and_page", "slab_cache_offset"]
+__all__ = ["before_fault", "describe", "object_and_page", "slab_cache_offset"]
 
 #: include/linux/poison.h; LIST_POISON2 was 0x200 in older kernels.
 _POISONS = {
@@ -25,40 +25,87 @@ _NEAR = 16  # bytes: an access may begin before the page that is not there
 
 
 def describe(report: Report) -> list[str]:
-    """Sentences; none where there is no code of x86-64 in it."""
-    data, marked = x86.code(report.code)
+    """Sentences; none where there is no code, or nothing that faulted."""
     faulted = report.kind == "oops" or report.error_code is not None
-    if report.arch != "x86-64" or marked < 0 or not faulted:
+    if report.arch not in ("x86-64", "arm64") or not faulted:
         return []  # a BUG(), a warning or a lockup has code, too, but no address
-    at = x86.decode(data[marked:])
+    data, marked = instructions.code(report.code, report.arch)
+    if marked < 0:
+        return []
+    at = instructions.decode(data[marked:], report.arch)
     if at is None or at.memory is None:
-        raw = data[marked : marked + 8].hex(" ")
-        return [f"the faulting instruction ({raw} ...) is not decoded here: decodecode would do it"]
-    said = [_instruction(report, at, at.memory), *_loaded(report, data, marked, at.memory)]
+        return [_unread(data[marked : marked + 8], at)]
+    said = [_instruction(report, at, at.memory), *_loaded(report, at.memory)]
     said += _access(report, at)
-    if at.compares:
-        content = x86.value(at.register, report.registers)
-        if content is not None and _in_slab_free(report):
-            said.append(
-                f"it was compared with {at.register} = {content:#x}: the cache that the caller"
-                " asked for, ext4_inode_cache if the caller is ext4's"
-            )
+    said += _compared(report, at)
     return said
+
+
+def before_fault(report: Report) -> list[instructions.Instruction]:
+    """The instructions before the one that faulted and that one, as far as they can be told."""
+    data, marked = instructions.code(report.code, report.arch)
+    if marked < 0:
+        return []
+    at = instructions.decode(data[marked:], report.arch)
+    before = instructions.leading(data, marked, report.arch)
+    return before if at is None else [*before, at]
+
+
+def _unread(data: bytes, at: instructions.Instruction | None) -> str:
+    shown = data.hex()
+    shown = " ".join(shown[place : place + 2] for place in range(0, len(shown), 2))
+    if at is not None:
+        return f"the faulting instruction is {at.text}: it has no single memory operand"
+    if instructions.available():
+        return f"the bytes of the faulting instruction, {shown}, are unknown to Capstone"
+    return (
+        f"the bytes of the faulting instruction, {shown}, were not read: the disassembler Capstone"
+        f" is not installed here ({instructions.INSTALL})"
+    )
+
+
+def _compared(report: Report, at: instructions.Instruction) -> list[str]:
+    """The cache that the caller of kmem_cache_free asked for is compared with the page's."""
+    if not _in_slab_free(report) or at.memory is None:
+        return []
+    pointer = at.memory.base
+    for one in reversed(before_fault(report)):
+        if not one.compares:
+            continue
+        names = _operands(one)
+        if one.memory is not None and one.register:  # the faulting instruction itself
+            other = one.register
+        elif pointer in names and len(names) == 2:
+            other = names[0] if names[1] == pointer else names[1]
+        else:
+            continue
+        content = instructions.value(other, report.registers)
+        if content is not None:
+            return [
+                f"it was compared with {other} = {content:#x}: the cache that the caller asked for,"
+                " ext4_inode_cache if the caller is ext4's"
+            ]
+    return []
+
+
+def _operands(one: instructions.Instruction) -> list[str]:
+    """The registers of a comparison of two, by the names that the text has."""
+    return re.findall(r"\b(?:x\d{1,2}|r\d{1,2}|r[a-ds][xip])\b", one.text)
 
 
 def _in_slab_free(report: Report) -> bool:
     return report.at is not None and report.at.symbol.split(".")[0] == "kmem_cache_free"
 
 
-def _instruction(report: Report, at: x86.Instruction, memory: x86.Memory) -> str:
+def _instruction(report: Report, at: instructions.Instruction, memory: instructions.Memory) -> str:
     """What it did, with what, and whether that is where the kernel says it fell."""
     text = f"the faulting instruction is {at.text}"
     used = [register for register in (memory.base, memory.index) if register]
-    values = {name: x86.value(name, report.registers) for name in used}
+    values = {name: instructions.value(name, report.registers) for name in used}
     shown = ", ".join(
         f"{name} = {content:#x}" for name, content in values.items() if content is not None
     )
-    place = x86.address(memory, report.registers)
+    place = instructions.address(memory, report.registers)
     if place is None:
         why = f"%{memory.segment} has a base of its own" if memory.segment else "not all are here"
         why = "it is relative to the instruction" if memory.base == "rip" else why
@@ -71,11 +118,11 @@ def _instruction(report: Report, at: x86.Instruction, memory: x86.Memory) -> str
 def _agreement(report: Report, place: int) -> str:
     fault = report.fault_address
     if fault is not None and 0 <= fault - place < _NEAR:
-        kind = "" if x86.canonical(place) else ", which is no address (not canonical)"
+        kind = "" if instructions.canonical(place) else ", which is no address (not canonical)"
         return f"the Code line agrees, that is the fault address {fault:#x}{kind}"
     if fault is not None:
         return f"that is {place:#x}, and NOT the fault address {fault:#x}: do not trust either"
-    if x86.canonical(place):
+    if instructions.canonical(place):
         return f"that is {place:#x}"
     return (
         f"that is {place:#x}, which is no address (not canonical): therefore a general protection"
@@ -97,20 +144,20 @@ def _meaning(register: str, content: int | None, place: int) -> str:
         return f"; {register} holds {_POISONS[content]}, and {offset} is that of a field behind it"
     if content >= 2**64 - 4095:
         return f"; {register} holds the error {content - 2**64}, used as a pointer"
-    if not x86.canonical(content):
+    if not instructions.canonical(content):
         return (
             f"; {register} holds no pointer: it was overwritten, or is one of a hardened free list"
             " (CONFIG_SLAB_FREELIST_HARDENED) that somebody wrote over"
         )
-    if not x86.canonical(place) or content < 4096:
+    if not instructions.canonical(place) or content < 4096:
         return f"; {register} holds no pointer"
     return f"; the object was in {register}, and {offset} is that of the field"
 
 
-def _loaded(report: Report, data: bytes, marked: int, memory: x86.Memory) -> list[str]:
+def _loaded(report: Report, memory: instructions.Memory) -> list[str]:
     if not memory.base:
         return []
-    loader = x86.loader_of(memory.base, x86.leading(data, marked))
+    loader = instructions.loader_of(memory.base, before_fault(report)[:-1])
     if loader is None or loader.memory is None:
         return []
     said = f"{memory.base} had been loaded by {loader.text}"
@@ -120,7 +167,7 @@ def _loaded(report: Report, data: bytes, marked: int, memory: x86.Memory) -> lis
             f": {source.offset:#x} is where the page of a slab object has its cache"
             " (slab_cache) in this kernel"
         )
-        content = x86.value(memory.base, report.registers)
+        content = instructions.value(memory.base, report.registers)
         # Where the cache is at 0x8, a page that is no slab's has lru.next; at 0x18 it has mapping.
         if source.offset == 0x8 and _POISONS.get(content or 0, "").startswith("LIST_POISON1"):
             said += (
@@ -141,7 +188,7 @@ def slab_cache_offset(report: Report) -> int:
     return 0x8 if (int(version[1]), int(version[2])) >= (6, 2) else 0x18
 
 
-def _access(report: Report, at: x86.Instruction) -> list[str]:
+def _access(report: Report, at: instructions.Instruction) -> list[str]:
     """What the error code of the page fault says, and whether the instruction does that."""
     code = report.error_code
     if code is None:
@@ -154,7 +201,7 @@ def _access(report: Report, at: x86.Instruction) -> list[str]:
     said = f"error code {code:#06x}: {who} {did} {page}"
     if code & _FETCH:
         return [said]
-    fits = "writes" in at.access if code & _WRITE else "reads" in at.access
+    fits = at.writes if code & _WRITE else at.reads
     return [said if fits else f"{said}; the instruction does not do that: the log may be mixed"]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-from ebpfwatch.kernellog.diseases import Relation
+from ebpfwatch.kernellog.known import Relation
 from ebpfwatch.kernellog.report import Module, Report
 
 __all__ = ["Assessment", "Weight", "assess", "in_reclaim", "in_softirq"]
@@ -103,7 +103,7 @@ def assess(report: Report) -> Assessment:
         if found is not None:
             return found
     return Assessment(
-        Weight.OTHER, f"{report.disease.says}; nothing in it touches the life of an inode"
+        Weight.OTHER, f"{report.known.says}; nothing in it touches the life of an inode"
     )
 
 
@@ -168,11 +168,11 @@ def _inode_callback(report: Report) -> Assessment | None:
 
 
 def _precursor(report: Report) -> Assessment | None:
-    if report.disease.relation is not Relation.PRECURSOR:
+    if report.known.relation is not Relation.PRECURSOR:
         return None
     if report.kind in ("already_free", "wrong_cache"):
-        return Assessment(Weight.UNDECIDED, f"{report.disease.says}; which one is not said")
-    return Assessment(Weight.SUSPECTED, report.disease.says)
+        return Assessment(Weight.UNDECIDED, f"{report.known.says}; which one is not said")
+    return Assessment(Weight.SUSPECTED, report.known.says)
 
 
 def _slab_damage(report: Report) -> Assessment | None:
@@ -182,7 +182,7 @@ def _slab_damage(report: Report) -> Assessment | None:
         return None
     if not symbols:
         if report.kind == "slab_corruption":
-            return Assessment(Weight.UNDECIDED, f"{report.disease.says}; no stack came with it")
+            return Assessment(Weight.UNDECIDED, f"{report.known.says}; no stack came with it")
         return None
     if symbols[0] in _SLAB_ALLOC:
         return Assessment(
@@ -238,11 +238,11 @@ def _life(report: Report) -> Assessment | None:
 
 
 def _corruption(report: Report) -> Assessment | None:
-    if report.disease.relation is not Relation.DAMAGE or report.kind in ("kasan", "kfence"):
+    if report.known.relation is not Relation.DAMAGE or report.kind in ("kasan", "kfence"):
         return None
     if report.kind == "refcount":
-        return Assessment(Weight.OTHER, f"{report.disease.says}; not an inode's")
+        return Assessment(Weight.OTHER, f"{report.known.says}; not an inode's")
     return Assessment(
         Weight.UNDECIDED,
-        f"{report.disease.says}; a second free does that to innocent code later, and so do others",
+        f"{report.known.says}; a second free does that to innocent code later, and so do others",
     )

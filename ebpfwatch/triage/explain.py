@@ -5,13 +5,13 @@ from __future__ import annotations
 import textwrap
 from typing import Any, Callable
 
-from ebpfwatch.kernellog import fault, x86fault
-from ebpfwatch.kernellog.advice import modules, next_steps
-from ebpfwatch.kernellog.assess import Weight, in_reclaim, in_softirq
-from ebpfwatch.kernellog.diseases import Relation
+from ebpfwatch.kernellog.known import Relation
 from ebpfwatch.kernellog.report import Frame
-from ebpfwatch.kernellog.triage import Group, Single, Triage
 from ebpfwatch.text.printable import printable
+from ebpfwatch.triage import fault, registers
+from ebpfwatch.triage.advice import modules, next_steps
+from ebpfwatch.triage.assess import Weight, in_reclaim, in_softirq
+from ebpfwatch.triage.summary import Group, Single, Triage
 
 __all__ = ["reasons", "tell", "to_json"]
 
@@ -86,7 +86,7 @@ def _group(group: Group, resolve: Callable[[Frame], str]) -> list[str]:
         f"-> {group.assessment.why}", _WIDTH, initial_indent="      ", subsequent_indent="         "
     )
     if group.assessment.weight is not Weight.PROVEN:  # of those the reasons say it
-        for sentence in x86fault.describe(report):
+        for sentence in registers.describe(report):
             lines += textwrap.wrap(
                 f"-> {sentence}", _WIDTH, initial_indent="      ", subsequent_indent="         "
             )
@@ -108,8 +108,8 @@ def _who(group: Group) -> str:
 
 def _single(single: Single) -> list[str]:
     return [
-        f"  {_time(single.seconds)}{_times(single.count)}{single.disease.kind}: {single.text}",
-        f"      -> {single.disease.says}",
+        f"  {_time(single.seconds)}{_times(single.count)}{single.known.kind}: {single.text}",
+        f"      -> {single.known.says}",
     ]
 
 
@@ -194,7 +194,7 @@ def _lead(suspected: Group, proven: Group) -> list[str]:
         return []
     return [
         f"{after - before:.2f} s lie between the first {suspected.report.kind} and the second free:"
-        " the same disease, seen first on the dentry's side, then on the inode's"
+        " dentries and inodes die together, so one mistake can show in both"
     ]
 
 
@@ -202,11 +202,11 @@ def _pressure(triage: Triage) -> list[str]:
     kinds = [k for k in triage.kinds if k in ("oom", "page_allocation_failure")]
     if not kinds:
         return []
-    return ["memory was short; that is the weather in which this bug shows, but no sign of it"]
+    return ["memory was short: this bug shows most often then, but that alone is no sign of it"]
 
 
 def _own(triage: Triage) -> list[str]:
-    return triage.findings + [f"probe: {verdict.text(None)}" for verdict in triage.traced]
+    return triage.findings + [f"probe: {verdict.text()}" for verdict in triage.traced]
 
 
 def _unread(triage: Triage) -> list[str]:
@@ -271,10 +271,10 @@ def _report(group: Group) -> dict[str, Any]:
         "where": report.where,
         "at": str(report.at) if report.at else "",
         "fault_address": report.fault_address,
-        "instruction": x86fault.describe(report),
+        "instruction": registers.describe(report),
         "cache": report.cache,
         "stack": [str(frame) for frame in report.frames],
         "softirq": in_softirq(report),
         "reclaim": in_reclaim(report),
-        "precursor": report.disease.relation is Relation.PRECURSOR,
+        "precursor": report.known.relation is Relation.PRECURSOR,
     }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ebpfwatch.kernellog import fault
-from ebpfwatch.kernellog.assess import Weight
-from ebpfwatch.kernellog.triage import Triage
+from ebpfwatch.triage import fault
+from ebpfwatch.triage.assess import Weight
+from ebpfwatch.triage.summary import Triage
 
 __all__ = ["modules", "next_steps"]
 

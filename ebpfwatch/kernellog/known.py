@@ -1,4 +1,4 @@
-"""The kernel's words for what goes wrong, as one table for the live watcher and for triage.
+"""The kernel's messages that are known here, as one table for the live watcher and for triage.
 
 Patterns are anchored at the start of a message.  Kernel lines may carry names that a user chose (a
 task's, a USB device's), but those never stand at the start with a whole sentence behind them: a
@@ -11,21 +11,21 @@ import dataclasses
 import enum
 import re
 
-__all__ = ["DISEASES", "KINDS", "Disease", "Relation", "recognise"]
+__all__ = ["KNOWN", "KINDS", "KnownMessage", "Relation", "recognise"]
 
 
 class Relation(enum.Enum):
-    """How a message relates to an ext4 inode that is freed twice."""
+    """What a message has to do with an ext4 inode that is freed twice."""
 
-    PRECURSOR = "precursor"  #: the same disease seen from another side
-    DAMAGE = "damage"  #: what any memory corruption leaves behind, this one too
-    PRESSURE = "pressure"  #: the weather in which it happens
+    PRECURSOR = "precursor"  #: the life of an inode or a dentry is damaged, seen from another side
+    DAMAGE = "damage"  #: what any memory corruption leaves behind, a second free too
+    PRESSURE = "pressure"  #: memory is short
     FILESYSTEM = "filesystem"
     OTHER = "other"
 
 
 @dataclasses.dataclass(frozen=True)
-class Disease:
+class KnownMessage:
     """One thing the kernel may say.
 
     ``kind`` is the metric label; several rows may share it.  ``says`` is its meaning in one
@@ -54,8 +54,8 @@ _WARNING = r"WARNING: (?:CPU: \d+ PID: \d+ at \S+ |(?:\[.{0,200}\] )?\S+:\d+ at 
 _SLUB = r"BUG \S+ \([^)]*\): "
 
 #: Order matters: the first row that matches names the message.
-DISEASES = (
-    Disease(
+KNOWN = (
+    KnownMessage(
         "dentry_alias",
         # The check may be inlined into its callers; other warnings of fs/dcache.c are in others.
         _WARNING + r"(?:dentry_free|__dentry_kill|shrink_kill)\b",
@@ -64,7 +64,7 @@ DISEASES = (
         " agree on who is alive",
         "fs/dcache.c: dentry_free(), WARN_ON(!hlist_unhashed(&dentry->d_u.d_alias))",
     ),
-    Disease(
+    KnownMessage(
         "dentry_in_use",
         r"BUG: Dentry \S+\{i=",
         _P,
@@ -72,14 +72,14 @@ DISEASES = (
         "fs/dcache.c: umount_check()",
         opens=False,
     ),
-    Disease(
+    KnownMessage(
         "inode_state",
         r"kernel BUG at \S*fs/inode\.c:\d+",
         _P,
         "an inode was used or evicted in a state that forbids it, such as I_CLEAR: it was dead",
         "fs/inode.c: iput() and clear_inode(), BUG_ON(inode->i_state & I_CLEAR) and friends",
     ),
-    Disease(
+    KnownMessage(
         "inode_state",
         r"EXT4-fs \([^)]*\): Inode \d+ \(\S+\): (?:orphan list check failed|i_reserved_data)",
         _P,
@@ -87,14 +87,14 @@ DISEASES = (
         "fs/ext4/super.c: ext4_destroy_inode()",
         opens=False,
     ),
-    Disease(
+    KnownMessage(
         "already_free",
         _SLUB + r"(?:Object already free|Invalid object pointer|Object is on free-list)",
         _P,
         "the slab's own check saw an object freed that was free already",
         "mm/slub.c: free_consistency_checks()",
     ),
-    Disease(
+    KnownMessage(
         "wrong_cache",
         r"(?:cache_from_obj: |virt_to_cache: |kmem_cache_free: )?(?:Wrong slab cache\. |Object is"
         r" not a Slab page)",
@@ -102,14 +102,14 @@ DISEASES = (
         "an object was freed into a cache that it does not belong to (any more)",
         "mm/slab.h, mm/slub.c: cache_from_obj()",
     ),
-    Disease(
+    KnownMessage(
         "slab_corruption",
         _SLUB + r"(?!Objects remaining)",
         _D,
         "a slab object was written after its free, or beyond its end",
         "mm/slub.c: check_object(), on_freelist(), check_slab()",
     ),
-    Disease(
+    KnownMessage(
         "slab_corruption",
         r"kernel BUG at \S*mm/slub\.c:\d+",
         _D,
@@ -117,42 +117,42 @@ DISEASES = (
         " freed twice in a row is caught",
         "mm/slub.c: set_freepointer(), BUG_ON(object == fp)",
     ),
-    Disease(
+    KnownMessage(
         "list_corruption",
         r"list_(?:add|del)(?: corruption|\b.{0,40} corruption| double add)",
         _D,
         "a linked list was found broken: memory in use was handed out, or freed, under its owner",
         "lib/list_debug.c",
     ),
-    Disease(
+    KnownMessage(
         "bad_page",
         r"BUG: Bad (?:page state in process|page map in process|rss-counter state)",
         _D,
         "a page was freed or handed out while something still uses it",
         "mm/page_alloc.c: bad_page(); mm/memory.c: print_bad_pte()",
     ),
-    Disease(
+    KnownMessage(
         "kasan",
         r"BUG: KASAN: \S",
         _D,
         "the sanitizer saw an access to freed memory, or a second free, at the moment it happened",
         "mm/kasan/report.c",
     ),
-    Disease(
+    KnownMessage(
         "kfence",
         r"BUG: KFENCE: \S",
         _D,
         "a sampled object was used after its free or freed again, seen at the moment it happened",
         "mm/kfence/report.c",
     ),
-    Disease(
+    KnownMessage(
         "refcount",
         r"refcount_t: (?:underflow|addition on 0|saturated|decrement hit 0)",
         _D,
         "a reference count went wrong: somebody dropped what was not theirs",
         "lib/refcount.c: refcount_warn_saturate()",
     ),
-    Disease(
+    KnownMessage(
         "ext4_error",
         r"EXT4-fs (?:error|panic) ?\(device|EXT4-fs \([^)]*\): (?:Remounting filesystem read-only"
         r"|previous I/O error|Inode \d+ .* failed)|JBD2: .*(?:error|abort)|Aborting journal",
@@ -161,42 +161,42 @@ DISEASES = (
         "fs/ext4/super.c: __ext4_error()",
         opens=False,
     ),
-    Disease(
+    KnownMessage(
         "page_allocation_failure",
         r"\S.{0,40}: page allocation failure: order:\d+",
         _R,
         "the kernel could not get memory at once",
         "mm/page_alloc.c: warn_alloc()",
     ),
-    Disease(
+    KnownMessage(
         "oom",
         r"\S.{0,40} invoked oom-killer: |(?:Memory cgroup out of memory|Out of memory)\b",
         _R,
         "memory ran out and a process was killed",
         "mm/oom_kill.c",
     ),
-    Disease(
+    KnownMessage(
         "soft_lockup",
         r"(?:watchdog: )?(?:NMI watchdog: )?(?:BUG: soft lockup|Watchdog detected hard LOCKUP)",
         _O,
         "a CPU was busy in the kernel for too long",
         "kernel/watchdog.c",
     ),
-    Disease(
+    KnownMessage(
         "hung_task",
         r"INFO: task .{1,80} blocked for more than \d+ seconds",
         _O,
         "a task waits and waits, usually for a disk or a lock",
         "kernel/hung_task.c",
     ),
-    Disease(
+    KnownMessage(
         "rcu_stall",
         r"(?:rcu: )?INFO: rcu\S* (?:self-)?detected (?:stalls?|expedited stalls)",
         _O,
         "a CPU held up RCU; until it goes on no inode is freed",
         "kernel/rcu/tree_stall.h",
     ),
-    Disease(
+    KnownMessage(
         "hardware",
         r"mce: \[Hardware Error\]|\[Hardware Error\]|\{\d+\}\[Hardware Error\]|EDAC \S+: \d+ [CU]E"
         r"|SError Interrupt on CPU|Machine check events logged"
@@ -206,7 +206,7 @@ DISEASES = (
         "arch/x86/kernel/cpu/mce, drivers/edac, drivers/acpi/apei/ghes.c",
         opens=False,
     ),
-    Disease(
+    KnownMessage(
         "io_error",
         r"(?:blk_update_request: )?(?:critical \w+ error|I/O error), dev |Buffer I/O error on dev"
         r"|nvme \S+ ?: (?:I/O .{0,40}timeout|controller is down)|ata\d\S*: (?:failed command"
@@ -216,7 +216,7 @@ DISEASES = (
         "block/blk-core.c, drivers/nvme/host/pci.c, drivers/ata, drivers/scsi/sd.c",
         opens=False,
     ),
-    Disease(
+    KnownMessage(
         "oops",
         r"Unable to handle kernel|BUG: unable to handle |BUG: kernel NULL pointer dereference"
         r"|(?:Oops: )?general protection fault\b.{0,80}: \d{4} \[#\d+\]",
@@ -224,21 +224,21 @@ DISEASES = (
         "the kernel touched memory that is not there",
         "arch/arm64/mm/fault.c: die_kernel_fault(); arch/x86/mm/fault.c: show_fault_oops()",
     ),
-    Disease(
+    KnownMessage(
         "kernel_bug",
         r"kernel BUG at \S+:\d+",
         _O,
         "the kernel found a state that must not be",
         "lib/bug.c: report_bug()",
     ),
-    Disease(
+    KnownMessage(
         "warning",
         r"WARNING: (?:CPU: \d+ PID: \d+ at |\S+:\d+ at |\[)",
         _O,
         "the kernel found a state that should not be, and went on",
         "kernel/panic.c: __warn()",
     ),
-    Disease(
+    KnownMessage(
         "panic",
         r"Kernel panic - not syncing: ",
         _O,
@@ -249,15 +249,15 @@ DISEASES = (
 )
 
 #: Every kind once, in the table's order: the values of the metric label.
-KINDS = tuple(dict.fromkeys(disease.kind for disease in DISEASES))
+KINDS = tuple(dict.fromkeys(known.kind for known in KNOWN))
 
 # One regular expression for all rows: a log of 100 MB has a million lines.
-_ALL = re.compile("|".join(f"(?P<d{i}>{d.pattern})" for i, d in enumerate(DISEASES)))
+_ALL = re.compile("|".join(f"(?P<d{i}>{d.pattern})" for i, d in enumerate(KNOWN)))
 
 
-def recognise(message: str) -> Disease | None:
+def recognise(message: str) -> KnownMessage | None:
     """The row for a kernel message without its timestamp; None for everything ordinary."""
     found = _ALL.match(message)
     if found is None or found.lastgroup is None:
         return None
-    return DISEASES[int(found.lastgroup[1:])]
+    return KNOWN[int(found.lastgroup[1:])]

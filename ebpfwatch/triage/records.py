@@ -13,7 +13,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-__all__ = ["OWN", "Counts", "Record", "plain_records", "records"]
+from ebpfwatch.kernellog.report import Record
+
+__all__ = ["OWN", "Counts", "plain_records", "records"]
 
 #: How our own findings begin in the kernel's log; they came from user space and are welcome.
 OWN = "ebpfwatch: "
@@ -21,14 +23,6 @@ OWN = "ebpfwatch: "
 _LINE = 16384  # characters of one line that are looked at; the longest in the wild are module lists
 _JOINED = 32768
 _NARROWEST = 60  # columns: below that a short line is a short line, not a wrapped one
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One kernel message without its prefixes; ``seconds`` since boot, None where not printed."""
-
-    text: str
-    seconds: float | None = None
 
 
 @dataclasses.dataclass
