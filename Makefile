@@ -68,8 +68,8 @@ test-postmortem: install-vm  ## a vmcore of a second free, made in a guest and r
 	$(RUN) -m tests.vm.postmortem
 
 # One boot each: the unit under systemd as PID 1, a real double free, refusals.
-guests: install-vm install-deb  ## the oldest and the newest kernel, as arm64 guests
-	$(RUN) -m tests.vm.matrix --ci --kernels "4.19 6.12" --scenarios service
+guests: install-vm install-deb  ## Debian's oldest and newest kernel as arm64 guests, and 4.19 where one was brought
+	$(RUN) -m tests.vm.matrix --ci --kernels "4.19 5.10 6.12" --scenarios service
 
 alerts:  ## as root: from the kernel to a webhook, through Prometheus and Alertmanager
 	$(RUN) -m pytest tests/deploy/test_alerts.py

@@ -69,11 +69,15 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("/var/tmp/ebpfwatch-bench-vm"))
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
-    wanted = arguments.kernels.split() or [boot.kernel for boot in BOOTS]
+    named = arguments.kernels.split()
+    wanted = named or [boot.kernel for boot in BOOTS]
     plain: dict[str, float] = {}
     rows: list[tuple[str, ...]] = []
     for number, boot in enumerate(BOOTS):
         if boot.kernel not in wanted:
+            continue
+        if boot.kernel not in named and (why := kernels.absent(boot.kernel)):
+            rows.append((boot.kernel, boot.name, "not run", why))
             continue
         (_, us, _), *ratios = run(boot, arguments.results / str(number))
         if boot.append:

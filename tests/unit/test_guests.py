@@ -1,17 +1,25 @@
-"""The judges of the guests judge strictly: a place that lacks a context is none."""
+"""The guests: their judges judge strictly, and what they are made of is whole or not there."""
 
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.unit.test_verdicts import judged
+from tests.vm import kernels
 from tests.vm.guest import Outcome
 from tests.vm.leads import leads
 from tests.vm.places import PLACES, places
+from tests.vm.store import making
+from tests.vm.table import table
+
+ROOT = Path(__file__).parents[2]
 
 _PRINTED = (
     "[48.6] rm-1248  0d.s3 48645135us : 0x00000000: ebpfwatch verdict=3 ino=12 obj=ffff800038a0\n"
@@ -78,3 +86,101 @@ def test_a_crime_that_was_not_told_is_no_share(
     monkeypatch.setattr("tests.vm.leads.journaled", lambda _: [])
     console = _said("twice", 10) + _said("freed again", 40)
     assert leads(_outcome(tmp_path, console))[1] == "1 committed, 0 told, 1 second frees"
+
+
+def test_a_download_that_breaks_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
+    target = tmp_path / "kernels/6.12"
+    with pytest.raises(OSError), making(target) as directory:
+        directory.mkdir()
+        (directory / "done").touch()
+        raise OSError("the mirror went away")
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_process_killed_in_the_middle_is_no_obstacle(tmp_path: Path) -> None:
+    """SIGKILL: nobody tidies up, and the next attempt finds the half of the one before."""
+    target = tmp_path / "root.img"
+    script = (
+        "import os, pathlib, sys; from tests.vm.store import making\n"
+        "with making(pathlib.Path(sys.argv[1])) as directory:\n"
+        "    directory.mkdir(); (directory / 'half').touch(); os.kill(os.getpid(), 9)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(target)], cwd=ROOT)
+    assert killed.returncode == -9
+    assert [path.name for path in tmp_path.iterdir()] == ["root.img.partial"]
+    with making(target) as partial:
+        partial.write_text("whole")
+    assert target.read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["root.img"]
+
+
+def test_what_was_whole_stays_when_its_successor_breaks(tmp_path: Path) -> None:
+    target = tmp_path / "root.img"
+    target.write_text("whole")
+    with pytest.raises(OSError), making(target) as partial:
+        partial.write_text("half")
+        raise OSError
+    assert target.read_text() == "whole"
+
+
+def test_the_kernel_package_is_fetched_again_after_a_broken_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """apt unpacked the image and then lost the mirror; the second time all comes."""
+    asked = []
+
+    def fetch(suite: str, packages: list[str], target: Path) -> None:
+        asked.append(suite)
+        (target / "boot").mkdir(parents=True)
+        (target / "boot/vmlinuz-6.12.1").touch()
+        if len(asked) == 1:
+            raise subprocess.CalledProcessError(100, "apt-get")
+        headers = target / "usr/src/linux-headers-6.12.1"
+        headers.mkdir(parents=True)
+        (target / "lib/modules/6.12.1").mkdir(parents=True)
+        (headers / "Makefile").write_text("include /usr/src/common/Makefile\n")
+
+    monkeypatch.setattr(kernels, "CACHE", tmp_path)
+    monkeypatch.setattr("tests.vm.store.CACHE", tmp_path)
+    monkeypatch.setattr(kernels, "fetch", fetch)
+    monkeypatch.setattr(kernels, "_initramfs", lambda *_: None)
+    with pytest.raises(subprocess.CalledProcessError):
+        kernels.kernel("6.12")
+    found = kernels.kernel("6.12")
+    assert asked == ["trixie", "trixie"]
+    assert found.release == "6.12.1" and found.image.exists()
+    assert found.headers is not None
+    included = (found.headers / "Makefile").read_text().split()[1]
+    assert included == str(tmp_path / "kernels/6.12/usr/src/common/Makefile")
+    assert kernels.kernel("6.12") == found and len(asked) == 2
+
+
+def _bring(directory: Path, name: str, config: str) -> None:
+    headers = directory / name / "headers"
+    headers.mkdir(parents=True)
+    (headers / "Makefile").touch()
+    (headers / ".config").write_text(config)
+    image = gzip.compress(b"\0" * 64 + b"Linux version 4.19.78-test (gcc)")
+    (directory / name / "Image.gz").write_bytes(image)
+
+
+def test_a_kernel_that_was_brought_joins_the_matrix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "BROUGHT", tmp_path)
+    assert "no kernel 4.19: there is no" in kernels.absent("4.19")
+    assert kernels.names()[0] == "4.19"
+    _bring(tmp_path, "4.19", "CONFIG_SMP=y\n")
+    _bring(tmp_path, "5.4-btf", "CONFIG_DEBUG_INFO_BTF=y\n")
+    (tmp_path / "notes").mkdir()
+    assert kernels.brought() == ("4.19", "5.4-btf")
+    assert not kernels.absent("4.19") and kernels.absent("notes")
+    old, new = kernels.kernel("4.19"), kernels.kernel("5.4-btf")
+    assert (old.name, old.release, old.needs_headers) == ("4.19", "4.19.78-test", True)
+    assert not new.needs_headers
+
+
+def test_what_did_not_run_is_on_the_page_with_its_reason() -> None:
+    page = table([], {"4.19": "no kernel 4.19", "6.12 loads": "TimeoutError"})
+    assert "| 4.19 | no kernel 4.19 |" in page and "| 6.12 loads | TimeoutError |" in page
+    assert "What did not run" not in table([], {})

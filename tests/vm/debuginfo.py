@@ -1,28 +1,29 @@
-"""Debian's debug symbols of a guest's kernel: some 300 MB, fetched once and kept."""
+"""A guest's kernel's vmlinux: beside one that was brought; Debian's (300 MB) is fetched once."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from tests.vm.kernels import DEBIAN, Kernel, fetch
-from tests.vm.store import CACHE, locked
+from tests.vm.kernels import BROUGHT, DEBIAN, Kernel, fetch
+from tests.vm.store import CACHE, locked, making
 
 __all__ = ["vmlinux"]
 
 
 def vmlinux(kernel: Kernel) -> Path:
-    """The kernel's vmlinux with DWARF; ``SystemExit`` for one that has no -dbg package."""
+    """The kernel's vmlinux with DWARF; ``SystemExit`` says where there is none."""
     if kernel.name not in DEBIAN:
-        raise SystemExit(
-            f"no debug symbols for {kernel.name}: only Debian's kernels have a package"
-        )
+        beside = BROUGHT / kernel.name / "vmlinux"
+        if not beside.exists():
+            raise SystemExit(f"no debug symbols for {kernel.name}: there is no {beside}")
+        return beside
     target = CACHE / "debug" / kernel.name
     with locked():
         if not (target / "done").exists():
-            shutil.rmtree(target, ignore_errors=True)
-            fetch(DEBIAN[kernel.name][0], [f"linux-image-{kernel.release}-dbg"], target)
-            (target / "done").touch()
+            with making(target) as directory:
+                wanted = [f"linux-image-{kernel.release}-dbg"]
+                fetch(DEBIAN[kernel.name][0], wanted, directory)
+                (directory / "done").touch()
     return next(target.glob(f"usr/lib/debug/**/vmlinux-{kernel.release}"), None) or next(
         target.glob("usr/lib/debug/**/vmlinux")
     )

@@ -1,4 +1,4 @@
-"""The kernels of the guests: 4.19 from ../shared/kernels, the others from Debian, or any image.
+"""The kernels of the guests: Debian's, those that somebody brought (docs/vm.md), or any image.
 
 Debian's packages are fetched through a private apt directory (their signatures are checked), and
 only unpacked.  A kernel whose disk drivers are modules gets an initramfs of busybox and those.
@@ -12,15 +12,16 @@ import os
 import re
 import shutil
 import subprocess
-import tarfile
 from pathlib import Path
 
-from tests.vm.store import CACHE, fingerprint, locked
+from tests.vm.store import CACHE, fingerprint, locked, making
 
 __all__ = [
     "DEBIAN",
     "ROOT_IN_MEMORY",
     "Kernel",
+    "absent",
+    "brought",
     "build_module",
     "copy_modules",
     "detached_btf",
@@ -29,10 +30,8 @@ __all__ = [
     "names",
 ]
 
-ROOT = Path(__file__).parents[2]
-#: Beside the checkout, or beside what holds it (a git worktree).
-_NEAR = next((d for d in ROOT.parents if (d / "shared/kernels").is_dir()), ROOT.parent)
-SHARED = Path(os.environ.get("KERNELS_DIR", _NEAR / "shared/kernels")) / "4.19.78-arm64"
+#: A directory for each kernel that no package holds; docs/vm.md says what belongs in it.
+BROUGHT = Path(os.environ.get("KERNELS_DIR") or CACHE / "brought")
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
 KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
@@ -84,60 +83,75 @@ class Kernel:
 
 
 def names() -> tuple[str, ...]:
-    """All kernels of the matrix, oldest first."""
-    return ("4.19", *DEBIAN)
+    """All kernels of the matrix; 4.19 belongs to it whether or not somebody brought one."""
+    return tuple(dict.fromkeys(("4.19", *brought(), *DEBIAN)))
+
+
+def brought() -> tuple[str, ...]:
+    """The names of the kernels in ``BROUGHT``."""
+    return tuple(sorted(d.name for d in BROUGHT.glob("*") if _image(d) and d.name not in DEBIAN))
+
+
+def absent(name: str) -> str:
+    """Why there is no kernel of this name; "" if there is one, or it can be fetched."""
+    if "/" in name:
+        return "" if Path(name).exists() else f"no kernel image {name}"
+    if name in DEBIAN or _image(BROUGHT / name):
+        return ""
+    return (
+        f"no kernel {name}: there is no {BROUGHT / name}/Image.gz (docs/vm.md says what a kernel"
+        f" for the guests needs), and Debian's are {', '.join(DEBIAN)}"
+    )
 
 
 def kernel(name: str) -> Kernel:
     """A kernel by name or by an image's path, made ready; ``SystemExit`` says what is missing."""
+    missing = absent(name)
+    if missing:
+        raise SystemExit(missing)
     if "/" in name:
-        return _any_image(Path(name))
-    if name == "4.19":
-        return _shared()
+        build = os.environ.get("KERNEL_HEADERS")
+        return _any_image("", Path(name), Path(build) if build else None)
     if name in DEBIAN:
         return _debian(name, *DEBIAN[name])
-    raise SystemExit(f"no kernel {name}: one of {', '.join(names())}, or the path of an image")
+    directory = BROUGHT / name
+    image, initrd = _image(directory), directory / "initrd"
+    assert image is not None
+    found = _any_image(name, image, directory / "headers")
+    return dataclasses.replace(found, initrd=initrd if initrd.exists() else None)
 
 
-def _any_image(image: Path) -> Kernel:
-    if not image.exists():
-        raise SystemExit(f"no kernel image {image}")
-    text = image.read_bytes()
-    text = gzip.decompress(text) if text[:2] == b"\x1f\x8b" else text
-    found = re.search(rb"Linux version (\S+)", text)
-    build = os.environ.get("KERNEL_HEADERS")
-    headers = Path(build) if build else None
+def _image(directory: Path) -> Path | None:
+    return next((p for p in (directory / "Image.gz", directory / "Image") if p.exists()), None)
+
+
+def _any_image(name: str, image: Path, headers: Path | None) -> Kernel:
+    """BCC needs the headers, unless the kernel was configured to carry BTF."""
+    found = re.search(rb"Linux version (\S+)", _unpacked(image))
     release = found.group(1).decode() if found else "unknown"
-    return Kernel(release, release, image, headers, needs_headers=headers is not None)
+    if headers is None or not (headers / "Makefile").exists():
+        return Kernel(name or release, release, image)
+    btf = "CONFIG_DEBUG_INFO_BTF=y" in (headers / ".config").read_text()
+    return Kernel(name or release, release, image, headers, needs_headers=not btf)
 
 
-def _shared() -> Kernel:
-    if not (SHARED / "Image.gz").exists():
-        raise SystemExit(f"no kernel 4.19: looked for {SHARED}/Image.gz; set KERNELS_DIR")
-    target = CACHE / "kernels/4.19"
-    with locked():
-        if not (target / "done").exists():
-            shutil.rmtree(target, ignore_errors=True)
-            target.mkdir(parents=True)
-            with gzip.open(SHARED / "Image.gz") as packed, open(target / "Image", "wb") as image:
-                shutil.copyfileobj(packed, image)
-            with tarfile.open(SHARED / "headers.tar.xz") as headers:
-                headers.extractall(target / "headers")
-            (target / "done").touch()
-    build = next(path for path in (target / "headers").iterdir() if (path / "Makefile").exists())
-    return Kernel("4.19", "4.19.78-arm64-desktop", target / "Image", build, needs_headers=True)
+def _unpacked(image: Path) -> bytes:
+    content = image.read_bytes()
+    return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
 
 
 def _debian(name: str, suite: str, flavour: str) -> Kernel:
     target = CACHE / "kernels" / name
     with locked():
         if not (target / "done").exists():
-            shutil.rmtree(target, ignore_errors=True)
-            fetch(suite, [f"linux-image-{flavour}", f"linux-headers-{flavour}"], target)
-            release = next((target / "boot").glob("vmlinuz-*")).name.partition("-")[2]
-            makefile = target / "usr/src" / f"linux-headers-{release}" / "Makefile"
-            makefile.write_text(makefile.read_text().replace(" /usr/src/", f" {target}/usr/src/"))
-            (target / "done").write_text(release)
+            with making(target) as directory:
+                wanted = [f"linux-image-{flavour}", f"linux-headers-{flavour}"]
+                fetch(suite, wanted, directory)
+                release = next((directory / "boot").glob("vmlinuz-*")).name.partition("-")[2]
+                makefile = directory / "usr/src" / f"linux-headers-{release}" / "Makefile"
+                text = makefile.read_text()  # it includes Debian's common one by its full path
+                makefile.write_text(text.replace(" /usr/src/", f" {target}/usr/src/"))
+                (directory / "done").write_text(release)
         release = (target / "done").read_text()
         initrd = target / f"initrd-{fingerprint(_INIT)}"
         if not initrd.exists():
@@ -172,6 +186,7 @@ def fetch(suite: str, packages: list[str], target: Path) -> None:
         "APT::Architectures": "arm64",
         "APT::Sandbox::User": "root",
         "Acquire::Languages": "none",
+        "Acquire::Retries": "3",
     }
     command = ["apt-get", "-q", *(f"-o{key}={value}" for key, value in options.items())]
     subprocess.run([*command, "update"], check=True, stdout=subprocess.DEVNULL)
@@ -213,12 +228,10 @@ def _initramfs(target: Path, modules: Path, release: str, initrd: Path) -> None:
     (tree / "modules").write_text("\n".join(unpacked) + "\n")
     (tree / "init").write_text(_INIT)
     (tree / "init").chmod(0o755)
-    partial = initrd.with_suffix(".partial")
-    with open(partial, "wb") as file:
+    with making(initrd) as partial, open(partial, "wb") as file:
         found = "\n".join(str(path.relative_to(tree)) for path in tree.rglob("*"))
         words = ["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"]
         subprocess.run(words, check=True, cwd=tree, input=found.encode(), stdout=file)
-    partial.rename(initrd)
     shutil.rmtree(tree)
 
 

@@ -163,16 +163,11 @@ def run_one(kernel: kernels.Kernel, scenario: Scenario, results: Path, waiting: 
     return row
 
 
-def _possible(name: str) -> bool:
-    """Whether this machine can run a guest with this kernel; prints what is missing."""
-    why = ""
+def _lacking(name: str) -> str:
+    """Why this machine cannot run a guest with this kernel; "" if it can."""
     if not mount_binfmt():
-        why = "binfmt_misc cannot be mounted, so no arm64 root image can be made"
-    if name == "4.19" and not kernels.SHARED.joinpath("Image.gz").exists():
-        why = f"no kernel image in {kernels.SHARED} (set KERNELS_DIR)"
-    if why:
-        print(f"SKIPPED guest {name}: {why}", flush=True)
-    return not why
+        return "binfmt_misc cannot be mounted, so no arm64 root image can be made"
+    return kernels.absent(name)
 
 
 def _arguments() -> argparse.Namespace:
@@ -229,24 +224,31 @@ def _kept(results: Path) -> Row | None:
 def main() -> int:
     """Run the matrix; 1 if anything is not as it must be."""
     arguments = _arguments()
-    names = arguments.kernels.replace(",", " ").split() or list(kernels.names())
-    possible = [name for name in names if not arguments.ci or _possible(name)]
-    skipped = len(names) - len(possible)
+    named = arguments.kernels.replace(",", " ").split()
+    names = named or list(kernels.names())
+    # A kernel that somebody names must be there; one that belongs to a list may be absent.
+    skipped = {name: _lacking(name) for name in names} if arguments.ci or not named else {}
+    skipped = {name: why for name, why in skipped.items() if why}
+    for name, why in skipped.items():
+        print(f"SKIPPED guest {name}: {why}", flush=True)
+    possible = [name for name in names if name not in skipped]
     if not possible:
-        print(f"0 scenarios run; {skipped} kernels skipped")
+        print(f"0 scenarios run; {len(skipped)} kernels skipped")
         return 0
 
-    def run(job: tuple[kernels.Kernel, Scenario]) -> Row | None:
+    def run(job: tuple[kernels.Kernel, Scenario]) -> Row | str:
         kernel, scenario = job
         results = arguments.results / kernel.name / scenario.name
         kept = _kept(results)
-        if arguments.collect or (arguments.resume and kept is not None and kept.ok):
+        if arguments.collect:
+            return kept or f"nothing is in {results}"
+        if arguments.resume and kept is not None and kept.ok:
             return kept
         try:
             return run_one(kernel, scenario, results, waiting)
         except (OSError, RuntimeError) as error:  # the guest never got ready: the others may
             print(f"FAIL {kernel.name} {scenario.name}: {error}", flush=True)
-            return None
+            return str(error).splitlines()[0]
 
     with tempfile.TemporaryDirectory(prefix="ebpfwatch-ready-", dir="/var/tmp") as name:
         waiting = Waiting(Path(name))
@@ -255,10 +257,12 @@ def main() -> int:
         jobs = [(k, scenario) for k in found for scenario in _todo(k, arguments.scenarios)]
         with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
             outcomes = list(pool.map(run, jobs))
-    rows = [row for row in outcomes if row is not None]
-    missing = [f"{k.name} {s.name}" for (k, s), row in zip(jobs, outcomes) if row is None]
+    rows = [row for row in outcomes if isinstance(row, Row)]
+    missing = {
+        f"{k.name} {s.name}": row for (k, s), row in zip(jobs, outcomes) if isinstance(row, str)
+    }
     if arguments.table:
-        arguments.table.write_text(table(rows, missing))
+        arguments.table.write_text(table(rows, {**skipped, **missing}))
     if arguments.survival:
         between(arguments.survival, "survival", survival(rows))
     for row in rows:
@@ -269,7 +273,7 @@ def main() -> int:
     bad = len([row for row in rows if not row.ok]) + (0 if arguments.collect else len(missing))
     print(
         f"{len(outcomes)} scenarios, {bad} not as they must be"
-        + (f"; {skipped} kernels skipped" if skipped else "")
+        + (f"; {len(skipped)} kernels skipped" if skipped else "")
     )
     return 1 if bad else 0
 

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.vm.store import CACHE, fingerprint, locked
+from tests.vm.store import CACHE, fingerprint, locked, making
 
 __all__ = ["mount_binfmt", "root_image"]
 
@@ -53,11 +53,9 @@ def root_image(suite: str = "bookworm") -> Path:
             return image
         tree = CACHE / f"root-{suite}"
         _bootstrap(suite, tree)
-        partial = image.with_suffix(".partial")
-        subprocess.run(
-            ["mke2fs", "-q", "-F", "-t", "ext4", "-d", tree, partial, "1500M"], check=True
-        )
-        partial.rename(image)
+        with making(image) as partial:
+            words = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", tree, partial, "1500M"]
+            subprocess.run(words, check=True)
         shutil.rmtree(tree)
     return image
 
@@ -66,20 +64,20 @@ def _bootstrap(suite: str, tree: Path) -> None:
     packed = CACHE / f"root-{suite}-{fingerprint(*PACKAGES)}.tar"
     if not packed.exists():
         _allow_arm64()
-        subprocess.run(
-            [
+        with making(packed) as partial:
+            words = [
                 "mmdebstrap",
                 "--architectures=arm64",
                 "--variant=minbase",
+                "--format=tar",
                 f"--include={','.join(PACKAGES)}",
+                '--aptopt=Acquire::Retries "3"',
                 "--dpkgopt=path-exclude=/usr/share/doc/*",
                 "--dpkgopt=path-exclude=/usr/share/locale/*",
                 suite,
-                f"{packed}.partial.tar",
-            ],
-            check=True,
-        )
-        Path(f"{packed}.partial.tar").rename(packed)
+                str(partial),
+            ]
+            subprocess.run(words, check=True)
     shutil.rmtree(tree, ignore_errors=True)
     tree.mkdir()
     subprocess.run(["tar", "-xpf", packed, "-C", tree, "--exclude=./dev/*"], check=True)

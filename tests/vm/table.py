@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tests.vm.judge import Row
 from tests.vm.scenarios import SCENARIOS
 from tests.vm.survival import whole
@@ -69,8 +71,8 @@ _OWN_TABLES = ("churn", "price")
 _TOOLS = ("nothing", "slub_debug", "kfence", "kfence-sampled")
 
 
-def table(rows: list[Row], missing: list[str]) -> str:
-    """The whole page; ``missing`` are the guests that were not run for it."""
+def table(rows: list[Row], missing: Mapping[str, str]) -> str:
+    """The whole page; ``missing`` are the guests that were not run for it, and why."""
     alone = [scenario.name for scenario in SCENARIOS if scenario.alone]
     judges = [scenario.name for scenario in SCENARIOS if scenario.judges]
     crimes = [row for row in rows if row.scenario not in alone + judges]
@@ -90,7 +92,8 @@ def table(rows: list[Row], missing: list[str]) -> str:
     if rest:
         text += _REST + "".join(f"| {r.release} | {r.what} | {r.why or 'passed'} |\n" for r in rest)
     if missing:
-        text += f"\nNot run for this page: {', '.join(missing)}.\n"
+        text += "\n## What did not run\n\n| guest | why |\n|---|---|\n"
+        text += "".join(f"| {guest} | {why} |\n" for guest, why in missing.items())
     return text
 
 

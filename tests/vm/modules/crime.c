@@ -21,9 +21,12 @@
  * Each crime is one line in the kernel log: "crime: SCENARIO object=... ino=... generation=... at=NS", and so is the
  * second free that comes of "destroy", "shrink" and "twice"; NS is CLOCK_MONOTONIC, as in the findings.
  *
- * Where the inode lies in its object is learned from the free of any ext4 inode; until one has come, what lies up to
- * 2 KB below the victim's inode is taken for its object.
+ * Where the inode lies in its object, and which cache that is from, is learned before the module is armed, from the
+ * ordinary ends of unnamed files (O_TMPFILE) beside FILE: the object that ext4's RCU callback hands to
+ * kmem_cache_free() is the inode's.  Two ends that agree are enough; without them insmod fails with ETIMEDOUT.
  */
+#include <linux/delay.h>
+#include <linux/file.h>
 #include <linux/fs.h>
 #ifdef CONFIG_KFENCE
 #include <linux/kfence.h>
@@ -32,6 +35,7 @@
 #include <linux/module.h>
 #include <linux/namei.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 #include <linux/version.h>
 #include <linux/workqueue.h>
 
@@ -49,10 +53,12 @@ static unsigned long victim_ino;
 static u32 victim_generation;
 static bool freed, freed_again, reused, done;
 static struct dentry *victims_dentry;
-static struct inode *last_inode; /* of the latest RCU callback, of any file; */
-static int last_cpu;             /* it is freed on the same CPU */
+static struct inode *last_inode; /* of the latest RCU callback, of any file, while vfs_inode is not known; */
+static struct task_struct *last_task; /* it is freed in the same context, */
+static int last_cpu;                  /* on the same CPU */
 static bool swallow_queueing;
-static long vfs_inode = -1;      /* where it lies in its object; known after one free */
+static long vfs_inode = -1; /* where it lies in its object; known before the module is armed */
+static long seen_once = -1; /* the same after one free: a second one must agree */
 
 static void (*free_inode)(void *argument);   /* ext4_i_callback or ext4_free_in_core_inode */
 static void (*destroy_inode_)(struct inode *inode);
@@ -115,18 +121,34 @@ static void at(unsigned int milliseconds)
 			 msecs_to_jiffies(milliseconds));
 }
 
+/* The first object freed after ext4's callback began, in its context, is the inode's own. */
+static void learn(struct kmem_cache *from, unsigned long address)
+{
+	long offset;
+
+	if (!last_inode || last_task != current || last_cpu != smp_processor_id())
+		return;
+	offset = (unsigned long)last_inode - address;
+	last_inode = NULL;
+	if (offset < 0 || offset >= 4096)
+		return; /* an interrupt's, or of what belongs to the inode */
+	if (offset == seen_once && from == cache)
+		vfs_inode = offset;
+	cache = from;
+	seen_once = offset;
+}
+
 /* kmem_cache_free(cache, object) */
 static int on_slab_free(struct kprobe *probe, struct pt_regs *regs)
 {
 	unsigned long address = regs->regs[1];
 
-	if (vfs_inode < 0 && last_inode && last_cpu == smp_processor_id() &&
-	    (unsigned long)last_inode - address < 2048) {
-		cache = (struct kmem_cache *)regs->regs[0];
-		vfs_inode = (unsigned long)last_inode - address;
+	if (vfs_inode < 0) {
+		learn((struct kmem_cache *)regs->regs[0], address);
+		return 0;
 	}
-	if (!victim || (vfs_inode < 0 ? (unsigned long)victim - address >= 2048
-				      : (unsigned long)victim - address != vfs_inode))
+	if (!victim || (struct kmem_cache *)regs->regs[0] != cache ||
+	    (unsigned long)victim - address != vfs_inode)
 		return 0;
 	if (freed && done && (is("destroy") || is("shrink") || is("twice"))) {
 		if (!freed_again)
@@ -135,7 +157,6 @@ static int on_slab_free(struct kprobe *probe, struct pt_regs *regs)
 	}
 	if (freed)
 		return 0;
-	cache = (struct kmem_cache *)regs->regs[0];
 	object = (void *)address;
 	freed = true;
 	if (is("again") || is("stranger") || is("tail"))
@@ -156,10 +177,15 @@ static int on_slab_free(struct kprobe *probe, struct pt_regs *regs)
 static int on_callback(struct kprobe *probe, struct pt_regs *regs)
 {
 	void *argument = (void *)regs->regs[0];
+	struct inode *inode = free_takes_head ? container_of(argument, struct inode, i_rcu) : argument;
 
-	last_inode = free_takes_head ? container_of(argument, struct inode, i_rcu) : argument;
-	last_cpu = smp_processor_id();
-	if (last_inode != victim || !is("foreign") || done || vfs_inode < 0)
+	if (vfs_inode < 0) {
+		last_task = current;
+		last_cpu = smp_processor_id();
+		last_inode = inode;
+		return 0;
+	}
+	if (inode != victim || !is("foreign") || done)
 		return 0;
 	object = (void *)victim - vfs_inode;
 	at(100);
@@ -304,25 +330,10 @@ static int find_victim(void)
 	return 0;
 }
 
-static int __init crime_init(void)
+static int arm(void)
 {
 	int error;
 
-	free_inode = address_of("ext4_free_in_core_inode");
-	if (!free_inode) {
-		free_inode = address_of("ext4_i_callback");
-		free_takes_head = true;
-	}
-	destroy_inode_ = address_of("ext4_destroy_inode");
-	destroy_both = address_of("destroy_inode");
-	if (!free_inode || !destroy_inode_ || ((is("shrink") || is("twice")) && !destroy_both))
-		return -ENOENT;
-	error = find_victim();
-	if (error)
-		return error;
-	error = register_kprobe(&slab_free);
-	if (error)
-		return error;
 	if (register_kprobe(&init_always)) {
 		init_always.symbol_name = "inode_init_always_gfp";
 		init_always.addr = NULL;
@@ -343,15 +354,78 @@ static int __init crime_init(void)
 		if (error)
 			return error;
 	}
-	if (is("dentry")) {
-		error = register_kprobe(&dentry_free_);
-		if (error)
-			return error;
+	if (is("dentry"))
+		return register_kprobe(&dentry_free_);
+	return 0;
+}
+
+/* unregister_kprobe() ignores a probe that is not registered. */
+static void disarm(void)
+{
+	struct kprobe *probes[] = { &slab_free, &callback, &init_always, &destroy, &any_destroy, &queueing,
+				    &dentry_free_ };
+
+	unregister_kprobes(probes, ARRAY_SIZE(probes));
+}
+
+/* In a worker: the last reference to a file is given back at once there, not at the return to user space. */
+static void open_unnamed(struct work_struct *work)
+{
+	char directory[64];
+	struct file *file;
+
+	strscpy(directory, path, sizeof(directory));
+	if (strrchr(directory, '/'))
+		*strrchr(directory, '/') = 0;
+	file = filp_open(directory, O_TMPFILE | O_RDWR, 0600);
+	if (!IS_ERR(file))
+		fput(file);
+}
+
+static DECLARE_WORK(unnamed, open_unnamed);
+
+/* Sets vfs_inode and cache, with both probes in place. */
+static int learn_where(void)
+{
+	int i;
+
+	for (i = 0; i < 100 && vfs_inode < 0; i++) {
+		schedule_work(&unnamed);
+		flush_work(&unnamed);
+		msleep(50); /* fput() of a kernel thread is a delayed work of one tick */
+		rcu_barrier();
 	}
-	callback.symbol_name = free_takes_head ? "ext4_i_callback" : "ext4_free_in_core_inode";
-	error = register_kprobe(&callback);
+	return vfs_inode < 0 ? -ETIMEDOUT : 0;
+}
+
+static int __init crime_init(void)
+{
+	int error;
+
+	free_inode = address_of("ext4_free_in_core_inode");
+	if (!free_inode) {
+		free_inode = address_of("ext4_i_callback");
+		free_takes_head = true;
+	}
+	destroy_inode_ = address_of("ext4_destroy_inode");
+	destroy_both = address_of("destroy_inode");
+	if (!free_inode || !destroy_inode_ || ((is("shrink") || is("twice")) && !destroy_both))
+		return -ENOENT;
+	error = register_kprobe(&slab_free);
 	if (error)
 		return error;
+	callback.symbol_name = free_takes_head ? "ext4_i_callback" : "ext4_free_in_core_inode";
+	error = register_kprobe(&callback);
+	if (!error)
+		error = learn_where();
+	if (!error)
+		error = find_victim();
+	if (!error)
+		error = arm();
+	if (error) {
+		disarm();
+		return error;
+	}
 	pr_info("crime: %s armed for %s inode=%px ino=%lu\n", scenario, path, victim, victim_ino);
 	return 0;
 }
@@ -359,15 +433,7 @@ static int __init crime_init(void)
 /* Only after "benign" and "twice": whatever else happened, nothing of ours may be running. */
 static void __exit crime_exit(void)
 {
-	unregister_kprobe(&slab_free);
-	unregister_kprobe(&destroy);
-	unregister_kprobe(&init_always);
-	unregister_kprobe(&callback);
-	if (is("twice")) {
-		unregister_kprobe(&any_destroy);
-		if (free_takes_head)
-			unregister_kprobe(&queueing);
-	}
+	disarm();
 	cancel_delayed_work_sync(&crime);
 	rcu_barrier();
 }

@@ -1,8 +1,5 @@
 # $1: the crime's name.
 watch
-if [ "$1" = foreign ]; then  # the module learns ext4's cache from an innocent file's end
-    (sleep 4; : >/mnt/vdb/other; rm /mnt/vdb/other) &
-fi
 die $1
 if [ "$1" = reused ]; then
     for cpu in 0 1; do

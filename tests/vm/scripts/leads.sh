@@ -3,10 +3,7 @@ watch
 for i in $(seq $1); do
     echo x >/mnt/vdb/victim
     arm twice
-    # The module learns where an inode lies in its object from an innocent one's end; the daemon hears of the module.
-    : >/mnt/vdb/other
-    rm /mnt/vdb/other
-    sleep 12
+    sleep 12 # the daemon hears of the module
     rm /mnt/vdb/victim
     sleep 5
     rmmod crime || wrong "rmmod"
