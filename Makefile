@@ -18,7 +18,13 @@ EVENTS  := 4000000
 RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev procps python3-venv python3-systemd python3-yaml \
                  python3-prometheus-client
 TEST_PACKAGES := $(RUN_PACKAGES) help2man gcc libc6-dev e2fsprogs mount util-linux bpftool prometheus \
-                 prometheus-alertmanager curl systemd python3-bcrypt strace python3-capstone
+                 prometheus-alertmanager curl systemd python3-bcrypt strace python3-capstone \
+                 shellcheck
+
+C_SOURCES     := $(wildcard probes/*.[ch] tests/*/*.c)
+SHELL_SOURCES := .ci/run deploy/ebpfwatch-generator deploy/image/ebpfwatch \
+                 $(wildcard deploy/*.sh deploy/*/*.sh deploy/debian/*.postrm deploy/image/debian/*.postrm \
+                   tests/vm/scripts/*.sh)
 
 # What is done to the daemon, or shown to it, apart from the kills.
 FAULTS := $(addprefix tests/live/test_,faults.py hostile.py journald.py refusals.py kernel_log.py \
@@ -38,7 +44,7 @@ IMAGE_PACKAGES := mmdebstrap qemu-user-static binfmt-support arch-test squashfs-
 DEB_PACKAGES  := build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools \
                  python3-shtab python3-yaml help2man bash-completion lintian man-db mmdebstrap
 
-.PHONY: run test lint unit live test-vm test-postmortem guests alerts test-alerts test-deploy screenshots \
+.PHONY: run test lint format unit live test-vm test-postmortem guests alerts test-alerts test-deploy screenshots \
         deb test-deb golden bench soak fuzz sbom audit faults install-run install-test install-deploy \
         bench-vm install-bench install-vm test-install image test-image install-deb clean
 
@@ -47,10 +53,17 @@ run: install-run  ## install what the daemon needs and follow the kernel in the 
 
 test: install-test lint unit live fuzz alerts guests  ## everything that CI runs
 
-lint:  ## style and types
-	$(VENV)/bin/ruff format --check ebpfwatch tests
-	$(VENV)/bin/ruff check ebpfwatch tests
+lint:  ## style and types of Python, C and shell
+	$(VENV)/bin/ruff format --check ebpfwatch tests deploy
+	$(VENV)/bin/ruff check ebpfwatch tests deploy
 	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $(C_SOURCES)
+	shellcheck $(SHELL_SOURCES)
+
+format:  ## write Python and C in the project's style
+	$(VENV)/bin/ruff format ebpfwatch tests deploy
+	$(VENV)/bin/ruff check --fix-only ebpfwatch tests deploy
+	$(VENV)/bin/clang-format -i $(C_SOURCES)
 
 unit:  ## no root, no BCC
 	$(RUN) -m pytest tests/unit
@@ -129,10 +142,9 @@ $(VENV)/.run: Makefile
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	touch $@
 
-$(VENV)/.test: $(VENV)/.run pyproject.toml
+$(VENV)/.test: $(VENV)/.run tests/requirements.txt
 	sh deploy/install-packages.sh $(TEST_PACKAGES)
-	$(RUN) -m pip install --quiet --disable-pip-version-check \
-	    'hypothesis>=6.100,<7' 'mypy>=1.11,<3' 'pytest>=8,<10' 'ruff>=0.6,<1' types-PyYAML 'jsonschema>=4,<5' 'vermin>=1.6,<2'
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
 install-deploy: $(VENV)/.deploy

@@ -90,11 +90,11 @@ enum counter {
 #define OBJECT_BITS (OBJECT_DEAD | OBJECT_QUEUED)
 
 /* life.flags */
-#define LIFE_RECLAIM 1u      /* evicted inside shrink_slab */
-#define LIFE_UNLINKED 2u     /* an unlink of this inode was seen */
-#define LIFE_IN_FLIGHT 4u    /* ... and had not returned when it was evicted */
-#define LIFE_CANARY 8u       /* our own file: every step is reported */
-#define LIFE_NO_EVICT 16u    /* in the table without its eviction having been seen */
+#define LIFE_RECLAIM 1u        /* evicted inside shrink_slab */
+#define LIFE_UNLINKED 2u       /* an unlink of this inode was seen */
+#define LIFE_IN_FLIGHT 4u      /* ... and had not returned when it was evicted */
+#define LIFE_CANARY 8u         /* our own file: every step is reported */
+#define LIFE_NO_EVICT 16u      /* in the table without its eviction having been seen */
 #define LIFE_SLAB_FREE_DUE 32u /* the RCU callback ran; the slab free that follows is its own */
 
 /* note.flags */
@@ -182,7 +182,7 @@ struct settings {
 	__u64 call_sites[4]; /* where kmem_cache_free may be called from; all 0 = not known */
 	__u32 canary_tgid;
 	__u32 reserved;
-	__u64 alloc_since;  /* the alloc hook has been attached without a gap since then; all ones = it is off */
+	__u64 alloc_since; /* the alloc hook has been attached without a gap since then; all ones = it is off */
 	__u64 strict_since; /* the same for any_free, where it is not the free itself */
 	__u64 unlink_since; /* as alloc_since */
 };
@@ -222,11 +222,11 @@ struct verdict_record {
 
 struct unlink_record {
 	struct header header;
-	__u64 ino;      /* 0 when no ext4 inode was reached */
+	__u64 ino; /* 0 when no ext4 inode was reached */
 	__u32 dev;
 	__s32 result;
 	__s32 dfd;
-	__u32 flags;    /* unlinkat's flags */
+	__u32 flags; /* unlinkat's flags */
 	__u32 path_bytes;
 	__u32 reserved;
 	struct actor actor;

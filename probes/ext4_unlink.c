@@ -44,8 +44,7 @@ static __always_inline bool read_dentry(u64 dentry, struct dentry_seen *seen)
 #if DENTRY_WHOLE
 	return !READ(*seen, dentry + OFF_D_PARENT);
 #else
-	return !READ(seen->inode, dentry + OFF_D_INODE) &&
-	       !READ(seen->name, dentry + OFF_D_NAME) &&
+	return !READ(seen->inode, dentry + OFF_D_INODE) && !READ(seen->name, dentry + OFF_D_NAME) &&
 	       !READ(seen->parent, dentry + OFF_D_PARENT);
 #endif
 }

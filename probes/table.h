@@ -137,8 +137,8 @@ static __always_inline u32 claim_way(struct bucket *bucket, u64 key)
 		if (!swap_key(&bucket->object[way], old, key))
 			continue;
 		if (old)
-			count(old & OBJECT_DEAD ? COUNTER_FORGOTTEN_DEAD
-						: COUNTER_FORGOTTEN_DYING, 1);
+			count(old & OBJECT_DEAD ? COUNTER_FORGOTTEN_DEAD : COUNTER_FORGOTTEN_DYING,
+			      1);
 		return way;
 	}
 	return NO_WAY;

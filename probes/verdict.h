@@ -95,8 +95,8 @@ static __always_inline void trace_verdict(const struct suspicion *why, const str
 
 	bpf_trace_printk("ebpfwatch verdict=%u ino=%llu obj=%llx\n", why->verdict, why->ino,
 			 why->object);
-	bpf_trace_printk("ebpfwatch caller=%llx gen=%u dev=%x\n", why->call_site,
-			 why->generation, why->dev);
+	bpf_trace_printk("ebpfwatch caller=%llx gen=%u dev=%x\n", why->call_site, why->generation,
+			 why->dev);
 	if (!life)
 		return;
 	first = life->freed.ns ? &life->freed : &life->evicted;
@@ -104,8 +104,7 @@ static __always_inline void trace_verdict(const struct suspicion *why, const str
 		first = &life->destroyed;
 	bpf_trace_printk("ebpfwatch first pid=%u ns=%llu caller=%llx\n", first->pid, first->ns,
 			 first->caller);
-	bpf_trace_printk("ebpfwatch evicted pid=%u by %s\n", life->evicted.pid,
-			 life->evicted.comm);
+	bpf_trace_printk("ebpfwatch evicted pid=%u by %s\n", life->evicted.pid, life->evicted.comm);
 }
 #endif
 

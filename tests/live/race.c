@@ -28,7 +28,8 @@ int main(int argc, char **argv)
 	int count = argc > 2 ? atoi(argv[2]) : 0, mount_id, mount, drop, child, status = 1;
 	struct name *names = calloc(count, sizeof(*names));
 	/* Whose turn it is: files that the parent has begun with, and that the child is done with. */
-	volatile int *turn = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	volatile int *turn =
+		mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	char path[4096];
 
 	mount = open(argv[1], O_RDONLY | O_DIRECTORY);

@@ -12,7 +12,8 @@ int main(int argc, char **argv)
 	for (long i = 0; i < count; i++) {
 		int fd;
 
-		snprintf(path, sizeof(path), "%s/storm-%s-%ld", argv[1], argc > 3 ? argv[3] : "0", i);
+		snprintf(path, sizeof(path), "%s/storm-%s-%ld", argv[1], argc > 3 ? argv[3] : "0",
+			 i);
 		fd = open(path, O_CREAT | O_EXCL | O_WRONLY, 0600);
 		if (fd < 0 || close(fd) || unlink(path)) {
 			perror(path);

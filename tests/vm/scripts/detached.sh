@@ -5,7 +5,8 @@ wait $daemon
 [ $? = 69 ] || wrong "without BTF and headers it did not end with 69"
 daemon=
 python3 -m ebpfwatch check --btf /payload/kernel.btf >/results/check
-[ $? -le 1 ] || wrong "check --btf: $?"
+code=$?
+[ $code -le 1 ] || wrong "check --btf: $code"
 sed -i 's#  btf: ""#  btf: /payload/kernel.btf#' /tmp/config.yaml
 watch
 die benign

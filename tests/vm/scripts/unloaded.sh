@@ -5,7 +5,7 @@ if [ -z "$moved" ]; then # the shell itself runs from a disk that has to go
     export moved=yes
     cp -a /payload /run/payload
     umount /state
-    cd /run/payload
+    cd /run/payload || exit 1
     exec sh ./run.sh >/run/output 2>&1
 fi
 umount /state
