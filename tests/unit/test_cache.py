@@ -223,7 +223,7 @@ def test_directories_that_may_not_be_read_are_told(tmp_path: Path) -> None:
         (Path(open_to_all) / "secret/file").write_text("x")
         script = (
             "import os\n"
-            "from ebpfwatch.commands import main\n"
+            "from ebpfwatch.commands import cache, main\n"  # before: the checkout may be root's
             "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
             f"root = {open_to_all!r}\n"
             "print(main(['cache', root]), main(['cache', root + '/secret']))\n"

@@ -135,10 +135,14 @@ def test_a_journal_that_is_closed_is_not_an_empty_one() -> None:
         machine.chmod(0o755)  # not by mkdir: a test before may have left the umask of `run`
         (machine / "system.journal").touch(mode=0o640)
         journal.refuse_closed((directory, "/nonexistent"))
-        script = f"from ebpfwatch.sinks import journal; journal.refuse_closed([{directory!r}])"
-        words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]
+        script = (
+            "import os\n"
+            "from ebpfwatch.sinks import journal\n"  # before: the checkout may be root's
+            "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+            f"journal.refuse_closed([{directory!r}])\n"
+        )
         done = subprocess.run(
-            [*words, sys.executable, "-c", script], capture_output=True, text=True
+            [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
         )
     assert f"cannot read {machine}/system.journal: Permission denied; run it as root" in done.stderr
 
