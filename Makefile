@@ -21,7 +21,7 @@ TEST_PACKAGES := $(RUN_PACKAGES) help2man gcc libc6-dev e2fsprogs mount util-lin
                  prometheus-alertmanager curl systemd python3-bcrypt strace python3-capstone \
                  shellcheck
 
-C_SOURCES     := $(wildcard probes/*.[ch] tests/*/*.c)
+C_SOURCES     := $(wildcard probes/*.[ch] tests/*/*.c tests/vm/modules/*.c)
 SHELL_SOURCES := .ci/run deploy/ebpfwatch-generator deploy/image/ebpfwatch \
                  $(wildcard deploy/*.sh deploy/*/*.sh deploy/debian/*.postrm deploy/image/debian/*.postrm \
                    tests/vm/scripts/*.sh)

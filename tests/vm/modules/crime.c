@@ -53,14 +53,15 @@ static unsigned long victim_ino;
 static u32 victim_generation;
 static bool freed, freed_again, reused, done;
 static struct dentry *victims_dentry;
-static struct inode *last_inode; /* of the latest RCU callback, of any file, while vfs_inode is not known; */
+static struct inode
+	*last_inode; /* of the latest RCU callback, of any file, while vfs_inode is not known; */
 static struct task_struct *last_task; /* it is freed in the same context, */
 static int last_cpu;                  /* on the same CPU */
 static bool swallow_queueing;
 static long vfs_inode = -1; /* where it lies in its object; known before the module is armed */
 static long seen_once = -1; /* the same after one free: a second one must agree */
 
-static void (*free_inode)(void *argument);   /* ext4_i_callback or ext4_free_in_core_inode */
+static void (*free_inode)(void *argument); /* ext4_i_callback or ext4_free_in_core_inode */
 static void (*destroy_inode_)(struct inode *inode);
 static void (*destroy_both)(struct inode *inode); /* destroy_inode of fs/inode.c */
 static bool free_takes_head;
@@ -177,7 +178,8 @@ static int on_slab_free(struct kprobe *probe, struct pt_regs *regs)
 static int on_callback(struct kprobe *probe, struct pt_regs *regs)
 {
 	void *argument = (void *)regs->regs[0];
-	struct inode *inode = free_takes_head ? container_of(argument, struct inode, i_rcu) : argument;
+	struct inode *inode =
+		free_takes_head ? container_of(argument, struct inode, i_rcu) : argument;
 
 	if (vfs_inode < 0) {
 		last_task = current;
@@ -267,7 +269,8 @@ static int on_init(struct kprobe *probe, struct pt_regs *regs)
 
 static struct kprobe slab_free = { .symbol_name = "kmem_cache_free", .pre_handler = on_slab_free };
 static struct kprobe destroy = { .symbol_name = "ext4_destroy_inode", .pre_handler = on_destroy };
-static struct kprobe any_destroy = { .symbol_name = "destroy_inode", .pre_handler = on_any_destroy };
+static struct kprobe any_destroy = { .symbol_name = "destroy_inode",
+				     .pre_handler = on_any_destroy };
 static struct kprobe dentry_free_ = { .symbol_name = "dentry_free", .pre_handler = on_dentry_free };
 static struct kprobe queueing = { .symbol_name = "call_rcu", .pre_handler = on_call_rcu };
 static struct kprobe callback = { .pre_handler = on_callback };
@@ -347,7 +350,8 @@ static int arm(void)
 			return error;
 	}
 	if (is("twice") && free_takes_head && register_kprobe(&queueing)) {
-		queueing.symbol_name = "call_rcu_sched"; /* a macro over it, where 4.19 does not preempt */
+		queueing.symbol_name =
+			"call_rcu_sched"; /* a macro over it, where 4.19 does not preempt */
 		queueing.addr = NULL;
 		queueing.flags = 0;
 		error = register_kprobe(&queueing);
@@ -362,8 +366,8 @@ static int arm(void)
 /* unregister_kprobe() ignores a probe that is not registered. */
 static void disarm(void)
 {
-	struct kprobe *probes[] = { &slab_free, &callback, &init_always, &destroy, &any_destroy, &queueing,
-				    &dentry_free_ };
+	struct kprobe *probes[] = { &slab_free,   &callback, &init_always, &destroy,
+				    &any_destroy, &queueing, &dentry_free_ };
 
 	unregister_kprobes(probes, ARRAY_SIZE(probes));
 }
