@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ebpfwatch.catalogue.ladder import wishes
-from ebpfwatch.text.strictyaml import between, key, one_of, power_of_two, read
+from ebpfwatch.system.configfile import read
+from ebpfwatch.text.strictyaml import between, key, one_of, power_of_two
 
 __all__ = ["Config", "load", "loader_request", "restart_needed"]
 

@@ -1,13 +1,14 @@
 """Run a program of the operator's with the finding as JSON on stdin.
 
 No shell and no arguments: the text in a finding was chosen by anybody.  It runs with what the
-daemon has left (root without most capabilities, no new privileges), in a session of its own, and is
-killed with it when its time is up.
+daemon has left (root without most capabilities, no new privileges).  Everything that it started
+ends with it, also what has left its session.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import select
@@ -15,8 +16,11 @@ import signal
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.system.files import resolved
 from ebpfwatch.text.printable import printable
 from ebpfwatch.verdicts.finding import Finding
 
@@ -24,30 +28,38 @@ __all__ = ["Command"]
 
 _SHOWN = 200  #: bytes of its output that are worth a line
 _AFTER_SECONDS = 1.0
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 class Command:
     """One program."""
 
     def __init__(self, path: str, seconds: float) -> None:
-        """Raises ``EbpfwatchError`` (exit 78) unless it is a program that only root can change."""
+        """Raises ``EbpfwatchError`` (exit 78) unless it is a program that only root can change or
+        exchange.
+        """
         self._path = path
         self._seconds = seconds
-        problem = _problem(path)
-        if problem:
+        try:
+            _program(path)
+        except OSError as error:
             raise EbpfwatchError(
-                f"actions.command: {path} {problem}",
-                "it will run as root: chown root, chmod 755, or leave actions.command empty",
+                f"actions.command: {path} cannot be run: {error.strerror}",
+                "it will run as root: root must own it and every directory above it, and nobody"
+                " else may write there; or leave actions.command empty",
                 Exit.CONFIG,
-            )
+            ) from None
 
     def run(self, finding: Finding) -> str:
-        """Run it to its end; returns what to say. Raises ``OSError`` for one that failed."""
-        with os.fdopen(os.memfd_create("finding"), "w+b") as body:
+        """Run it to its end; returns what to say. Raises ``OSError`` for one that failed, or that
+        others can change or exchange by now.
+        """
+        program = _program(self._path)
+        with os.fdopen(os.memfd_create("finding"), "w+b") as body, _gathered():
             body.write(json.dumps(finding.to_json(), ensure_ascii=True).encode() + b"\n")
             body.seek(0)
             child = subprocess.Popen(
-                [self._path],
+                [program],
                 stdin=body,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -55,7 +67,7 @@ class Command:
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
                 start_new_session=True,
             )
-        output, in_time = self._wait(child)
+            output, in_time = self._wait(child)
         said = printable(output.decode("utf-8", "backslashreplace").strip())
         said = f": {said}" if said else ""
         if not in_time:
@@ -87,13 +99,52 @@ class Command:
         return output, in_time
 
 
-def _problem(path: str) -> str:
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        return f"cannot be run: {error.strerror}"
+def _program(path: str) -> str:
+    """The program without symbolic links on the way; raises ``OSError`` where it is none, or where
+    somebody else could change or exchange it.
+    """
+    program = resolved(path)
+    status = os.stat(program)
     if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
-        return "is no program"
-    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-        return "can be changed by others than root"
-    return ""
+        raise OSError(0, "is no program", path)
+    return program
+
+
+@contextlib.contextmanager
+def _gathered() -> Iterator[None]:
+    """What is started inside becomes our own child when its parent ends (prctl(2),
+    PR_SET_CHILD_SUBREAPER), and is killed at the end.
+    """
+    before = _children()
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        deadline = time.monotonic() + _AFTER_SECONDS
+        # One generation in each round: the children of whoever is killed become ours.
+        while (left := _children() - before) and time.monotonic() < deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            for pid in left:
+                with contextlib.suppress(ChildProcessError):
+                    if not os.waitpid(pid, os.WNOHANG)[0]:
+                        time.sleep(0.002)
+                        os.waitpid(pid, os.WNOHANG)
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def _children() -> set[int]:
+    """Our children, by the second field after the name in /proc/PID/stat: the file "children" of
+    proc_pid_task_children(5) is not there in every kernel.
+    """
+    found = set()
+    own = os.getpid()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                stat_line = Path(f"/proc/{name}/stat").read_text(errors="replace")
+                if int(stat_line.rpartition(")")[2].split()[1]) == own:
+                    found.add(int(name))
+    return found

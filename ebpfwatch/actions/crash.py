@@ -17,6 +17,7 @@ from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host import crash as readiness
 from ebpfwatch.paths import Paths
 from ebpfwatch.system import durable
+from ebpfwatch.system.files import read_regular
 from ebpfwatch.system.log import say
 from ebpfwatch.verdicts.confidence import CRITICAL
 from ebpfwatch.verdicts.finding import Confidence, Finding
@@ -74,7 +75,7 @@ class Crash:
 
     def _too_soon(self) -> str:
         try:
-            last = float(json.loads(self._marker.read_bytes())["time"])
+            last = float(json.loads(read_regular(self._marker, 4096))["time"])
         except FileNotFoundError:
             return ""
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ebpfwatch.paths import Paths
 from ebpfwatch.system import durable
+from ebpfwatch.system.files import read_regular
 from ebpfwatch.verdicts.finding import Finding
 
 __all__ = ["FILES", "Snapshot"]
@@ -110,8 +111,7 @@ class Snapshot:
 def _head(path: Path) -> bytes:
     """The file; errors of reading are its content, so that one of them does not cost the rest."""
     try:
-        with open(path, "rb") as file:
-            return file.read(_LONGEST)
+        return read_regular(path, _LONGEST)
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 
 from ebpfwatch import config
-from ebpfwatch.errors import Exit
+from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.paths import Paths
+from ebpfwatch.system.files import why_not_roots
+from ebpfwatch.system.log import say
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +30,27 @@ def run(arguments: argparse.Namespace) -> int:
     # Whatever we were started with: directories above those with a mode of their own get it, too.
     os.umask(0o077)
     settings = config.load(arguments.config)
+    _judge_hands(os.path.abspath(arguments.config), settings)
     from ebpfwatch.daemon.loop import Daemon
 
     run_directory = Path(os.environ.get("RUNTIME_DIRECTORY", "/run/ebpfwatch"))
     Daemon(settings, arguments.config, Paths(run=run_directory), arguments.verbose).run()
     return Exit.OK
+
+
+def _judge_hands(path: str, settings: config.Config) -> None:
+    """A file that others can exchange is said; it must not make root run or crash anything."""
+    try:
+        why_not = why_not_roots(path)
+    except OSError as error:
+        why_not = error.strerror or str(error)
+    if not why_not:
+        return
+    if settings.actions.command or settings.actions.crash != "never":
+        raise EbpfwatchError(
+            f"{path} asks for actions, and others could have written it: {why_not}",
+            "move it to where only root can write, or leave actions.command empty and"
+            " actions.crash never",
+            Exit.CONFIG,
+        )
+    say(f"others decide what {path} says: {why_not}", "warning")

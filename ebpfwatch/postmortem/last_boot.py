@@ -21,6 +21,7 @@ from ebpfwatch.host.modules import Module
 from ebpfwatch.kernellog.traced import traced
 from ebpfwatch.paths import Paths
 from ebpfwatch.system import durable
+from ebpfwatch.system.files import read_regular
 
 __all__ = ["BootRecord", "LastBoot", "ended", "kernel_boot_id"]
 
@@ -56,7 +57,7 @@ class BootRecord:
     def read(cls, file: Path) -> BootRecord | None:
         """The record, or None where there is none that can be read."""
         try:
-            body: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            body: dict[str, Any] = json.loads(read_regular(file, _LONGEST))
             start, end = body["test_page"]
             return cls(
                 str(body["boot_id"]),

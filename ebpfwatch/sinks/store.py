@@ -12,6 +12,7 @@ from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.system import durable
+from ebpfwatch.system.files import open_regular, why_not_ours
 from ebpfwatch.verdicts.finding import Finding
 
 __all__ = ["Store", "read_all"]
@@ -33,7 +34,7 @@ class Store:
         self.keep = keep
         try:
             self.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            why_not = durable.why_not_ours(self.directory)
+            why_not = why_not_ours(self.directory)
             for directory in (state_directory, self.directory):
                 for name in os.listdir(directory):
                     if name.startswith(durable.PREFIX):  # a kill -9 between write and rename
@@ -95,8 +96,8 @@ def read_all(state_directory: Path, other: list[str] | None = None) -> Iterator[
         if not _is_finding(name):
             continue
         try:
-            # A FIFO would keep us waiting, and a file of gigabytes fill memory: neither is ours.
-            fd = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            # A file of gigabytes would fill memory: it is none of ours.
+            fd = open_regular(directory / name, os.O_NOFOLLOW)
             with os.fdopen(fd, encoding="utf-8") as file:
                 body = json.loads(file.read(_MAX_CHARACTERS))
         except (OSError, ValueError, RecursionError):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from pathlib import Path
 
-__all__ = ["PREFIX", "create", "why_not_ours", "write"]
+__all__ = ["PREFIX", "create", "write"]
 
 #: Of the names that are being written; one that is found later was cut off and can go.
 PREFIX = ".writing-"
@@ -43,20 +42,3 @@ def _sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def why_not_ours(directory: Path) -> str:
-    """Whose hands could exchange what we write there, and with it anything of root's; "" if
-    nobody's.  Raises ``OSError``.
-    """
-    path = directory.resolve(strict=True)
-    for place in (path, *path.parents):
-        status = os.stat(place)
-        if status.st_uid not in (0, os.geteuid()):
-            return f"{place} belongs to user {status.st_uid}"
-        # Who may write to a sticky directory may not exchange what is of others in there.
-        sticky = place != path and status.st_mode & stat.S_ISVTX
-        others = 0o022 if place in (path, path.parent) else 0o002
-        if status.st_mode & others and not sticky:
-            return f"{place} can be written by others (mode {stat.S_IMODE(status.st_mode):o})"
-    return ""

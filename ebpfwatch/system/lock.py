@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.system import durable
+from ebpfwatch.system.files import open_regular, why_not_ours
 
 __all__ = ["SELFTEST", "Lock", "running_daemon"]
 
@@ -24,8 +24,8 @@ class Lock:
         """Take the lock; raises ``EbpfwatchError`` (exit 75) naming who holds it."""
         try:
             directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            why_not = durable.why_not_ours(directory)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            why_not = why_not_ours(directory)
             if why_not:
                 raise EbpfwatchError(
                     f"the lock cannot be in {directory}: {why_not}",
@@ -67,7 +67,7 @@ class Lock:
 def running_daemon(directory: Path) -> dict[str, Any]:
     """What the running daemon published; raises ``EbpfwatchError`` (exit 69) if there is none."""
     try:
-        fd = os.open(directory / "daemon.json", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_regular(directory / "daemon.json", os.O_NOFOLLOW)
     except PermissionError:
         raise EbpfwatchError(
             f"{directory}/daemon.json may only be read by root", "run it as root", Exit.NOPERM

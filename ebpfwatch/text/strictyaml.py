@@ -7,17 +7,18 @@ error: a key that is silently ignored is a promise that nobody keeps.
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
-from pathlib import Path
 from typing import Any, Callable, NoReturn, TypeVar
 
 import yaml
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 
-__all__ = ["between", "key", "one_of", "power_of_two", "read"]
+__all__ = ["MAX_BYTES", "between", "key", "one_of", "parse", "power_of_two", "shown"]
 
-_MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.@-]{0,39}")
 _MAX_DEPTH = 8  # the deepest of ours is 3
 _T = TypeVar("_T")
 
@@ -48,21 +49,13 @@ def key(default: Any, check: Callable[[Any], str] = lambda _: "") -> Any:
     return dataclasses.field(default=default, metadata={"check": check})
 
 
-def read(path: str | Path, cls: type[_T], hint: str) -> _T:
-    """The file as an instance of the class; raises ``EbpfwatchError`` (exit 78) with one line:
-    where, what, what to do. ``hint`` is for a file that cannot be opened.
+def parse(path: str, data: bytes, cls: type[_T]) -> _T:
+    """The file's bytes as an instance of the class; raises ``EbpfwatchError`` (exit 78) with one
+    line: where, what, what to do.  The line shows no text of the file but names that look like
+    keys: the file may be another one than was meant, and hold passwords.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise EbpfwatchError(f"cannot read {path}: {error.strerror}", hint, Exit.CONFIG) from None
-    if len(data) > _MAX_BYTES:
-        _fail(str(path), 0, "is larger than 1 MiB", "is it really the configuration?")
-    return _parse(str(path), data, cls)
-
-
-def _parse(path: str, data: bytes, cls: type[_T]) -> _T:
+    if len(data) > MAX_BYTES:
+        _fail(path, 0, "is larger than 1 MiB", "is it really the configuration?")
     try:
         text = data.decode("utf-8")
         _survey(path, text)
@@ -80,6 +73,11 @@ def _parse(path: str, data: bytes, cls: type[_T]) -> _T:
         return cls()
     value: _T = _mapping(path, node, cls, "")
     return value
+
+
+def shown(name: str) -> str:
+    """A name out of a file, for a message: as it is where it looks like a key or a user's name."""
+    return name if _NAME.fullmatch(name) else "(not shown: it does not look like a name)"
 
 
 def _survey(path: str, text: str) -> None:
@@ -117,7 +115,7 @@ def _mapping(path: str, node: yaml.Node, cls: Any, prefix: str) -> Any:
 
             near = difflib.get_close_matches(key, fields, 1)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(fields)}"
-            _fail(path, line, f"unknown key {prefix}{key!s:.80}", hint)
+            _fail(path, line, f"unknown key {prefix}{shown(key)}", hint)
         if key in values:
             _fail(path, line, f"{prefix}{key} is given twice", "")
         if dataclasses.is_dataclass(types[key]):
@@ -140,7 +138,7 @@ def _texts(path: str, node: yaml.Node, key: str, field: dataclasses.Field[Any]) 
             _fail(path, line, f"{key} must be names with a text each", "")
         name, value = (str(n.value) for n in pair)
         if name in values:
-            _fail(path, line, f"{key}.{name:.80} is given twice", "")
+            _fail(path, line, f"{key}.{shown(name)} is given twice", "")
         values[name] = value
     problem = field.metadata["check"](values)
     if problem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -20,6 +21,8 @@ from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.paths import Paths
 from ebpfwatch.verdicts.finding import Confidence, Finding, Severity, Verdict
 from tests.unit.test_verdicts import judged
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to give a directory away")
 
 
 def program(tmp_path: Path, body: str) -> str:
@@ -73,11 +76,62 @@ def test_a_command_that_fails_costs_its_time_and_no_more(
             time.sleep(0.02)
 
 
-def test_a_grandchild_that_left_holds_nobody_up(tmp_path: Path) -> None:
-    """A daemon of the command's may live; we do not wait for the pipe that it inherited."""
+def test_what_has_left_the_session_ends_with_the_command(tmp_path: Path) -> None:
+    """Nobody waits for the pipe that it inherited; and no process of root's stays behind."""
     began = time.monotonic()
-    Command(program(tmp_path, "setsid sleep 3 & exit 0"), 10).run(judged())
+    body = f"setsid sh -c 'echo $$ >{tmp_path}/pid; setsid sleep 47 & sleep 47' & sleep 0.3; exit 0"
+    Command(program(tmp_path, body), 10).run(judged())
     assert time.monotonic() - began < 2.5
+    lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert "sleep 47" not in lines.splitlines()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+@needs_root
+def test_a_command_in_a_user_s_directory_is_refused(tmp_path: Path) -> None:
+    """The file is root's, and he could move it away with its directory and put his own there."""
+    theirs = tmp_path / "theirs"
+    (theirs / "ours").mkdir(parents=True)
+    path = program(theirs / "ours", "true")
+    os.chown(theirs, 65534, 65534)
+    with pytest.raises(EbpfwatchError, match="theirs belongs to user 65534") as raised:
+        Command(path, 1)
+    assert raised.value.exit_code is Exit.CONFIG
+    # By a link of his, and by one of root's that leads through his directory.
+    (theirs / "link").symlink_to("/bin/true")
+    (tmp_path / "link").symlink_to(theirs / "link")
+    for link in (theirs / "link", tmp_path / "link"):
+        with pytest.raises(EbpfwatchError, match="theirs belongs to user 65534"):
+            Command(str(link), 1)
+
+
+@needs_root
+def test_the_way_to_the_command_is_looked_at_each_time(tmp_path: Path) -> None:
+    """What was root's at the start is not run once it is another's."""
+    (tmp_path / "bin").mkdir()
+    command = Command(program(tmp_path / "bin", f"touch {tmp_path}/ran"), 5)
+    command.run(judged())
+    (tmp_path / "ran").unlink()
+    os.chown(tmp_path / "bin", 65534, 65534)
+    with pytest.raises(OSError, match="bin belongs to user 65534"):
+        command.run(judged())
+    os.chown(tmp_path / "bin", 0, 0)
+    os.chown(tmp_path / "bin/hook", 65534, 0)
+    with pytest.raises(OSError, match="hook belongs to user 65534"):
+        command.run(judged())
+    assert not (tmp_path / "ran").exists()
+
+
+def test_root_s_own_links_are_followed(tmp_path: Path) -> None:
+    """As /bin is one on a merged /usr."""
+    (tmp_path / "hook.d").mkdir()
+    program(tmp_path / "hook.d", "echo ran")
+    (tmp_path / "link").symlink_to("hook.d/../hook.d/hook")
+    assert Command(str(tmp_path / "link"), 5).run(judged()).endswith(": ran")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(EbpfwatchError, match="Too many levels of symbolic links"):
+        Command(str(tmp_path / "loop"), 5)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -93,11 +94,13 @@ def test_files_that_are_no_configuration(tmp_path: Path, data: bytes, complaint:
 
 
 def test_a_missing_file_and_a_directory(tmp_path: Path) -> None:
-    """The system's own reason."""
+    """The system's own reason; a FIFO is not waited for."""
     with pytest.raises(EbpfwatchError, match="No such file"):
         config.load(tmp_path / "none")
-    with pytest.raises(EbpfwatchError, match="Is a directory"):
-        config.load(tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo", "/dev/zero"):
+        with pytest.raises(EbpfwatchError, match="is not a regular file"):
+            config.load(path)
 
 
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
@@ -140,7 +143,7 @@ def test_any_text_is_a_config_or_one_line(tmp_path_factory: object, text: str) -
     """Random text never raises anything else."""
     try:
         assert isinstance(
-            strictyaml._parse("f", text.encode("utf-8", "replace"), config.Config), config.Config
+            strictyaml.parse("f", text.encode("utf-8", "replace"), config.Config), config.Config
         )
     except EbpfwatchError as error:
         assert "\n" not in str(error)

@@ -56,7 +56,7 @@ def basic(user: str, password: str) -> str:
         ("basic_auth_users:\n  a: 3", "basic_auth_users must be names with a text each"),
         ("basic_auth_users:\n  a: secret", "basic_auth_users.a is no bcrypt hash"),
         (f"basic_auth_users:\n  a: {HASH.replace('$04', '$31')}", "a cost from 4 to 15"),
-        (f"basic_auth_users:\n  'a:b': {HASH}", "nor contain a colon"),
+        (f"basic_auth_users:\n  'a:b': {HASH}", "is empty or contains a colon"),
         (f"basic_auth_users:\n  a: {HASH}\n  a: {HASH}", ":3: basic_auth_users.a is given twice"),
     ],
 )
@@ -86,7 +86,7 @@ KEY = "-----BEGIN PRIVATE KEY-----\n"
         (CERTIFICATE, "-----BEGIN ENCRYPTED PRIVATE KEY-----\n", "key.pem is encrypted"),
         (CERTIFICATE, f"{KEY}Proc-Type: 4,ENCRYPTED\n", "key.pem is encrypted"),
         (CERTIFICATE, KEY, "cannot use "),
-        (None, KEY, "cert.pem holds no certificate in PEM"),
+        (None, KEY, "cert.pem: is not a regular file"),
     ],
 )
 def test_files_that_are_no_certificate_or_no_key(
@@ -103,6 +103,63 @@ def test_files_that_are_no_certificate_or_no_key(
     with pytest.raises(EbpfwatchError) as raised:
         Guard(str(file))
     assert complaint in str(raised.value) and raised.value.exit_code is Exit.CONFIG
+
+
+def test_a_key_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    """Whoever can write it can be us."""
+    (tmp_path / "cert.pem").write_text(CERTIFICATE)
+    (tmp_path / "key.pem").write_text(KEY)
+    (tmp_path / "key.pem").chmod(0o666)
+    file = tmp_path / "web.yml"
+    file.write_text("tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n")
+    with pytest.raises(EbpfwatchError, match="key.pem can be written by others: chmod 600"):
+        Guard(str(file))
+
+
+def test_a_file_that_others_can_exchange_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a directory above it; one line, and it is read all the same."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "open/web.yml").write_text("# nothing\n")
+    Guard(str(tmp_path / "open/web.yml"))
+    said = capsys.readouterr().err
+    assert f"can be exchanged: {tmp_path}/open can be written by others" in said
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "device"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    """At the start, and in place of a file that was right: the old users stay."""
+    file = tmp_path / "web.yml"
+    file.write_text("# nothing\n")
+    guard = Guard(str(file))
+    file.unlink()
+    if kind == "fifo":
+        os.mkfifo(file)
+    elif kind == "directory":
+        file.mkdir()
+    else:
+        file.symlink_to("/dev/zero")
+    guard.refresh()
+    assert not guard.up_to_date and guard.allows(None)
+    with pytest.raises(EbpfwatchError, match="is not a regular file"):
+        Guard(str(file))
+
+
+def test_another_file_s_secrets_stay_out_of_the_message(tmp_path: Path) -> None:
+    """A link that leads to the passwords of the machine, and what an operator may mistype."""
+    (tmp_path / "shadow").write_text("root:$y$j9T$hunter2:19000:0:99999:7:::\n")
+    (tmp_path / "web.yml").symlink_to(tmp_path / "shadow")
+    texts = ["root:$6$hunter2: x\n", "{$hunter2\n"]
+    texts.append(f"basic_auth_users:\n  '$hunter2': {HASH[:-1]}\n")
+    for text in (None, *texts):
+        if text is not None:
+            (tmp_path / "web.yml").unlink(missing_ok=True)
+            (tmp_path / "web.yml").write_text(text)
+        with pytest.raises(EbpfwatchError) as raised:
+            Guard(str(tmp_path / "web.yml"))
+        assert "hunter2" not in f"{raised.value}"
 
 
 def test_an_empty_file_asks_nobody(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.sinks.web import webconfig
 from ebpfwatch.sinks.web.webconfig import TlsServerConfig, WebConfig
+from ebpfwatch.system.files import read_regular, why_not_roots
 from ebpfwatch.system.log import say
 from ebpfwatch.system.random_bytes import random_bytes
 
@@ -42,6 +43,7 @@ class Guard:
         self._context: ssl.SSLContext | None = None
         self._passwords = Passwords({})
         self._problem = ""
+        self._said: set[str] = set()
         self._again = 0.0
         self.up_to_date = True  #: False while the file on disk is wrong and an older one is used
         if path:
@@ -104,6 +106,17 @@ class Guard:
         # All of it was right: now it counts.
         self._config, self._context, self._passwords = config, context, passwords
         self._stamp = stamp
+        self._warn_of_others()
+
+    def _warn_of_others(self) -> None:
+        """One line for each file that others could exchange: it decides who may read /metrics."""
+        tls = self._config.tls_server_config
+        for file in filter(None, (self._path, tls.cert_file, tls.key_file, tls.client_ca_file)):
+            with contextlib.suppress(OSError):
+                why_not = why_not_roots(file)
+                if why_not and why_not not in self._said:
+                    self._said.add(why_not)
+                    say(f"{file} can be exchanged: {why_not}", "warning")
 
     def _files(self) -> tuple[object, ...]:
         return _identity(self._path), *_identities(self._config.tls_server_config)
@@ -140,6 +153,8 @@ def _context(path: str, tls: TlsServerConfig) -> ssl.SSLContext | None:
     if tls.max_version < tls.min_version:
         _refuse(path, "max_version is below min_version")
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    # Of TLS 1.2 only what has forward secrecy and authenticated encryption, as TLS 1.3 always has.
+    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
     if not tls.prefer_server_cipher_suites:
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
     _holds(path, tls.cert_file, "CERTIFICATE")
@@ -157,14 +172,15 @@ def _context(path: str, tls: TlsServerConfig) -> ssl.SSLContext | None:
 
 
 def _holds(path: str, file: str, what: str) -> None:
-    """Refuse in words what OpenSSL calls "PEM lib", and a FIFO before it is waited for."""
+    """Refuse in words what OpenSSL calls "PEM lib", and a FIFO before OpenSSL waits for it."""
     try:
-        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
-            text = stream.read(1 << 20) or b""
+        text = read_regular(file, 1 << 20)
     except OSError as error:
         _refuse(path, f"cannot read {file}: {error.strerror}")
     if f"{what}-----".encode() not in text:
         _refuse(path, f"{file} holds no {what.lower()} in PEM")
+    if what == "PRIVATE KEY" and os.stat(file).st_mode & 0o022:
+        _refuse(path, f"{file} can be written by others: chmod 600")
     if what == "PRIVATE KEY" and b"ENCRYPTED" in text:
         _refuse(path, f"the key in {file} is encrypted, and nobody is there to be asked")
 

@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ebpfwatch.text.strictyaml import key, one_of, read
+from ebpfwatch.system.configfile import read
+from ebpfwatch.text.strictyaml import key, one_of, shown
 
 __all__ = ["HttpServerConfig", "TlsServerConfig", "WebConfig", "load"]
 
@@ -28,10 +29,11 @@ def _users(users: dict[str, str]) -> str:
     for name, hashed in users.items():
         found = _BCRYPT.fullmatch(hashed)
         if not name or ":" in name:
-            return f" has the name {name!r:.80}: must not be empty, nor contain a colon"
+            return " has a name that is empty or contains a colon"
         if not found or int(found.group(1)) not in _COSTS:
             return (
-                f".{name:.80} is no bcrypt hash of a cost from 4 to 15; try `htpasswd -nBC 10 ''`"
+                f".{shown(name)} is no bcrypt hash of a cost from 4 to 15;"
+                " try `htpasswd -nBC 10 ''`"
             )
     return ""
 
