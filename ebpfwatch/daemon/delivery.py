@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import itertools
 from pathlib import Path
+from typing import Callable
 
 from ebpfwatch.config import Config
+from ebpfwatch.errors import EbpfwatchError
 from ebpfwatch.paths import Paths
 from ebpfwatch.sinks.journal import Journal
 from ebpfwatch.sinks.kmsg import KernelLog
-from ebpfwatch.sinks.store import Store
+from ebpfwatch.sinks.store import Store, of_boot
 from ebpfwatch.system.log import defect, say
 from ebpfwatch.system.worker import Worker
 from ebpfwatch.verdicts.finding import Finding, Severity, Verdict
@@ -25,8 +29,11 @@ class Delivery:
     ``disk`` writes to the state directory, so that nothing else has to wait for it.
     """
 
-    def __init__(self, settings: Config, paths: Paths) -> None:
-        """Open the state directory; raises ``EbpfwatchError``."""
+    def __init__(self, settings: Config, paths: Paths, not_kept: Callable[[Finding], None]) -> None:
+        """Open the state directory; raises ``EbpfwatchError``.  ``not_kept`` hears of a finding
+        whose file could not be written.
+        """
+        self._tell_not_kept = not_kept
         self.store = Store(Path(settings.state_directory), settings.findings.keep)
         self._settings = settings
         self._paths = paths
@@ -43,6 +50,15 @@ class Delivery:
             str(self._paths.dev / "pmsg0") if evidence.pmsg else "",
         )
 
+    def look_back(self, boot_id: str) -> None:
+        """Show the last findings of this boot again; never raises."""
+        with contextlib.suppress(EbpfwatchError):
+            for body in itertools.islice(
+                of_boot(Path(self._settings.state_directory), boot_id), _RECENT
+            ):
+                with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+                    self._recent.append(Finding.from_json(body))
+
     def tell(self, finding: Finding) -> None:
         """Deliver one finding; never raises."""
         self.journal.write(finding)
@@ -53,22 +69,24 @@ class Delivery:
             say(f"{finding.verdict.value} ({finding.confidence.value}): id {finding.id}", level)
         # fsync waits for the disk, and the disk may be what is dying.
         if not self.disk.submit(lambda: self._keep(finding)):
-            self._not_kept("too many are waiting for the disk")
+            self._not_kept(finding, "too many are waiting for the disk")
 
     def _keep(self, finding: Finding) -> None:
         try:
             self.store.write(finding)
         except OSError as error:
-            self._not_kept(error.strerror)
+            self._not_kept(finding, error.strerror)
         except Exception as error:  # lost all the same
-            self._not_kept(defect(error))
+            self._not_kept(finding, defect(error))
 
-    def _not_kept(self, why: str | None) -> None:
+    def _not_kept(self, finding: Finding, why: str | None) -> None:
+        self._tell_not_kept(finding)
         self._store_errors += 1
         if self._store_errors == 1:
+            others = "the journal has them" if self.journal.connected else "there is no journald"
             say(
                 f"cannot write findings to {self.store.directory}: {why};"
-                " the journal has them; further failures are only counted",
+                f" {others}; further failures are only counted",
                 "err",
             )
 

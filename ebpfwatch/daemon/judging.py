@@ -12,6 +12,7 @@ from ebpfwatch.config import Config
 from ebpfwatch.daemon.delivery import Delivery
 from ebpfwatch.daemon.liveness import Liveness
 from ebpfwatch.daemon.surroundings import Surroundings
+from ebpfwatch.daemon.this_boot import ThisBoot
 from ebpfwatch.events import wire
 from ebpfwatch.kernel.session import Session
 from ebpfwatch.kernel.symbols import Symbols
@@ -32,7 +33,7 @@ _HIDDEN = (
 
 
 class Judging:
-    """``counts``: findings by (verdict, confidence, is test), repetitions included."""
+    """Owns what a verdict needs to know; counts what it found in ``ThisBoot``."""
 
     def __init__(
         self,
@@ -44,8 +45,9 @@ class Judging:
         surroundings: Surroundings,
         actions: Actions,
         test_page: range,
+        this_boot: ThisBoot,
     ) -> None:
-        self.counts: dict[tuple[str, str, bool], int] = {}
+        self._this_boot = this_boot
         self.reduced: tuple[str, ...] = ()  # what the governor has taken off
         self.folder = Folder(settings.findings.fold_seconds, settings.findings.per_minute)
         self._session = session
@@ -77,13 +79,14 @@ class Judging:
         finding = judge(event, self._knowledge(), self._sequence)
         if finding is None:
             return False
-        key = (finding.verdict.value, finding.confidence.value, finding.test)
-        self.counts[key] = self.counts.get(key, 0) + 1
+        limited = self.folder.limited
         write, folded = self.folder.admit(finding, time.monotonic())
+        self._this_boot.found(finding, write, self.folder.limited > limited)
         if write:
             told = dataclasses.replace(
                 finding,
                 folded=folded,
+                boot_id=self._this_boot.boot_id,
                 machine=self._surroundings.recorder.before(event.ns),
                 host=self._surroundings.host(),
                 object_bytes=self._surroundings.object_bytes(),
@@ -114,10 +117,6 @@ class Judging:
         if "rcu_free" not in totals and "any_free" in totals:
             totals["rcu_free"] = totals["any_free"]
         return totals
-
-    def real(self) -> int:
-        """Findings that are not the self-test's."""
-        return sum(count for (_, _, test), count in self.counts.items() if not test)
 
     def _is_test(self, address: int) -> bool:
         return address == _TEST_OBJECT or address in self._test_page

@@ -29,6 +29,7 @@ from ebpfwatch.daemon.judging import Judging
 from ebpfwatch.daemon.liveness import Liveness
 from ebpfwatch.daemon.precursors import Precursors
 from ebpfwatch.daemon.surroundings import Surroundings
+from ebpfwatch.daemon.this_boot import ThisBoot
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.events import wire
 from ebpfwatch.host import memory, mounts, vmstat
@@ -39,6 +40,7 @@ from ebpfwatch.kernel.playback import PAGE_BYTES, Playback
 from ebpfwatch.kernel.session import TableFill, load, start_loader
 from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.paths import Paths
+from ebpfwatch.postmortem.last_boot import kernel_boot_id
 from ebpfwatch.sinks.status import LOSSES, HookStatus, Status
 from ebpfwatch.system import privileges
 from ebpfwatch.system.imports import absent, without
@@ -95,14 +97,19 @@ class Daemon:
         lock = Lock(self._paths.run)
         wakeup = self._take_signals()
         # Everything that can fail is tried before BPF is loaded: a start that fails costs nothing.
-        self._delivery = Delivery(self._config, self._paths)
+        boot_id = self._sources.read("boot_id", lambda: kernel_boot_id(self._paths), "")
+        self._this_boot = ThisBoot(Path(self._config.state_directory), boot_id)
+        self._delivery = Delivery(self._config, self._paths, self._this_boot.not_kept)
         self._actions = Actions(self._config, self._paths)
         self._web = self._bind()
         pending = start_loader(self._request())
         try:
             # While the child compiles:
             self._delivery.connect()
-            self._precursors = Precursors(self._paths, self._surroundings.recorder)
+            self._precursors = Precursors(self._paths, self._surroundings.recorder, self._this_boot)
+            self._this_boot.look_back(self._precursors.watcher.own)
+            self._delivery.look_back(self._this_boot.boot_id)
+            self._precursors.look_back()
             self._symbols.load()
         except BaseException:
             pending.abandon()
@@ -117,6 +124,7 @@ class Daemon:
         try:
             self._begin(lock)
             self._follow(wakeup)
+            self._delivery.disk.submit(self._save_this_boot)
             self._delivery.disk.submit(lambda: self._boot.remember(clean=True))
         finally:
             notify("STOPPING=1")
@@ -185,6 +193,7 @@ class Daemon:
             self._surroundings,
             self._actions,
             test_page,
+            self._this_boot,
         )
         self._load = Load(session.slab_free_ns)
         # Kept for the perf buffers, where there are any; elsewhere it changes nothing.
@@ -222,9 +231,9 @@ class Daemon:
             }
         )
         self._boot.look_back(self._sources)
+        self._this_boot.last_boot_ended(self._boot.last)
         self._armed = self._boot.armed
         self._banner(url, kept)
-        self._precursors.look_back()
         self._liveness.start_proofs()
         _tidy()
         notify(f"READY=1\nSTATUS={self._status_line()}")
@@ -334,6 +343,7 @@ class Daemon:
             self._liveness.feed(event)
         elif isinstance(event, wire.VerdictEvent) and self._judging.handle(event):
             self._status_at = -float("inf")  # the next scrape shows it
+            self._delivery.disk.submit(self._save_this_boot)
 
     def _feed_selftest_record(self) -> None:
         """`ebpfwatch selftest` where programs cannot be run by hand: a record through our sinks."""
@@ -356,10 +366,19 @@ class Daemon:
             self._config.reclaim.notice_seconds,
             self._delivery.journal,
         )
+        if self._this_boot.changed:  # repetitions, messages of the kernel
+            self._delivery.disk.submit(self._save_this_boot)
+        if self._this_boot.look_for_acknowledgements():
+            self._status_at = -float("inf")
         # Now, so that a verdict need not wait for it, and a module that leaves has been seen.
         if self._symbols.refresh():
             self._delivery.disk.submit(self._boot.remember)
         notify(f"WATCHDOG=1\nSTATUS={self._status_line()}")
+
+    def _save_this_boot(self) -> None:
+        """On the disk's worker; what fails there is tried again at the next tick."""
+        with contextlib.suppress(OSError):
+            self._this_boot.save()
 
     def _mend(self) -> None:
         now = time.monotonic()
@@ -468,7 +487,9 @@ class Daemon:
             losses=losses,
             grace_log2=session.grace(),
             grace_sum_ns=grace_ns,
-            findings=dict(self._judging.counts),
+            findings=self._this_boot.counts,
+            findings_open=self._this_boot.open,
+            finding_ages=self._this_boot.ages(time.monotonic_ns()),
             sink_errors=self._delivery.errors,
             actions=dict(self._actions.counts),
             collector_errors=dict(self._sources.errors),
@@ -480,11 +501,13 @@ class Daemon:
             kernel_memory_bytes=session.memory(),
             rss_bytes=self._sources.read("memory", lambda: memory.own_rss(self._paths), 0),
             canary_success=dict(self._liveness.success),
-            last_boot=self._boot.last,
+            last_boot=self._this_boot.last_boot,
+            last_boot_age=(time.monotonic_ns() - self._this_boot.last_boot_ns) / _NS,
             governor_step=len(self._switch.off),
             watcher_cpu_percent=self._cpu_percent,
             trapped_frees=trapped,
-            kernel_log=dict(self._precursors.counts),
+            kernel_log={k: c.number for k, c in list(self._this_boot.kernel_log.items())},
+            kernel_log_ages=self._this_boot.kernel_log_ages(time.monotonic_ns()),
             early_warning=self._precursors.active,
             web_exposed=self._web.exposed if self._web else "",
             web_up_to_date=self._web.up_to_date if self._web else True,
@@ -494,7 +517,11 @@ class Daemon:
     def _status_line(self) -> str:
         alive = self._liveness.alive
         proven = sum(1 for state in alive.values() if state)
-        return f"{proven} of {len(alive)} hooks proven alive; {self._judging.real()} findings"
+        found = sum(self._this_boot.open.values())
+        return (
+            f"{proven} of {len(alive)} hooks proven alive;"
+            f" {found} findings of this boot not acknowledged"
+        )
 
 
 def _tidy() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from ebpfwatch.daemon.this_boot import Count, ThisBoot
 from ebpfwatch.host.zoneinfo import Zone
-from ebpfwatch.kernellog.known import KINDS, Relation
+from ebpfwatch.kernellog.known import Relation
 from ebpfwatch.kernellog.report import Report
 from ebpfwatch.kernellog.watcher import Event, Watcher
 from ebpfwatch.paths import Paths
@@ -24,12 +25,12 @@ _WARNS = (Relation.PRECURSOR, Relation.DAMAGE)
 
 
 class Precursors:
-    """``counts``: messages by kind since the start; ``active``: the early warning stands."""
+    """Counts the messages in ``ThisBoot``; ``active``: the early warning stands."""
 
-    def __init__(self, paths: Paths, recorder: Recorder) -> None:
+    def __init__(self, paths: Paths, recorder: Recorder, this_boot: ThisBoot) -> None:
         """Open the kernel's log, while we may; without one ``watcher.missing`` says why."""
         self.watcher = Watcher(paths.dev / "kmsg")
-        self.counts = dict.fromkeys(KINDS, 0)
+        self._this_boot = this_boot
         self.active = False
         self._recorder = recorder
         self._early = EarlyWarning()
@@ -37,8 +38,14 @@ class Precursors:
         self._noted: dict[str, int] = {}
 
     def look_back(self) -> None:
-        """Say what this boot's log held before us: it is why somebody may have started us."""
+        """Count and say what this boot's log held before us: it is why somebody may have started
+        us.
+        """
         before = self.watcher.before
+        self.watcher.own.clear()
+        for kind, count in before.items():
+            last_ns = self.watcher.before_ns.get(kind, 0)
+            self._this_boot.kernel_log.setdefault(kind, Count()).at_least(count, last_ns)
         if before:
             kinds = ", ".join(f"{count} {kind}" for kind, count in before.items())
             say(f"the kernel log of this boot already holds: {kinds}", "notice")
@@ -55,17 +62,17 @@ class Precursors:
 
     def _count(self, event: Event) -> None:
         kind, relation = event.known.kind, event.known.relation
-        self.counts[kind] += 1
+        count = self._this_boot.kernel_said(kind, event.ns)
         if event.ns - self._noted.get(kind, 0) >= _NOTED_SECONDS * _NS:
             self._noted[kind] = event.ns
-            self._recorder.note(event.ns, f"kernel log: {event.text} ({self.counts[kind]} so far)")
+            self._recorder.note(event.ns, f"kernel log: {event.text} ({count} since the boot)")
         if relation not in _WARNS:
             return
         now = event.ns / _NS
         self._early.precursor(now, event.text)
         if now - self._told.get(kind, -float("inf")) >= _TOLD_SECONDS:
             self._told[kind] = now
-            say(f"the kernel says ({kind}, {self.counts[kind]} so far): {event.text}", "warning")
+            say(f"the kernel says ({kind}, {count} since the boot): {event.text}", "warning")
 
     def _note_report(self, report: Report) -> None:
         """Its stack, now that it is whole: which task, which path."""

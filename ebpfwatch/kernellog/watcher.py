@@ -21,6 +21,9 @@ __all__ = ["Batch", "Event", "Watcher"]
 _LARGEST = 8192  # bytes: CONSOLE_EXT_LOG_MAX, the most that one read may give
 _PORTION = 500  # records at once: the ring of probe events must not wait longer
 _HISTORY = 20000  # records of the time before us that are looked at
+_USER = 1  # LOG_USER: what devkmsg_write() makes of a line without a facility of its own
+_OWN = "ebpfwatch: "  # how sinks/kmsg.py begins
+_MOST_OWN = 999
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +46,20 @@ class Batch:
 class Watcher:
     """``fd`` becomes readable when there is more, -1 where there is no log (``missing`` says why).
 
-    ``before`` counts what this boot's log held already when it was opened, by kind; it is no event
-    any more.  ``lost`` counts records that the kernel overwrote before they were read.
+    ``before`` counts what this boot's log held already when it was opened, by kind, and
+    ``before_ns`` is when the last of each was printed; it is no event any more.  ``own`` are the
+    findings of an earlier process of ours in it, with their time: only root can write them, and
+    only the start asks.  ``lost`` counts records that the kernel overwrote before they were read.
     """
 
     def __init__(self, path: Path) -> None:
         self.lost = 0
         self.missing = ""
         self.before: dict[str, int] = {}
+        self.before_ns: dict[str, int] = {}
+        self.own: list[tuple[int, str]] = []
+        self._printed_ns = 0
+        self._history = True
         self._next: int | None = None
         self._parser = Parser()
         try:
@@ -69,9 +78,11 @@ class Watcher:
             known = recognise(text)
             if known is not None:
                 self.before[known.kind] = self.before.get(known.kind, 0) + 1
+                self.before_ns[known.kind] = self._printed_ns
         else:
             os.lseek(self.fd, 0, os.SEEK_END)
             self._next = None
+        self._history = False
         self.lost = 0  # what was overwritten before we came is not our loss
 
     def read(self) -> Batch:
@@ -111,9 +122,13 @@ class Watcher:
         numbers = head.split(b",")
         try:
             facility, sequence = int(numbers[0]) >> 3, int(numbers[1])
+            self._printed_ns = int(numbers[2]) * 1000
         except (ValueError, IndexError):
             return ""
         if self._next is not None and sequence > self._next:
             self.lost += sequence - self._next
         self._next = sequence + 1
-        return body.partition(b"\n")[0].decode("utf-8", "replace").strip() if not facility else ""
+        text = body.partition(b"\n")[0].decode("utf-8", "replace").strip()
+        if self._history and facility == _USER and text.startswith(_OWN):
+            self.own = [*self.own[-_MOST_OWN:], (self._printed_ns, text)]
+        return text if not facility else ""

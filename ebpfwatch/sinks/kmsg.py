@@ -30,9 +30,9 @@ def line(finding: Finding) -> str:
         f"ebpfwatch: {finding.verdict.value} ({finding.confidence.value})",
         f"ino {identity.ino} gen {identity.generation} dev {identity.dev_major}:"
         f"{identity.dev_minor} object {identity.object_address:x}",
+        f"id {finding.id}",
         _who("now", finding.second),
         _who("first", finding.first),
-        f"id {finding.id}",
     ]
     return printable("; ".join(filter(None, parts))).encode()[:_LONGEST].decode(errors="ignore")
 

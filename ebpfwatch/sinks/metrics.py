@@ -99,6 +99,11 @@ def _self(status: Status) -> Iterator[Metric]:
         )
         ended.add_metric([status.last_boot], 1.0)
         yield ended
+        yield _gauge(
+            "last_boot_known_seconds",
+            "For how long it has been known how the boot before this one ended.",
+            status.last_boot_age,
+        )
     yield _gauge("ready", "1 when the programs are loaded and attached.", float(status.ready))
     yield _gauge(
         "web_exposed",
@@ -202,11 +207,19 @@ def _lifecycle(status: Status) -> Iterator[Metric]:
 def _kernel_log(status: Status) -> Iterator[Metric]:
     yield _counters(
         "kernel_log_events",
-        "Messages of the kernel itself in its log since the start, by kind.",
+        "Messages of the kernel itself in its log since it booted, by kind.",
         "kind",
         status.kernel_log,
         KINDS,
     )
+    age = GaugeMetricFamily(
+        "ebpfwatch_kernel_log_age_seconds",
+        "Time since the kernel's last message of this kind; NaN while there was none.",
+        labels=["kind"],
+    )
+    for kind in KINDS:
+        age.add_metric([kind], status.kernel_log_ages.get(kind, math.nan))
+    yield age
     yield _gauge(
         "early_warning",
         "1 while low memory, a burst of reclaimed inodes and a precursor in the kernel log are"
@@ -233,7 +246,8 @@ def _table(status: Status) -> Iterator[Metric]:
 def _findings(status: Status) -> Iterator[Metric]:
     family = CounterMetricFamily(
         "ebpfwatch_findings",
-        "Findings by verdict and confidence, repetitions included; test=true are the self-test's.",
+        "Findings since the machine booted, by verdict and confidence, repetitions included;"
+        " test=true are the self-test's.",
         labels=["verdict", "confidence", "test"],
     )
     for verdict in Verdict:
@@ -242,6 +256,7 @@ def _findings(status: Status) -> Iterator[Metric]:
                 count = status.findings.get((verdict.value, confidence.value, test), 0)
                 family.add_metric([verdict.value, confidence.value, str(test).lower()], count)
     yield family
+    yield from _unacknowledged(status)
     yield _counters(
         "sink_errors", "Findings a sink could not take.", "sink", status.sink_errors, SINKS
     )
@@ -261,3 +276,26 @@ def _findings(status: Status) -> Iterator[Metric]:
         status.collector_errors,
         COLLECTORS,
     )
+
+
+def _unacknowledged(status: Status) -> Iterator[Metric]:
+    """What an alert asks for: it outlives a restart, and ends when somebody says so."""
+    labels = ["verdict", "confidence"]
+    count = GaugeMetricFamily(
+        "ebpfwatch_findings_unacknowledged",
+        "Findings since the machine booted that nobody has acknowledged (ebpfwatch report --ack).",
+        labels=labels,
+    )
+    age = GaugeMetricFamily(
+        "ebpfwatch_finding_age_seconds",
+        "Time since the last finding of those that nobody has acknowledged; NaN where there is"
+        " none.",
+        labels=labels,
+    )
+    for verdict in Verdict:
+        for confidence in Confidence:
+            key = verdict.value, confidence.value
+            count.add_metric(key, status.findings_open.get(key, 0))
+            age.add_metric(key, status.finding_ages.get(key, math.nan))
+    yield count
+    yield age

@@ -79,12 +79,16 @@ class Status:
     ``counters`` and ``losses`` are totals since the programs were loaded, keyed as ``COUNTERS``
     and ``LOSSES``.  ``grace_log2`` counts frees by the time from evict to free: bucket i holds
     durations below 2**i microseconds (and at least 2**(i-1)); ``grace_sum_ns`` is their sum.
-    ``findings`` counts by (verdict, confidence, is test), ``actions`` by (action, result).
+    ``findings`` counts by (verdict, confidence, is test) since the machine booted, whichever
+    process of ours saw them, ``actions`` by (action, result).  ``findings_open`` are those that
+    nobody has acknowledged, by (verdict, confidence), and ``finding_ages`` the seconds since the
+    last of each; ``kernel_log_ages`` is the same by kind.
     Times are seconds since the epoch.
     ``horizon_seconds`` is the age of the oldest dead inode the table still remembers; younger ones
     may be forgotten where they shared a bucket.
-    ``last_boot`` is how it ended: "clean", "panic", "unknown", or "" where nobody knows.
-    ``kernel_log`` counts the kernel's own messages since the start, by kind of
+    ``last_boot`` is how it ended: "clean", "panic", "unknown", or "" where nobody knows;
+    ``last_boot_age`` is the time since that was found out.
+    ``kernel_log`` counts the kernel's own messages since the machine booted, by kind of
     ``kernellog.known``.
     ``web_exposed`` says what should stand between the network and /metrics and does not ("TLS and a
     password"); ``web_up_to_date`` is False while the web configuration on disk is wrong.
@@ -100,6 +104,8 @@ class Status:
     grace_log2: tuple[int, ...] = ()
     grace_sum_ns: int = 0
     findings: dict[tuple[str, str, bool], int] = dataclasses.field(default_factory=dict)
+    findings_open: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
+    finding_ages: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
     sink_errors: dict[str, int] = dataclasses.field(default_factory=dict)
     actions: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
     collector_errors: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -112,10 +118,12 @@ class Status:
     rss_bytes: int = 0
     canary_success: dict[str, float] = dataclasses.field(default_factory=dict)
     last_boot: str = ""
+    last_boot_age: float = 0.0
     governor_step: int = 0
     watcher_cpu_percent: float = 0.0
     trapped_frees: int = 0
     kernel_log: dict[str, int] = dataclasses.field(default_factory=dict)
+    kernel_log_ages: dict[str, float] = dataclasses.field(default_factory=dict)
     early_warning: bool = False
     web_exposed: str = ""
     web_up_to_date: bool = True

@@ -1,4 +1,8 @@
-"""Findings on disk: one JSON file each, whole or not at all, and never more than so many."""
+"""Findings on disk: one JSON file each, whole or not at all, and never more than so many.
+
+Beside a finding may lie its acknowledgement, ID.ack, which ``ebpfwatch report --ack`` writes; the
+daemon only reads it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import collections
 import contextlib
 import json
 import os
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +21,20 @@ from ebpfwatch.system import durable
 from ebpfwatch.system.files import open_regular, why_not_ours
 from ebpfwatch.verdicts.finding import Finding
 
-__all__ = ["Store", "read_all"]
+__all__ = [
+    "Store",
+    "acknowledge",
+    "acknowledge_all",
+    "acknowledged",
+    "acknowledgement",
+    "all_acknowledged_until",
+    "of_boot",
+    "read_all",
+]
 
+_ACK = ".ack"
+_ALL = "all.ack"  # the one file for what was counted and never written
+_ID = re.compile(r"[0-9TZ.]+-[0-9a-f]+")
 _MAX_CHARACTERS = 16 << 20  # more than any finding has; what is cut is no JSON, and passed over
 
 
@@ -65,8 +83,10 @@ class Store:
         durable.write(self.directory / name, data)
         self._names.append(name)
         while len(self._names) > self.keep:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.directory / self._names.popleft())
+            oldest = self.directory / self._names.popleft()
+            for path in (oldest, oldest.with_suffix(_ACK)):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
 
 
 def _is_finding(name: str) -> bool:
@@ -75,15 +95,79 @@ def _is_finding(name: str) -> bool:
 
 def read_all(state_directory: Path, other: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """The findings as JSON objects, newest first; the names of files that should be findings and
-    are none go to ``other``.
+    are none go to ``other``.  One that was acknowledged has the key ``acknowledged``.
 
     Raises ``EbpfwatchError`` where the directory cannot be read; a missing one holds no findings.
     """
     directory = state_directory / "findings"
+    names = _names(directory)
+    acks = {name for name in names if name.endswith(_ACK)}
+    for name in sorted(filter(_is_finding, names), reverse=True):
+        body = _read(directory / name)
+        if body is not None and "verdict" in body:
+            if f"{name[:-5]}{_ACK}" in acks:
+                body["acknowledged"] = acknowledgement(state_directory, name[:-5])
+            yield body
+        elif other is not None:
+            other.append(name)
+
+
+def of_boot(state_directory: Path, boot_id: str) -> Iterator[dict[str, Any]]:
+    """The findings of this boot that have what counting needs.
+
+    One of a version that did not note the boot is of this one if it is younger than it.
+    """
+    booted_us = (time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)) * 1e6
+    for body in read_all(state_directory):
+        try:
+            ours = bool(boot_id) and body["boot_id"] == boot_id
+            ours = ours if body.get("boot_id") else body["realtime_us"] >= booted_us
+            whole = isinstance(body["id"], str) and isinstance(body["test"], bool)
+            if ours and whole and body["ns"] >= 0 and body["folded"] >= 0:
+                yield body
+        except (KeyError, TypeError):
+            continue  # damaged, or of another version
+
+
+def acknowledge(state_directory: Path, id_: str, by: str, because: str) -> None:
+    """Note that somebody has taken care of it; raises ``OSError``."""
+    note = {"at_us": time.time_ns() // 1000, "by": by, "because": because}
+    path = state_directory / "findings" / f"{id_}{_ACK}"
+    durable.write(path, json.dumps(note).encode() + b"\n")
+
+
+def acknowledge_all(state_directory: Path, boot_id: str, by: str, because: str) -> None:
+    """The same for what this boot counted until now and never wrote; raises ``OSError``."""
+    until = {"boot_id": boot_id, "until_ns": time.monotonic_ns()}
+    note = {**until, "at_us": time.time_ns() // 1000, "by": by, "because": because}
+    durable.write(state_directory / "findings" / _ALL, json.dumps(note).encode() + b"\n")
+
+
+def acknowledged(state_directory: Path) -> set[str]:
+    """The ids that somebody has acknowledged; raises ``EbpfwatchError``."""
+    names = _names(state_directory / "findings")
+    return {name[: -len(_ACK)] for name in names if name.endswith(_ACK) and name != _ALL}
+
+
+def acknowledgement(state_directory: Path, id_: str) -> dict[str, Any]:
+    """When, by whom and why; empty where that cannot be read."""
+    if not _ID.fullmatch(id_):
+        return {}
+    return _read(state_directory / "findings" / f"{id_}{_ACK}") or {}
+
+
+def all_acknowledged_until(state_directory: Path, boot_id: str) -> int:
+    """Until when (CLOCK_MONOTONIC ns) all of this boot is acknowledged; 0 where nothing is."""
+    body = _read(state_directory / "findings" / _ALL) or {}
+    until = body.get("until_ns")
+    return until if isinstance(until, int) and body.get("boot_id") == boot_id else 0
+
+
+def _names(directory: Path) -> list[str]:
     try:
-        names = sorted(os.listdir(directory), reverse=True)
+        return os.listdir(directory)
     except FileNotFoundError:
-        return
+        return []
     except PermissionError as error:
         raise EbpfwatchError(
             f"cannot read {directory}: {error.strerror}", "run it as root", Exit.NOPERM
@@ -92,17 +176,14 @@ def read_all(state_directory: Path, other: list[str] | None = None) -> Iterator[
         raise EbpfwatchError(
             f"cannot read {directory}: {error.strerror}", "is it the daemon's?", Exit.OSERR
         ) from None
-    for name in names:
-        if not _is_finding(name):
-            continue
-        try:
-            # A file of gigabytes would fill memory: it is none of ours.
-            fd = open_regular(directory / name, os.O_NOFOLLOW)
-            with os.fdopen(fd, encoding="utf-8") as file:
-                body = json.loads(file.read(_MAX_CHARACTERS))
-        except (OSError, ValueError, RecursionError):
-            body = None
-        if isinstance(body, dict) and "verdict" in body:
-            yield body
-        elif other is not None:
-            other.append(name)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None; a file that keeps its reader waiting or fills memory is none."""
+    try:
+        fd = open_regular(path, os.O_NOFOLLOW)
+        with os.fdopen(fd, encoding="utf-8") as file:
+            body = json.loads(file.read(_MAX_CHARACTERS))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return body if isinstance(body, dict) else None

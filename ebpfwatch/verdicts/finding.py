@@ -166,7 +166,8 @@ class Finding:
     last component of the deleted file's path, empty where no unlink was seen, and ``path`` as much
     of the path as is known.  ``test`` marks the self-test's own.  ``folded`` counts repetitions of
     the same finding left out by the rate limit.  ``timeline`` are the steps of this object,
-    ``machine`` the machine's last seconds.  ``lacks`` says what the report cannot tell, and why.
+    ``machine`` the machine's last seconds.  ``boot_id`` is the kernel's name for the boot it is of.
+    ``lacks`` says what the report cannot tell, and why.
     """
 
     id: str
@@ -195,6 +196,7 @@ class Finding:
     witness: str = ""
     test: bool = False
     folded: int = 0
+    boot_id: str = ""
     timeline: tuple[Moment, ...] = ()
     machine: tuple[Moment, ...] = ()
     lacks: tuple[str, ...] = ()
@@ -222,7 +224,8 @@ class Finding:
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> Finding:
         """The way back; raises ``KeyError``, ``TypeError`` or ``ValueError`` for another schema."""
-        values = dict(body)
+        values = {"boot_id": "", **body}
+        values.pop("acknowledged", None)  # what the store adds to it
         if values.pop("schema") != SCHEMA:
             raise ValueError(f"schema {body['schema']}, not {SCHEMA}")
         for name, kind in _ENUMS.items():
