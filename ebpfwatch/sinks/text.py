@@ -7,28 +7,43 @@ move a cursor, end a line or turn the text around is escaped.
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 from ebpfwatch.text.printable import printable
+from ebpfwatch.text.times import utc
 from ebpfwatch.verdicts.advice import advice
 from ebpfwatch.verdicts.confidence import ago
-from ebpfwatch.verdicts.finding import Actor, Finding, Moment, Process, Responsible, Strength
+from ebpfwatch.verdicts.finding import (
+    Actor,
+    Confidence,
+    Finding,
+    Moment,
+    Process,
+    Responsible,
+    Strength,
+)
 
 __all__ = ["body", "report"]
 
 
-def report(finding: Finding) -> str:
+def report(finding: Finding, acknowledged: dict[str, Any] | None = None) -> str:
     """The report as KASAN prints its own: many lines between two rules."""
-    return f"{_RULE}\n{body(finding)}\n{_RULE}"
+    lines = [_RULE, body(finding)]
+    if acknowledged is not None:
+        lines += ["", _acknowledged(acknowledged)]
+    return "\n".join([*lines, _RULE])
 
 
 def body(finding: Finding) -> str:
-    """What, which inode, who is to blame, how sure, who now, who first, and what to do; the first
-    line is the headline.
+    """What happened in three sentences, which inode, who is to blame, how sure, who now, who
+    first, and what to do; the first line is the headline.
     """
     when = datetime.datetime.fromtimestamp(finding.realtime_us / 1e6, datetime.timezone.utc)
     lines = [
         printable(finding.headline),
         f"{when:%Y-%m-%d %H:%M:%S.%f} UTC, id {finding.id}",
+        "",
+        *in_short(finding),
         "",
         *_object(finding),
         "",
@@ -50,6 +65,43 @@ def body(finding: Finding) -> str:
     return "\n".join(lines)
 
 
+def in_short(finding: Finding) -> list[str]:
+    """What happened, who did it, how sure that is: a sentence each."""
+    accused = finding.responsible
+    summary = printable(finding.summary)
+    who = f"{accused.who} {_BLAME[accused.strength]}" if accused.who else _BLAME[accused.strength]
+    return [f"{line[:1].upper()}{line[1:]}." for line in (summary, printable(who), _sure(finding))]
+
+
+def _sure(finding: Finding) -> str:
+    if finding.test:
+        return "This is the self-test: nothing has happened to this machine"
+    if finding.confidence is Confidence.CONFIRMED:
+        return "Nothing speaks against it"
+    return f"It is {finding.confidence.value}, not confirmed; the reasons are below"
+
+
+def _acknowledged(note: dict[str, Any]) -> str:
+    at_us = note.get("at_us")
+    when = f" at {utc(at_us / 1e6)}" if isinstance(at_us, int) else ""
+    who = f" by {printable(str(note['by']))}" if note.get("by") else ""
+    why = f": {printable(str(note['because']))}" if note.get("because") else ""
+    return f"Acknowledged{when}{who}{why}"
+
+
+_BLAME = {
+    Strength.SHOWN: "did it: its own code made the wrong call",
+    Strength.SUSPECTED: "may have done it: its code is near, and nothing proves it",
+    Strength.UNKNOWN: "Who did it is not known",
+}
+
+#: What the object's own state field says (verdicts/correlator.py).
+_OWN_STATE = {
+    "alive": "an inode in use",
+    "dead": "already evicted",
+    "unborn": "never in use",
+}
+
 _RULE = "=" * 66
 _STRENGTH = {
     Strength.SHOWN: "Most likely responsible",
@@ -67,7 +119,11 @@ def _object(finding: Finding) -> list[str]:
     facts = {
         "Inode": f"{identity.ino} generation {identity.generation} on {device}",
         "Object": f"{identity.object_address:#x}{size}"
-        + (f"; it says of itself: {finding.witness}" if finding.witness else ""),
+        + (
+            f"; its own state field says: {_OWN_STATE.get(finding.witness, finding.witness)}"
+            if finding.witness
+            else ""
+        ),
         "Path": finding.path or finding.name,
         "Links at eviction": "" if finding.nlink is None else str(finding.nlink),
         "Reclaim": finding.reclaim,

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ebpfwatch.daemon.precursors import Precursors
+from ebpfwatch.daemon.this_boot import ThisBoot
 from ebpfwatch.host.zoneinfo import Zone
 from ebpfwatch.paths import Paths
 from ebpfwatch.sinks import journal
@@ -89,7 +90,8 @@ def test_an_early_warning_is_in_the_journal(
     journald: subprocess.Popen[bytes] | None, tmp_path: Path
 ) -> None:
     """From a record of the kernel's log to `journalctl`, with its three reasons as fields."""
-    precursors = Precursors(Paths(dev=tmp_path), Recorder())
+    this_boot = ThisBoot(tmp_path, "boot")
+    precursors = Precursors(Paths(dev=tmp_path), Recorder(), this_boot)
     writer, reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     said = f"WARNING: CPU: 2 PID: 67 at fs/dcache.c:338 dentry_free+0x24/0xa8 {time.time_ns()}"
     with writer, reader:
@@ -101,7 +103,7 @@ def test_an_early_warning_is_in_the_journal(
     low = Zone(0, "Normal", 70 * mib, 66 * mib, 84 * mib, 101 * mib, 15000 * mib)
     burst = (time.monotonic(), "reclaim evicted 20000 ext4 inodes")
     precursors.judge((low,), burst, 300, journal.Journal(SOCKET, "auto"))
-    assert precursors.active and precursors.counts["dentry_alias"] == 1
+    assert precursors.active and this_boot.kernel_log["dentry_alias"].number == 1
     words = ["journalctl", "-o", "json", "-n", "1", f"MESSAGE_ID={journal.EARLY_ID}"]
     deadline = time.monotonic() + 10
     record: dict[str, str] = {}

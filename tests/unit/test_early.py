@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebpfwatch.daemon.precursors import Precursors
+from ebpfwatch.daemon.this_boot import ThisBoot
 from ebpfwatch.host.zoneinfo import Zone
 from ebpfwatch.kernellog.watcher import Watcher
 from ebpfwatch.paths import Paths
@@ -97,12 +98,12 @@ def test_without_a_kernel_log_it_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A container has none: nothing is counted, nothing fails."""
-    found = Precursors(Paths(dev=tmp_path), Recorder())
+    found = Precursors(Paths(dev=tmp_path), Recorder(), ThisBoot(tmp_path, "boot"))
     found.drain()
     found.judge((LOW,), (-float("inf"), ""), 300, Journal(tmp_path / "none", "off"))
     found.look_back()
     assert f"cannot be followed: {tmp_path}/kmsg: No such file" in capsys.readouterr().err
-    assert found.watcher.fd == -1 and set(found.counts.values()) == {0}
+    assert found.watcher.fd == -1 and not found.active
 
 
 RECORDS = (

@@ -1,0 +1,67 @@
+"""Where the daemon of this machine keeps its things, for the other commands."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from ebpfwatch import config
+from ebpfwatch.errors import EbpfwatchError
+from ebpfwatch.system.lock import running_daemon
+
+__all__ = [
+    "CONFIG",
+    "RUN",
+    "add_run_directory",
+    "add_state_directory",
+    "running",
+    "state_directory",
+]
+
+CONFIG = "/etc/ebpfwatch/config.yaml"
+RUN = "/run/ebpfwatch"
+
+
+def add_run_directory(parser: argparse.ArgumentParser) -> None:
+    """The option that names the directory of the daemon's lock."""
+    parser.add_argument(
+        "--run-directory",
+        type=Path,
+        default=Path(os.environ.get("RUNTIME_DIRECTORY", RUN)),
+        metavar="DIR",
+        help="where the daemon's lock is (default: %(default)s)",
+    )
+
+
+def add_state_directory(parser: argparse.ArgumentParser) -> None:
+    """The option that names the directory of the findings."""
+    parser.add_argument(
+        "--state-directory",
+        type=Path,
+        metavar="DIR",
+        help="where the daemon keeps its files (default: the running daemon's, else that of"
+        f" {CONFIG})",
+    )
+
+
+def running(run_directory: Path) -> dict[str, Any] | None:
+    """What the running daemon says of itself; None where none runs, or we may not ask."""
+    try:
+        return running_daemon(run_directory)
+    except EbpfwatchError:
+        return None
+
+
+def state_directory(arguments: argparse.Namespace) -> Path:
+    """The one that was given, the running daemon's, the configured one, or the default."""
+    if arguments.state_directory is not None:
+        return Path(arguments.state_directory)
+    facts = running(Path(os.environ.get("RUNTIME_DIRECTORY", RUN))) or {}
+    if "state_directory" in facts:
+        return Path(facts["state_directory"])
+    try:
+        return Path(config.load(CONFIG).state_directory)
+    except EbpfwatchError:
+        return Path(config.Config().state_directory)
