@@ -28,7 +28,7 @@ def ended(daemon: DaemonProcess, how: signal.Signals) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
 def test_the_alert_outlives_the_daemon(tmp_path: Path, ext4: Path, how: signal.Signals) -> None:
-    """The first scrape of each start shows what the one before showed; a self-test stays counted."""
+    """Each start shows what the one before showed; a self-test stays counted, too."""
     finding = dataclasses.replace(
         judged(), boot_id=kernel_boot_id(Paths()), ns=time.monotonic_ns() - 60_000_000_000
     )
