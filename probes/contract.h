@@ -105,13 +105,14 @@ enum counter {
 /* verdict_record.flags: what the object itself said at that moment */
 #define WITNESS_READ 1u      /* the fields below could be read */
 #define WITNESS_CLEAR 2u     /* I_FREEING | I_CLEAR: this life was evicted */
-#define WITNESS_PUBLISHED 4u /* on its superblock's list: alive */
+#define WITNESS_PUBLISHED 4u /* on its superblock's list, which points back: alive */
 #define WITNESS_IDENTITY 8u  /* ino_now and generation_now could be read */
 #define SEAL_BROKEN 16u      /* two CPUs wrote the entry at once */
 #define NOTE_VALID 32u       /* `note` is the unlink of this very inode */
 #define LIFE_VALID 64u       /* `life` is this object's entry */
 #define PARENTS_VALID 128u   /* the directory is still in memory: `parents` are its names */
 #define PARENTS_WHOLE 256u   /* ... up to the root of the filesystem */
+#define WITNESS_NO_INODE 512u /* where the link to that list was there is something else now */
 
 struct header {
 	__u16 kind;

@@ -9,12 +9,27 @@
 #include "task.h"
 #include "verdict.h"
 
-/* The object is dying or dead already: is this a second eviction, or a life we did not see begin? */
+/*
+ * The object is dying or dead already: is this a second eviction, or a life we did not see begin?
+ *
+ * An object that says I_CLEAR was evicted in this life, for a new one wipes it (inode_init_always()
+ * since Linux 6.11, before that new_inode() and iget_locked(): fs/inode.c).  One that does not say so, and
+ * that was seen queued or freed, was cleared since, and has a new life unless something overwrote it.
+ */
+static __always_inline bool is_double_evict(const struct life *life, u64 key, u32 state)
+{
+	if ((state & DEAD_STATE) == DEAD_STATE)
+		return true;
+	/* The second eviction came while the first one runs; or the free was missed, too. */
+	if (!(key & OBJECT_BITS))
+		return alloc_seen_since(life, key);
+	return alloc_certain_since(life, key);
+}
+
 static __always_inline void evict_of_known(const struct life *life, u64 key, u32 state,
 					   struct suspicion *why)
 {
-	/* An allocation would have removed the entry; inode_init_always() or new_inode() wipes I_CLEAR. */
-	if (alloc_seen_since(life, key) || (state & DEAD_STATE) == DEAD_STATE) {
+	if (is_double_evict(life, key, state)) {
 		why->flags |= read_witness(inode_of(why->object), &why->state, &why->count);
 		why->verdict = VERDICT_DOUBLE_EVICT;
 	} else if (!(key & OBJECT_DEAD)) {

@@ -10,8 +10,8 @@
 #ifdef RCU_FREE_FENTRY
 int ext4_free_in_core_inode(struct bpf_raw_tracepoint_args *ctx)
 {
-	on_free(ctx, HOOK_RCU_FREE, object_of(fentry_argument(ctx, 0)), fentry_caller(ctx),
-		LIFE_SLAB_FREE_DUE, false);
+	on_free(ctx, HOOK_RCU_FREE, object_of(fentry_argument(ctx, 0)), 0, LIFE_SLAB_FREE_DUE,
+		false);
 	return 0;
 }
 #endif

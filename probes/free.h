@@ -13,13 +13,12 @@ static __always_inline struct life *free_of_unknown(struct bucket *bucket, struc
 	struct life *life;
 	u32 way;
 
-	why->flags |= read_witness(inode_of(why->object), &why->state, &why->count);
 	if (why->flags & WITNESS_PUBLISHED)
 		why->verdict = VERDICT_FREE_WHILE_ALIVE;
-	else if (why->flags & WITNESS_CLEAR || !(why->flags & WITNESS_READ))
-		count(COUNTER_FREE_UNMATCHED, 1);
+	else if (why->flags & WITNESS_NO_INODE)
+		why->verdict = VERDICT_DOUBLE_FREE; /* its page has gone another way since the first */
 	else
-		count(COUNTER_FREE_ABORTED, 1);
+		count(never_lived(why) ? COUNTER_FREE_ABORTED : COUNTER_FREE_UNMATCHED, 1);
 
 	way = claim_way(bucket, why->object | OBJECT_DEAD);
 	if (way == NO_WAY) {
@@ -40,36 +39,21 @@ static __always_inline struct life *free_of_unknown(struct bucket *bucket, struc
 	return life;
 }
 
-/*
- * Neither published nor dead: a life that never began, whose allocation nobody told us of.
- * inode_init_always() sets the count to 1, so a dead object with a count is a new one.
- */
-static __always_inline bool never_lived(const struct life *life, u64 key,
-					const struct suspicion *why)
-{
-	return !alloc_seen_since(life, key) && why->flags & WITNESS_READ &&
-	       (!(why->flags & WITNESS_CLEAR) || why->count);
-}
-
 /* The entry is dying, but it is another inode that is freed there. */
 static __always_inline void free_of_other(const struct life *life, u64 key, struct suspicion *why)
 {
-	why->flags |= read_witness(inode_of(why->object), &why->state, &why->count);
-	if (alloc_seen_since(life, key))
-		why->verdict = VERDICT_IDENTITY_CHANGED;
-	else if (why->flags & WITNESS_PUBLISHED)
+	if (why->flags & WITNESS_PUBLISHED)
 		why->verdict = VERDICT_FREE_WHILE_ALIVE;
-	else if (!never_lived(life, key, why))
+	else if (!may_never_have_lived(life, key, why))
 		why->verdict = VERDICT_IDENTITY_CHANGED;
 }
 
 static __always_inline void free_of_dead(const struct life *life, u64 key, struct suspicion *why)
 {
-	why->flags |= read_witness(inode_of(why->object), &why->state, &why->count);
 	/* Published: the address lives again, and a living inode was freed. */
 	if (why->flags & WITNESS_PUBLISHED)
 		why->verdict = VERDICT_FREE_WHILE_ALIVE;
-	else if (never_lived(life, key, why))
+	else if (may_never_have_lived(life, key, why))
 		count(COUNTER_FREE_ABORTED, 1);
 	else
 		why->verdict = VERDICT_DOUBLE_FREE;
@@ -91,6 +75,15 @@ static __always_inline void count_free(u64 grace_ns, u32 flags)
 	if (bin)
 		__sync_fetch_and_add(bin, 1);
 }
+
+/* As for destroy: the caller only where somebody will read it. */
+#ifdef RCU_FREE_FENTRY
+#define FREE_CALLER(ctx, call_site) fentry_caller(ctx)
+#define RCU_FREE_PREEMPTIBLE(hook) ((hook) == HOOK_RCU_FREE)
+#else
+#define FREE_CALLER(ctx, call_site) (call_site)
+#define RCU_FREE_PREEMPTIBLE(hook) false
+#endif
 
 /* `next_flags` is what the entry carries on: LIFE_SLAB_FREE_DUE from the RCU callback, else 0. */
 static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_site, u32 next_flags,
@@ -131,20 +124,21 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 		key = key_of(bucket, way, object);
 	}
 	before = key ? life : NULL;
-	if (!key) {
-		why.dev = dev_of(seen.super);
-		life = free_of_unknown(bucket, &why);
-	} else if (key & OBJECT_DEAD) {
-		free_of_dead(life, key, &why);
-	} else if (other) {
-		free_of_other(life, key, &why);
+	if (!key || key & OBJECT_DEAD || other || stranger) {
+		why.flags |= read_witness(inode_of(object), &why.state, &why.count);
+		why.dev = dev_of_witness(&why, before, seen.super);
 	}
+	if (!key)
+		life = free_of_unknown(bucket, &why);
+	else if (key & OBJECT_DEAD)
+		free_of_dead(life, key, &why);
+	else if (other)
+		free_of_other(life, key, &why);
 	if (stranger && why.verdict == VERDICT_NONE)
 		why.verdict = VERDICT_FOREIGN_FREE;
 	if (why.verdict != VERDICT_NONE) {
-		if (!(why.flags & WITNESS_READ))
-			why.flags |= read_witness(inode_of(object), &why.state, &why.count);
-		why.dev = dev_of(seen.super);
+		if (RCU_FREE_PREEMPTIBLE(hook))
+			why.call_site = FREE_CALLER(ctx, call_site);
 		report(ctx, hook, &why, before, key);
 	}
 	if (!life)
@@ -154,7 +148,8 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 	if (hook == HOOK_ANY_FREE && call_site == EXT4_FREE_SITE)
 		fill_rcu(&life->freed, ns, call_site);
 	else
-		fill_named(&life->freed, ns, call_site, bpf_get_current_pid_tgid());
+		fill_step(&life->freed, ns, call_site, bpf_get_current_pid_tgid(),
+			  RCU_FREE_PREEMPTIBLE(hook));
 	take_stack(ctx, &life->freed);
 	life->frees++;
 	life->flags |= next_flags;

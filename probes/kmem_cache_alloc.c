@@ -4,8 +4,9 @@
  * ptr, s, ...) where it has the cache argument: on every slab allocation.
  *
  * An allocation ends the memory of the address's former life.
- * Invariant: runs in task context only for ext4 inodes, so no softirq of the same kind can be
- * skipped by the kernel's recursion guard: no reuse is missed.
+ * Invariant: inodes are allocated in task context only (alloc_inode() sleeps: GFP_KERNEL), so a kprobe or a
+ * raw tracepoint, which run with preemption off, miss none.  A fentry program does: ALLOC_MAY_MISS
+ * (verdict.h).
  */
 #include "verdict.h"
 

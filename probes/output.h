@@ -67,6 +67,8 @@ static __always_inline void fill_actor(struct actor *actor, u64 ns, u64 caller)
 /*
  * The same, cheaper: the name is asked for once a tick and task.  Within one tick a task that calls
  * exec may still go by its old name.
+ * Only where preemption is off (raw tracepoint, kprobe): nobody but a softirq, which has the same current
+ * task, then comes between the name and its pid.
  */
 static __always_inline void fill_named(struct actor *actor, u64 ns, u64 caller, u64 pid_tgid)
 {
@@ -82,6 +84,16 @@ static __always_inline void fill_named(struct actor *actor, u64 ns, u64 caller, 
 		name->ns = ns;
 	}
 	__builtin_memcpy(actor->comm, name->comm, sizeof(actor->comm));
+}
+
+/* On fentry, where preemption is on, the name of the task that runs now, without what others leave. */
+static __always_inline void fill_step(struct actor *actor, u64 ns, u64 caller, u64 pid_tgid,
+				      bool preemptible)
+{
+	if (preemptible)
+		fill_actor(actor, ns, caller);
+	else
+		fill_named(actor, ns, caller, pid_tgid);
 }
 
 /* RCU's callback: the current task is a bystander, so it is not named. */

@@ -30,30 +30,55 @@ struct suspicion {
 	u32 reclaim_pid;
 };
 
+/*
+ * What the link to the superblock's list says.  It points at itself in an inode that is on no list:
+ * evict() takes it off with list_del_init() (fs/inode.c).  NULL: fresh from the slab's constructor, where
+ * that sets no list up (new_inode() does, but iget_locked() leaves it to inode_sb_list_add(), which a
+ * lost race never reaches).  A neighbour that does not point back is none: the memory is somebody
+ * else's.  Asked twice, for the neighbour may just be leaving the list.
+ */
+static __always_inline u32 read_link(u64 link)
+{
+	u64 next = 0, back = 0;
+
+#pragma unroll
+	for (int i = 0; i < 2; i++) {
+		READ(next, link);
+		if (!next || next == link)
+			return 0;
+		back = 0;
+		READ(back, next + 8); /* struct list_head: next, prev */
+		if (back == link)
+			return WITNESS_PUBLISHED;
+	}
+	return WITNESS_NO_INODE;
+}
+
 /* The flags WITNESS_*, and the raw fields they were read from. */
 static __always_inline u32 read_witness(u64 inode, u64 *state, u32 *count)
 {
-	u64 next = 0;
 	u32 state32 = 0;
 	u32 flags = WITNESS_READ;
 
 	if (READ(state32, inode + OFF_I_STATE))
 		return 0;
 	READ(*count, inode + OFF_I_COUNT);
-	READ(next, inode + OFF_I_SB_LIST);
 	*state = state32;
 	if ((state32 & DEAD_STATE) == DEAD_STATE)
 		flags |= WITNESS_CLEAR;
-	/*
-	 * NULL: fresh from the slab's constructor, where that sets no list up (new_inode() does, but
-	 * iget_locked() leaves it to inode_sb_list_add(), which a lost race never reaches).
-	 */
-	if (next && next != inode + OFF_I_SB_LIST)
-		flags |= WITNESS_PUBLISHED;
-	return flags;
+	return flags | read_link(inode + OFF_I_SB_LIST);
 }
 
-/* Whether an allocation of this address would have been seen since its last step. */
+/* The device of an inode, whose pointer to its superblock is followed only where it is one. */
+static __always_inline u32 dev_of_witness(const struct suspicion *why, const struct life *life,
+					  u64 super)
+{
+	if (why->flags & WITNESS_NO_INODE)
+		return life ? life->dev : 0;
+	return dev_of(super);
+}
+
+/* Whether an allocation of this address would have been seen since its last step, or nearly always. */
 static __always_inline bool alloc_seen_since(const struct life *life, u64 key)
 {
 #ifdef HAVE_ALLOC
@@ -64,6 +89,39 @@ static __always_inline bool alloc_seen_since(const struct life *life, u64 key)
 #else
 	return false;
 #endif
+}
+
+/*
+ * The same for certain.  A fentry program is skipped while another task runs it on that CPU, for preemption
+ * stays on in there (__bpf_prog_enter_recur() in kernel/bpf/trampoline.c): ALLOC_MAY_MISS.  A kprobe and
+ * a raw tracepoint run with preemption off.
+ */
+static __always_inline bool alloc_certain_since(const struct life *life, u64 key)
+{
+#ifdef ALLOC_MAY_MISS
+	return false;
+#else
+	return alloc_seen_since(life, key);
+#endif
+}
+
+/*
+ * An inode that has its memory but no life: destroyed without an eviction, legally, because it lost
+ * the race in iget_locked().  inode_init_always() has set its count to 1 (fs/inode.c), and an evicted
+ * inode has none.  Before Linux 6.11 it leaves i_state as the former life left it, so I_CLEAR alone
+ * tells nothing.
+ */
+static __always_inline bool never_lived(const struct suspicion *why)
+{
+	return why->flags & WITNESS_READ &&
+	       !(why->flags & (WITNESS_PUBLISHED | WITNESS_NO_INODE)) && why->count == 1;
+}
+
+/* Whether that may be so of an object whose former life the table knows: `life` is dead, or another's. */
+static __always_inline bool may_never_have_lived(const struct life *life, u64 key,
+						 const struct suspicion *why)
+{
+	return !alloc_certain_since(life, key) && never_lived(why);
 }
 
 static __always_inline struct note *note_of(u64 inode)

@@ -104,10 +104,13 @@ def _kprobe(target: str, function: str, *defines: str, note: str = "") -> Rung:
     return Rung("kprobe", (Attachment(target, function),), defines, note=note)
 
 
+#: A fentry program leaves preemption on, and is skipped where another task is inside it.
+_ALLOC_FENTRY = ("HAVE_ALLOC", "ALLOC_FENTRY", "ALLOC_MAY_MISS")
+
 LADDER: dict[str, tuple[Rung, ...]] = {
     "alloc": (
-        _fentry("inode_init_always_gfp", "inode_init_always", "HAVE_ALLOC", "ALLOC_FENTRY"),
-        _fentry("inode_init_always", "inode_init_always", "HAVE_ALLOC", "ALLOC_FENTRY"),
+        _fentry("inode_init_always_gfp", "inode_init_always", *_ALLOC_FENTRY),
+        _fentry("inode_init_always", "inode_init_always", *_ALLOC_FENTRY),
         _kprobe("inode_init_always_gfp", "inode_init_always", "HAVE_ALLOC", "ALLOC_KPROBE"),
         _kprobe("inode_init_always", "inode_init_always", "HAVE_ALLOC", "ALLOC_KPROBE"),
         Rung(

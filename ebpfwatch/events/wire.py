@@ -108,6 +108,7 @@ class Flag(enum.IntFlag):
     LIFE_VALID = 64
     PARENTS_VALID = 128
     PARENTS_WHOLE = 256
+    WITNESS_NO_INODE = 512
 
 
 #: enum counter, in order; the names are those of ``status.COUNTERS`` and ``status.LOSSES``, but for

@@ -19,8 +19,9 @@ __all__ = ["PAGE_BYTES", "FakeInode", "Playback"]
 
 PAGE_BYTES = 4096
 
-#: Where on the page: the superblock, dentries of the file, its directory and the root, names.
-_SUPER, _DENTRY, _DIRECTORY, _ROOT = 2048, 3072, 3072 + 256, 3072 + 512
+#: Where on the page: the superblock, the inode's neighbour on its list, dentries of the file, its
+#: directory and the root, names.
+_SUPER, _LISTED, _DENTRY, _DIRECTORY, _ROOT = 2048, 3000, 3072, 3072 + 256, 3072 + 512
 _NAME, _DIRECTORY_NAME = 3840, 3968
 
 
@@ -37,6 +38,7 @@ class FakeInode:
     constructed: bool = (
         True  #: False: its list head is NULL, as some kernels' constructor leaves it
     )
+    reused: bool = False  #: the memory is somebody else's: the list does not point back
     dev: int = 0
     name: bytes = b"ebpfwatch-selftest"
     directory: bytes = b"made-up"
@@ -102,8 +104,8 @@ class Playback:
         put("I", base + at["OFF_I_STATE"], inode.state)
         put("I", base + at["OFF_I_COUNT"], inode.count)
         put("Q", base + at["OFF_I_SB"], self.object + _SUPER)
-        unlisted = list_head if inode.constructed else 0
-        put("Q", base + at["OFF_I_SB_LIST"], self.object if inode.published else unlisted)
+        put("Q", base + at["OFF_I_SB_LIST"], self._next(list_head))
+        put("Q", _LISTED + 8, 0 if inode.reused else list_head)
         put("I", _SUPER + at["OFF_S_DEV"], inode.dev)
         put("Q", _DENTRY + at["OFF_D_INODE"], self.inode_address)
         put("Q", _DENTRY + at["OFF_D_NAME"], self.object + _NAME)
@@ -115,9 +117,16 @@ class Playback:
         page[_DIRECTORY_NAME : _DIRECTORY_NAME + len(inode.directory)] = inode.directory
         map_update(self._maps["selftest_page"], 0, bytes(page))
 
+    def _next(self, list_head: int) -> int:
+        """Where the link to the superblock's list points."""
+        if self.inode.published or self.inode.reused:
+            return int(self.object + _LISTED)
+        return list_head if self.inode.constructed else 0
+
     def alloc(self) -> None:
         """The slab hands the object out; its memory begins a life that is not yet published."""
-        self.inode.state, self.inode.count, self.inode.published = 0, 1, False
+        self.inode.state, self.inode.count = 0, 1
+        self.inode.published = self.inode.reused = False
         self.write()
         if "kmem_cache_alloc" in self._programs:
             self._run("kmem_cache_alloc", self.call_site, self.object, self._cache)

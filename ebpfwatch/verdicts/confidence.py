@@ -12,10 +12,10 @@ __all__ = ["CRITICAL", "FORGED_BY", "TICK_NS_MAX", "ago", "doubts", "evidence"]
 TICK_NS_MAX = 10_000_000
 
 #: What a verdict would need to be wrong: all roles of one of these sets missed a step.
-#: Not listed: what the object itself testifies.
+#: Not asked where the object itself testifies.
 FORGED_BY: dict[Verdict, tuple[tuple[str, ...], ...]] = {
     Verdict.DOUBLE_DESTROY: (("alloc", "evict"),),
-    Verdict.DOUBLE_EVICT: (),
+    Verdict.DOUBLE_EVICT: (("alloc", "rcu_free", "any_free"),),
     Verdict.DOUBLE_FREE: (("alloc", "evict"),),
     Verdict.FREE_WHILE_ALIVE: (),
     Verdict.FOREIGN_FREE: (),
@@ -59,7 +59,7 @@ def doubts(
 
     if event.flags & Flag.SEAL_BROKEN:
         doubt(Confidence.UNDECIDABLE, "two CPUs wrote the table entry at once")
-    for roles in FORGED_BY[verdict]:
+    for roles in () if _testified(event, verdict) else FORGED_BY[verdict]:
         weak = [_weakness(role, event, knowledge) for role in roles]
         if all(weak):
             silent = all(knowledge.alive.get(role) is False for role in roles)
@@ -97,9 +97,7 @@ def _weakness(role: str, event: VerdictEvent, knowledge: Knowledge) -> str:
     alive = knowledge.alive.get(role)
     if alive is False:
         return f"the hook {role} was silent when the canary tried it"
-    # alloc, unlink and evict run in task context only, where the kernel never skips a program:
-    # what is skipped there are softirqs' own allocations.
-    lost = 0 if role == "alloc" else knowledge.lost(role, _since(event))
+    lost = knowledge.lost(role, _since(event))
     if lost:
         return f"{lost} runs of the hook {role} were skipped in that time"
     if alive is None and role not in NOT_BY_CANARY:
@@ -108,7 +106,13 @@ def _weakness(role: str, event: VerdictEvent, knowledge: Knowledge) -> str:
 
 
 def _testifies_death(event: VerdictEvent) -> bool:
-    return bool(event.flags & Flag.WITNESS_CLEAR) and event.count == 0
+    flags = event.flags & (Flag.WITNESS_CLEAR | Flag.WITNESS_NO_INODE)
+    return flags == Flag.WITNESS_CLEAR and event.count == 0
+
+
+def _testified(event: VerdictEvent, verdict: Verdict) -> bool:
+    """Whether the object alone shows it: an inode that says I_CLEAR was evicted in this life."""
+    return verdict is Verdict.DOUBLE_EVICT and bool(event.flags & Flag.WITNESS_CLEAR)
 
 
 def _since(event: VerdictEvent) -> int:
@@ -138,7 +142,9 @@ def evidence(event: VerdictEvent) -> list[str]:
             says.append(f"evicted {ago(event.ns - life.evicted.ns)} before")
         if life.flags & LifeFlag.NO_EVICT:
             says.append("its eviction was not seen")
-    if event.flags & Flag.WITNESS_PUBLISHED:
+    if event.flags & Flag.WITNESS_NO_INODE:
+        says.append("its memory is no ext4 inode any more: something else lies there now")
+    elif event.flags & Flag.WITNESS_PUBLISHED:
         says.append("the object is on its superblock's list of living inodes")
     elif event.flags & Flag.WITNESS_CLEAR:
         says.append("the object itself says that it was evicted (I_FREEING | I_CLEAR)")

@@ -112,6 +112,8 @@ def _clues(event: VerdictEvent, knowledge: Knowledge) -> Clues:
 def _witness(flags: Flag) -> str:
     if not flags & Flag.WITNESS_READ:
         return ""
+    if flags & Flag.WITNESS_NO_INODE:
+        return "reused"
     if flags & Flag.WITNESS_PUBLISHED:
         return "alive"
     return "dead" if flags & Flag.WITNESS_CLEAR else "unborn"

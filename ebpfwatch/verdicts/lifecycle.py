@@ -32,6 +32,7 @@ class Witness(enum.Enum):
     DEAD = "dead"  #: I_CLEAR: this life was evicted
     ALIVE = "alive"  #: on its superblock's list: never evicted
     UNBORN = "unborn"  #: neither: a lost race in iget_locked(), destroyed without ever living
+    REUSED = "reused"  #: its link to that list is none: the memory is no inode any more
 
 
 class Outcome(NamedTuple):
@@ -66,12 +67,15 @@ TESTIFIED: dict[tuple[State, Step, Witness], Outcome] = {
     (_A, Step.DESTROY, Witness.DEAD): Outcome(_A, counted="destroy"),
     (_A, Step.DESTROY, Witness.UNBORN): Outcome(_A, counted="destroy"),
     (_A, Step.DESTROY, Witness.ALIVE): Outcome(_A, Verdict.FREE_WHILE_ALIVE, "destroy"),
+    (_A, Step.DESTROY, Witness.REUSED): Outcome(_A, counted="destroy"),
     (_A, Step.FREE, Witness.DEAD): Outcome(_F, counted="free_unmatched"),
     (_A, Step.FREE, Witness.UNBORN): Outcome(_F, counted="free_aborted"),
     (_A, Step.FREE, Witness.ALIVE): Outcome(_F, Verdict.FREE_WHILE_ALIVE),
+    (_A, Step.FREE, Witness.REUSED): Outcome(_F, Verdict.DOUBLE_FREE),
     (_F, Step.FREE, Witness.DEAD): Outcome(_F, Verdict.DOUBLE_FREE),
     (_F, Step.FREE, Witness.UNBORN): Outcome(_F, Verdict.DOUBLE_FREE),
     (_F, Step.FREE, Witness.ALIVE): Outcome(_F, Verdict.FREE_WHILE_ALIVE),
+    (_F, Step.FREE, Witness.REUSED): Outcome(_F, Verdict.DOUBLE_FREE),
 }
 
 
@@ -85,7 +89,7 @@ def _untold(state: State, what: Step, witness: Witness) -> Outcome | None:
         return Outcome(_E, counted="evict" if state is State.FREED else "free_missed")
     if what is Step.FREE and state is State.FREED and witness is Witness.UNBORN:
         return Outcome(_F, counted="free_aborted")
-    if what is Step.DESTROY and state is not State.EVICTING:
+    if what is Step.DESTROY and state is not State.EVICTING and witness is not Witness.REUSED:
         alive = witness is Witness.ALIVE
         return Outcome(state, Verdict.FREE_WHILE_ALIVE if alive else None, "destroy")
     return None

@@ -39,7 +39,7 @@ __all__ = ["Action", "Arena", "Model", "dry_session", "history"]
 WAYS = 4
 RING_BYTES = 4096
 STRANGER = 0xFFFFFFFFC0DE0000
-_SUPER, _DENTRY, _NAME = 3584, 3712, 4000
+_SUPER, _DENTRY, _LISTED, _NAME = 3584, 3712, 3808, 4000
 _FIELDS = ("INO", "GENERATION", "NLINK", "STATE", "COUNT", "SB", "SB_LIST")
 
 #: (what, which inode, lost?): lost steps happen, but the hook does not run.
@@ -135,7 +135,9 @@ class Arena:
         """Put one inode's present state into memory, and the dentry at it."""
         at, inode = self.session.offsets, self.inodes[index]
         base = self.inode_address(index) - self._page_at
-        listed = 1 if inode.published else self.inode_address(index) + at["OFF_I_SB_LIST"]
+        head = self.inode_address(index) + at["OFF_I_SB_LIST"]
+        listed = self._page_at + _LISTED + 16 * index if inode.published else head
+        self._put("Q", _LISTED + 16 * index + 8, head)
         self._put("Q", base + at["OFF_I_SB_LIST"], listed if inode.constructed else 0)
         self._put("Q", base + at["OFF_I_INO"], inode.ino)
         self._put("I", base + at["OFF_I_GENERATION"], inode.generation)
@@ -415,8 +417,7 @@ class Model:
             if seen & Flag.WITNESS_PUBLISHED:
                 verdict = KernelVerdict.FREE_WHILE_ALIVE
             else:
-                dead = seen & Flag.WITNESS_CLEAR
-                self.counters["free_unmatched" if dead else "free_aborted"] += 1
+                self.counters["free_aborted" if inode.count == 1 else "free_unmatched"] += 1
         elif entry.state is State.FREED:
             seen |= self._witness(index)
             alive = seen & Flag.WITNESS_PUBLISHED
@@ -424,7 +425,9 @@ class Model:
         else:
             dying = True
             if (entry.ino, entry.generation) != (inode.ino, inode.generation):
-                verdict = KernelVerdict.IDENTITY_CHANGED
+                alive = self._witness(index) & Flag.WITNESS_PUBLISHED
+                changed = KernelVerdict.IDENTITY_CHANGED
+                verdict = KernelVerdict.FREE_WHILE_ALIVE if alive else changed
         if stranger and verdict is None:
             verdict = KernelVerdict.FOREIGN_FREE
         if verdict is not None:

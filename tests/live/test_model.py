@@ -50,8 +50,8 @@ def alloc(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def session(ext4: Path, alloc: str) -> Iterator[Session]:
-    """The loaded watcher."""
-    loaded = load_session(ext4, alloc=alloc)
+    """The watcher, attached to nothing: what it counts is what was played."""
+    loaded = load_session(ext4, alloc=alloc, attach=False)
     yield loaded
     loaded.close()
 
@@ -73,6 +73,7 @@ def verdicts(session: Session, address: int) -> list[VerdictEvent]:
 def make_it_say(bed: Playback, witness: Witness) -> None:
     """Make the object's memory say this."""
     bed.inode.published = witness is Witness.ALIVE
+    bed.inode.reused = witness is Witness.REUSED
     bed.inode.state = bed._dead if witness is Witness.DEAD else 0
     bed.inode.count = 0 if witness is Witness.DEAD else 1
 

@@ -127,6 +127,18 @@ DOUBTS = {
         Confidence.PROBABLE,
         "could not be read",
     ),
+    "reused memory": (
+        {"flags": EVENT.flags | Flag.WITNESS_NO_INODE},
+        {},
+        Confidence.PROBABLE,
+        "no ext4 inode any more",
+    ),
+    "skipped allocations and evictions": (
+        {},
+        {"lost": lambda role, since: 2 * (role in ("alloc", "evict"))},
+        Confidence.PROBABLE,
+        "2 runs of the hook alloc were skipped",
+    ),
     "another inode": ({"ino": 43}, {}, Confidence.PROBABLE, "was inode 42 generation 7"),
     "hooks silent": (
         {},
@@ -165,6 +177,15 @@ def test_one_blind_hook_alone_does_not_forge_a_double_free() -> None:
     """A missed allocation is repaired at the next eviction: both must be missed."""
     blind = dataclasses.replace(HEALTHY, attached=frozenset(ALL) - {"alloc"})
     assert judged(knowledge=blind).confidence is Confidence.CONFIRMED
+
+
+def test_an_eviction_that_nothing_but_silence_shows_may_be_forged() -> None:
+    """Where the object does not say that it was evicted: a free and an allocation were missed."""
+    event = dataclasses.replace(EVENT, verdict=KernelVerdict.DOUBLE_EVICT)
+    blind = dataclasses.replace(HEALTHY, lost=lambda role, since: 1)
+    assert judged(event, blind).confidence is Confidence.CONFIRMED
+    event = dataclasses.replace(event, flags=event.flags & ~Flag.WITNESS_CLEAR)
+    assert any("rcu_free were skipped" in text for text in judged(event, blind).reasons)
 
 
 def test_every_verdict_says_what_could_forge_it() -> None:
