@@ -7,6 +7,7 @@ STORM   := 1000000
 KERNELS :=
 KERNEL  :=
 SCENARIOS :=
+MINUTES :=
 ONLY    :=
 BENCH   := $(if $(ONLY),,--write docs/performance.md)
 HOURS   := 1
@@ -73,7 +74,7 @@ live:  ## as root, on the running kernel
 
 test-vm: install-vm install-deb  ## crimes in arm64 guests: KERNELS=4.19 or KERNEL=/an/image, SCENARIOS=benign,destroy
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.vm.matrix \
-	    --kernels "$(or $(KERNEL),$(KERNELS))" --scenarios "$(SCENARIOS)" \
+	    --kernels "$(or $(KERNEL),$(KERNELS))" --scenarios "$(SCENARIOS)" $(if $(MINUTES),--minutes $(MINUTES)) \
 	    $(if $(SCENARIOS)$(KERNEL)$(KERNELS),,--table docs/detection.md --survival docs/evidence.md)
 
 test-postmortem: install-vm  ## a vmcore of a second free, made in a guest and read here

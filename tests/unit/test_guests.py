@@ -5,17 +5,23 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.unit.test_verdicts import judged
 from tests.vm import kernels
-from tests.vm.guest import Outcome
+from tests.vm.guest import Outcome, held_up
+from tests.vm.judge import untold
 from tests.vm.leads import leads
+from tests.vm.moments import Moments, moments
 from tests.vm.places import PLACES, places
+from tests.vm.scenarios import SCENARIOS, Scenario
 from tests.vm.store import making
 from tests.vm.table import table
 
@@ -180,7 +186,84 @@ def test_a_kernel_that_was_brought_joins_the_matrix(
     assert not new.needs_headers
 
 
+def test_the_pages_size_stands_in_the_images_header(tmp_path: Path) -> None:
+    for kib, flags in ((4, 0b1010), (16, 0b1100), (64, 0b1110)):
+        image = tmp_path / f"Image-{kib}"
+        image.write_bytes(bytes(24) + flags.to_bytes(8, "little") + bytes(32))
+        assert kernels.page_kib(image) == kib
+
+
+def test_what_a_process_waits_for_a_cpu_is_told_from_what_it_sleeps() -> None:
+    """Six that compute on one CPU have a sixth of it each; one that sleeps is held up by nobody."""
+    busy = ["taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, "-c"]
+    words = [[*busy, "while True: pass"]] * 6 + [["sleep", "60"]]
+    processes = [subprocess.Popen(word) for word in words]
+    try:
+        time.sleep(2)
+        delays = [held_up(process.pid) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert max(delays[:-1]) > 1 and delays[-1] < 0.5
+    assert held_up(processes[0].pid) == 0  # it has ended
+
+
 def test_what_did_not_run_is_on_the_page_with_its_reason() -> None:
     page = table([], {"4.19": "no kernel 4.19", "6.12 loads": "TimeoutError"})
     assert "| 4.19 | no kernel 4.19 |" in page and "| 6.12 loads | TimeoutError |" in page
     assert "What did not run" not in table([], {})
+
+
+def _cause(ns: int, log: float, ino: int = 12) -> str:
+    return f"[   {log:.6f}] cause: iput_open object=ffff ino={ino} at={ns}\r\n"
+
+
+def test_mistake_verdict_and_the_kernels_first_word_are_on_one_clock(tmp_path: Path) -> None:
+    """The kernel's log runs 5 s behind CLOCK_MONOTONIC; what it said before the mistake is old."""
+    finding = dict(judged().to_json(), verdict="evicted_in_use", ns=100_250_000_000)
+    finding["identity"] = dict(finding["identity"], ino=12)
+    (tmp_path / "state/findings").mkdir(parents=True)
+    (tmp_path / "state/findings/1.json").write_text(json.dumps(finding))
+    console = "[   90.000000] WARNING: CPU: 0 PID: 1 at fs/old.c:1 old\r\n"
+    console += _cause(100_000_000_000, 95.0)
+    console += "[   95.750000] WARNING: CPU: 0 PID: 1 at fs/dcache.c:338 dentry_free\r\n"
+    found = moments(_outcome(tmp_path, console), ("evicted_in_use",))
+    assert (found.told_ms, found.word_ms, found.ino, found.victim) == (250.0, 500.0, 12, 12)
+    assert moments(_outcome(tmp_path, console), ("unlocked_unlink",)).told_ms is None
+    assert moments(_outcome(tmp_path, ""), ("evicted_in_use",)).mistake_ns is None
+
+
+def test_a_verdict_in_the_dumped_trace_buffer_has_a_moment_too(tmp_path: Path) -> None:
+    console = _cause(50_000_000_000, 48.0) + _PRINTED
+    found = moments(_outcome(tmp_path, console), ("double_free",))
+    assert found.told_ms is not None and round(found.told_ms) == 645
+
+
+@pytest.mark.parametrize(
+    ("told", "word", "why"),
+    [
+        (None, None, "not told"),
+        ((12, 5), 9, ""),
+        ((12, 5), None, ""),
+        ((12, 9), 5, "told after the kernel's first word"),
+        ((13, 5), 9, "the wrong object: inode 13 instead of 12"),
+    ],
+)
+def test_a_mistake_is_told_of_the_right_object_before_the_kernel_speaks(
+    told: tuple[int, int] | None, word: int | None, why: str
+) -> None:
+    scenario = Scenario("cause:x", "", "cause", ("x",), causes=("evicted_in_use",))
+    ino, ns = told or (0, None)
+    when = Moments(1, 12, "evicted_in_use" if told else "", ino, ns, word)
+    assert untold(scenario, [], when) == why
+    assert untold(scenario, [], Moments()) == "the mistake was not made"
+
+
+def test_each_mistake_of_the_module_has_a_scenario_and_a_script() -> None:
+    module = (ROOT / "tests/vm/modules/causes.c").read_text()
+    made = set(re.findall(r'^\t\{ "(\w+)", ', module, re.MULTILINE))
+    script = (ROOT / "tests/vm/scripts/cause.sh").read_text()
+    prepared = set(re.findall(r"\w+", " ".join(re.findall(r"^([\w |]+)\)", script, re.MULTILINE))))
+    scenarios = {s.arguments[0] for s in SCENARIOS if s.script == "cause"}
+    assert made == scenarios == prepared

@@ -12,17 +12,11 @@ from ebpfwatch.postmortem.last_boot import BootRecord
 from tests.vm import guest
 from tests.vm.kernels import Kernel
 from tests.vm.leads import leads
+from tests.vm.moments import COMPLAINT, Moments, moments
 from tests.vm.places import SECOND_FREE, journaled, places
 from tests.vm.scenarios import Scenario
 
-__all__ = ["Row", "judge", "tails"]
-
-_COMPLAINT = (
-    r"kernel BUG at \S+|Unable to handle [^\n\r]*|WARNING: CPU: \d+ PID: \d+ at \S+"
-    r"|list_\w+ corruption|BUG: KFENCE[^\n\r]*|BUG ext4_inode_cache[^\n\r]*"
-    r"|BUG: Bad page[^\n\r]*|Internal error[^\n\r]*|soft lockup[^\n\r]*"
-)
-
+__all__ = ["Row", "judge", "tails", "untold"]
 
 #: Freed while another inode lived there: the first free was of an earlier life, and is forgotten.
 _NO_FIRST = ("free_while_alive",)
@@ -35,8 +29,9 @@ class Row:
     ``places`` are those that survived, with what they lack (``places.places``).  ``lead_ms``: from
     the crime to the kernel's own complaint; ``early_ms`` and ``journal_ms``: from the verdict, and
     from the journal's record of it, to the second free that a double destroy leads to, negative if
-    they came later; None if unknown, or if no second free came.  ``extra`` is
-    what a script that judges itself found.
+    they came later; None if unknown, or if no second free came.  ``told_ms``: from a mistake of
+    causes.ko to the first verdict; ``word_ms``: from that to the kernel's first word, negative if
+    the kernel was first.  ``extra`` is what a script that judges itself found.
     """
 
     kernel: str
@@ -53,16 +48,19 @@ class Row:
     extra: str
     ok: bool
     why: str
+    told_ms: float | None = None
+    word_ms: float | None = None
 
 
 def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
     """One line of the table."""
+    when = moments(outcome, scenario.causes)
     files = sorted((outcome.results / "state/findings").glob("*.json"))
     findings = [json.loads(file.read_text()) for file in files]
     findings = [f for f in findings if f["verdict"] != "concurrent_unlink"]
     dumped = [v for v in traced(outcome.console.splitlines()) if v.verdict == scenario.verdict]
     survived = places(outcome, scenario.verdict) if scenario.verdict else {}
-    why = _objection(scenario, findings, dumped, outcome)
+    why = _objection(scenario, findings, dumped, outcome, when)
     enough = ("", "the first context") if scenario.verdict in _NO_FIRST else ("",)
     if not (why or scenario.alone) and scenario.verdict and not _any(survived, enough):
         why = "no place tells both contexts"
@@ -78,6 +76,8 @@ def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
     if dumped:
         names = names or [f"{dumped[0].verdict} (by the probe)"]
         modules += [boot.name(verdict.caller).partition("[")[2] for verdict in dumped if boot]
+    if when.verdict:
+        names = [when.verdict, *(name for name in dict.fromkeys(names) if when.verdict not in name)]
     return Row(
         kernel.name,
         kernel.release,
@@ -85,7 +85,7 @@ def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
         scenario.what,
         names,
         survived,
-        any(module.startswith("crime") for module in modules),
+        any(module.startswith(("crime", "causes")) for module in modules),
         _lead_ms(outcome),
         early,
         journal,
@@ -93,6 +93,8 @@ def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
         extra,
         not why,
         why,
+        when.told_ms,
+        when.word_ms,
     )
 
 
@@ -101,6 +103,7 @@ def _objection(
     findings: list[dict[str, Any]],
     dumped: list[TracedVerdict],
     outcome: guest.Outcome,
+    when: Moments,
 ) -> str:
     """What is not as it must be; "" if all is."""
     if outcome.exit_code is None and not outcome.died:
@@ -113,12 +116,29 @@ def _objection(
             return ""
         said = "; ".join(outcome.text("why").split("\n")).strip("; ")
         return said or f"the script ended with {outcome.exit_code}"
+    if scenario.script == "cause":
+        return untold(scenario, findings, when)
     if scenario.name == "legal":
         return ", ".join(f["verdict"] for f in findings)
     confessed = re.search(r"crime: \w+ object=\S+ ino=(\d+) generation=(\d+)", outcome.console)
     if not confessed:
         return outcome.text("why").strip() or "the crime was not committed"
     return "" if scenario.alone else _miss(scenario, findings, dumped, int(confessed.group(1)))
+
+
+def untold(scenario: Scenario, findings: list[dict[str, Any]], when: Moments) -> str:
+    """A mistake is told before the kernel's own first word, and of the right object."""
+    if when.mistake_ns is None:
+        return "the mistake was not made"
+    if not scenario.causes:
+        return ", ".join(f["verdict"] for f in findings)
+    if not when.verdict:
+        return "not told"
+    if when.victim and when.ino not in (when.victim, 0):
+        return f"the wrong object: inode {when.ino} instead of {when.victim}"
+    if when.word_ms is not None and when.word_ms < 0:
+        return "told after the kernel's first word"
+    return ""
 
 
 def _miss(
@@ -137,7 +157,7 @@ def _miss(
 
 
 def _ending(outcome: guest.Outcome) -> str:
-    complaint = re.search(_COMPLAINT, outcome.console)
+    complaint = re.search(COMPLAINT, outcome.console)
     says = complaint.group(0).strip("!") if complaint else "silent"
     return f"{says}{'; panic' if outcome.panicked else ''}"
 
@@ -145,7 +165,7 @@ def _ending(outcome: guest.Outcome) -> str:
 def _lead_ms(outcome: guest.Outcome) -> float | None:
     """From the crime (when the verdict fell) to the kernel's own first complaint, by its log."""
     crime = _stamp(outcome, r"crime: \w+ object=")
-    complaint = _stamp(outcome, _COMPLAINT)
+    complaint = _stamp(outcome, COMPLAINT)
     return None if crime is None or complaint is None else (complaint - crime) * 1000
 
 

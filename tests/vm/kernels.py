@@ -22,12 +22,13 @@ __all__ = [
     "Kernel",
     "absent",
     "brought",
-    "build_module",
+    "build_modules",
     "copy_modules",
     "detached_btf",
     "fetch",
     "kernel",
     "names",
+    "page_kib",
 ]
 
 #: A directory for each kernel that no package holds; docs/vm.md says what belongs in it.
@@ -35,12 +36,16 @@ BROUGHT = Path(os.environ.get("KERNELS_DIR") or CACHE / "brought")
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
 KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-#: name -> suite and flavour; "-generic" has ext4 as a module, the cloud flavours have it built in.
+#: name -> suite and flavour.  The cloud flavours have ext4 built in, the others as a module; "rt"
+#: is PREEMPT_RT, "16k" has pages of 16 KiB.
 DEBIAN = {
     "5.10": ("bullseye", "cloud-arm64"),
     "6.1": ("bookworm", "cloud-arm64"),
     "6.1-generic": ("bookworm", "arm64"),
     "6.12": ("trixie", "cloud-arm64"),
+    "6.12-generic": ("trixie", "arm64"),
+    "6.12-rt": ("trixie", "rt-arm64"),
+    "6.12-16k": ("trixie", "arm64-16k"),
 }
 
 #: On the command line: the root file system is copied to memory, so that ext4 can be unloaded.
@@ -133,6 +138,15 @@ def _any_image(name: str, image: Path, headers: Path | None) -> Kernel:
         return Kernel(name or release, release, image)
     btf = "CONFIG_DEBUG_INFO_BTF=y" in (headers / ".config").read_text()
     return Kernel(name or release, release, image, headers, needs_headers=not btf)
+
+
+def page_kib(image: Path) -> int:
+    """The size of this kernel's pages, by bits 1 and 2 of the flags in its image's header.
+
+    Documentation/arch/arm64/booting.rst; they say 0 before Linux 4.6.
+    """
+    flags = int.from_bytes(_unpacked(image)[24:32], "little")
+    return {2: 16, 3: 64}.get(flags >> 1 & 3, 4)
 
 
 def _unpacked(image: Path) -> bytes:
@@ -246,10 +260,10 @@ def copy_modules(kernel: Kernel, wanted: tuple[str, ...], directory: Path) -> No
                 subprocess.run(["xz", "-d", "-f", directory / found.name], check=True)
 
 
-def build_module(kernel: Kernel, directory: Path) -> Path:
-    """Cross-build crime.ko for a kernel in this new directory."""
+def build_modules(kernel: Kernel, directory: Path) -> tuple[Path, Path]:
+    """Cross-build crime.ko and causes.ko for a kernel in this new directory."""
     shutil.copytree(Path(__file__).parent / "modules", directory)
-    return _kbuild(kernel, directory, "modules", "crime.ko")
+    return _kbuild(kernel, directory, "modules", "crime.ko"), directory / "causes.ko"
 
 
 def detached_btf(kernel: Kernel, directory: Path) -> Path:

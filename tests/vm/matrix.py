@@ -44,8 +44,9 @@ def payload(
     shutil.copy(ROOT / "config.example.yaml", content)
     for file in (Path(__file__).parent / "scripts").iterdir():
         shutil.copy(file, content)
-    shutil.copy(kernels.build_module(kernel, directory / "module"), content)
-    kernels.copy_modules(kernel, ("loop",), content)
+    for module in kernels.build_modules(kernel, directory / "module"):
+        shutil.copy(module, content)
+    kernels.copy_modules(kernel, ("loop", "overlay", "fuse", "quota_tree", "quota_v2"), content)
     if scenario is not None and scenario.detached:
         shutil.copy(kernels.detached_btf(kernel, directory / "types"), content)
     elif kernel.needs_headers and kernel.headers is not None:
@@ -175,6 +176,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kernels", default="", help="names or an image; default all")
     parser.add_argument("--scenarios", default="", help="names or families; default all")
     parser.add_argument("--results", type=Path, default=Path("/var/tmp/ebpfwatch-vm"))
+    parser.add_argument("--minutes", type=float, help="how long a load lasts that can last")
     parser.add_argument("--jobs", type=int, default=2, help="guests at once")
     parser.add_argument(
         "--ci", action="store_true", help="leave out what this machine cannot do, and say so"
@@ -204,13 +206,21 @@ def _names(scenario: Scenario) -> tuple[str, str]:
     return scenario.name, scenario.name.partition(":")[0]
 
 
-def _todo(kernel: kernels.Kernel, wanted: list[str]) -> list[Scenario]:
+def _todo(kernel: kernels.Kernel, wanted: list[str], minutes: float | None) -> list[Scenario]:
     return [
-        scenario
+        _lasting(scenario, minutes or scenario.minutes) if scenario.minutes else scenario
         for scenario in SCENARIOS
         if (not scenario.kernels or kernel.name in scenario.kernels)
         and (any(name in wanted for name in _names(scenario)) or not (wanted or scenario.asked))
     ]
+
+
+def _lasting(scenario: Scenario, minutes: float) -> Scenario:
+    return dataclasses.replace(
+        scenario,
+        arguments=(*scenario.arguments, f"{minutes:g}"),
+        timeout=scenario.timeout + 60 * minutes,
+    )
 
 
 def _kept(results: Path) -> Row | None:
@@ -254,7 +264,8 @@ def main() -> int:
         waiting = Waiting(Path(name))
         root_image()
         found = [kernels.kernel(name) for name in possible]
-        jobs = [(k, scenario) for k in found for scenario in _todo(k, arguments.scenarios)]
+        wanted, minutes = arguments.scenarios, arguments.minutes
+        jobs = [(k, scenario) for k in found for scenario in _todo(k, wanted, minutes)]
         with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
             outcomes = list(pool.map(run, jobs))
     rows = [row for row in outcomes if isinstance(row, Row)]

@@ -23,13 +23,15 @@ _KFENCE = "kfence.sample_interval=1"
 class Scenario:
     """One boot.
 
-    ``script`` and its ``arguments`` are what runs; ``verdict`` is what a crime must get.
+    ``script`` and its ``arguments`` are what runs; ``verdict`` is what a crime must get,
+    ``causes`` what a mistake of causes.ko may get first.
     ``guilty``: the module's own code is on the stack, so it must be named.  ``judges``: the script
     judges itself.  ``append`` goes to the kernel's command line, ``reset`` boots again after a
     panic; ``kernels`` are those that can do it, () for all.  ``detached``: no headers, a BTF file
     instead.  ``icount``: time is instructions.  ``alone``: no daemon; what the kernel itself
     notices is the result.  ``in_memory``: the root file system is no ext4, which can then be
-    unloaded.  ``asked``: only run when it is named.
+    unloaded.  ``asked``: only run when it is named.  ``minutes``: how long it works, unless
+    ``--minutes`` says otherwise; its script's last argument, and on top of ``timeout``.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Scenario:
     script: str = "crime"
     arguments: tuple[str, ...] = ()
     verdict: str = ""
+    causes: tuple[str, ...] = ()
     guilty: bool = False
     judges: bool = False
     asked: bool = False
@@ -46,6 +49,7 @@ class Scenario:
     icount: bool = False
     in_memory: bool = False
     timeout: float = 600
+    minutes: float = 0
     append: str = ""
     kernels: tuple[str, ...] = ()
 
@@ -60,7 +64,10 @@ class Scenario:
         return not self.ready or self.judges
 
 
-_FROM_READY = ("crime", "shrink", "legal", "churn", "rungs", "loads", "warned", "faults")
+_FROM_READY = (
+    *("crime", "shrink", "cause", "legal", "legal-load", "neighbours"),
+    *("churn", "rungs", "loads", "warned", "faults"),
+)
 
 #: name, the verdict it must get, whether the module is on the stack, and what it does.
 _CRIMES = (
@@ -84,6 +91,69 @@ def _crimes() -> tuple[Scenario, ...]:
     return tuple(
         Scenario(name, what, arguments=(name,), verdict=verdict, guilty=guilty)
         for name, verdict, guilty, what in _CRIMES
+    )
+
+
+#: A mistake of causes.ko, the verdicts that may come first, and what it is.  Which of them comes
+#: depends on what the kernel lets be hooked, and on what the next reader of the object is.
+_MISTAKES = (
+    (
+        "dir_put",
+        ("dentry_killed_in_use", "dentry_killed_twice"),
+        "dput() of a directory 146 times too often, under 200 children; reclaim on two CPUs",
+    ),
+    (
+        "iput_open",
+        ("put_without_reference", "evicted_in_use"),
+        "iput() once too often, the file held open",
+    ),
+    (
+        "iput_idle",
+        ("put_without_reference", "evicted_in_use"),
+        "iput() once too often, nobody holds the file",
+    ),
+    (
+        "dput_open",
+        ("closed_after_death", "evicted_in_use", "dentry_killed_twice"),
+        "dput() once too often, the file held open",
+    ),
+    (
+        "dput_many",
+        ("closed_after_death", "evicted_in_use", "dentry_killed_twice"),
+        "the same with 40 files",
+    ),
+    (
+        "dput_deleted",
+        ("closed_after_death", "evicted_in_use", "dentry_killed_twice"),
+        "dput() once too often, the file deleted and held open",
+    ),
+    ("iput_stale", ("put_without_reference",), "iput() of an inode that has been freed"),
+    (
+        "iput_reused",
+        ("put_without_reference", "evicted_in_use"),
+        "the same once another inode lives there",
+    ),
+    (
+        "unlink_each",
+        ("unlocked_unlink",),
+        "two kernel threads delete the same 2000 files, each with a reference, unlocked",
+    ),
+    ("unlink_shared", ("unlocked_unlink",), "the same with one dentry, sharing one reference"),
+    ("write_freed", ("written_after_free",), "mark_inode_dirty() of an inode that has been freed"),
+    (
+        "free_live",
+        ("free_while_alive", "allocated_while_alive"),
+        "ext4's RCU callback for a living inode; its memory is handed out again",
+    ),
+    ("rcu_twice", ("rcu_lists_crossed",), "one rcu_head queued on two CPUs, 20 times, under load"),
+    ("files_leaked", (), "2000 files opened by the module and never closed: no verdict"),
+)
+
+
+def _mistakes() -> tuple[Scenario, ...]:
+    return tuple(
+        Scenario(f"cause:{name}", what, "cause", (name,), causes=causes)
+        for name, causes, what in _MISTAKES
     )
 
 
@@ -149,7 +219,23 @@ SCENARIOS = (
     ),
     Scenario("legal", "two tasks race to delete the same files; reclaim meanwhile", "legal"),
     *_alone(),
+    *_mistakes(),
+    Scenario(
+        "neighbours",
+        "legal work that lies near the mistakes: renames, handles, mounts, quota, hotplug ...",
+        "neighbours",
+        judges=True,
+        minutes=0.2,
+        timeout=900,
+    ),
     Scenario("churn", "storms, trees, drop_caches, kswapd", "churn", judges=True, timeout=900),
+    Scenario(
+        "legal-load",
+        "files, pipes and sockets at different priorities while a CPU goes and comes: no verdict",
+        "legal-load",
+        judges=True,
+        minutes=2,
+    ),
     Scenario(
         "service",
         "the package, installed and upgraded, its unit under systemd as PID 1",

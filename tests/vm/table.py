@@ -37,6 +37,17 @@ After the crime 4000 files are created and deleted; *silent* means that nothing 
 |---|---|---|---|---|---|---|
 """
 
+_MISTAKES = """
+## Mistakes, before anything is freed twice
+
+tests/vm/modules/causes.c makes each of these on purpose, in a guest of its own, and ordinary work goes on: churn,
+`drop_caches` on both CPUs, files closed. *Mistake to verdict* is by the module's own line, *verdict to the kernel's first
+word* ends at the first warning, BUG or oops in its log, and is empty where the kernel never spoke.
+
+| kernel | mistake | told | mistake to verdict | verdict to the kernel's first word | module named | the kernel itself |
+|---|---|---|---|---|---|---|
+"""
+
 _CHURN = """
 ## Churn
 
@@ -75,11 +86,14 @@ def table(rows: list[Row], missing: Mapping[str, str]) -> str:
     """The whole page; ``missing`` are the guests that were not run for it, and why."""
     alone = [scenario.name for scenario in SCENARIOS if scenario.alone]
     judges = [scenario.name for scenario in SCENARIOS if scenario.judges]
-    crimes = [row for row in rows if row.scenario not in alone + judges]
+    mistakes = [row for row in rows if row.scenario.startswith("cause:")]
+    crimes = [row for row in rows if row.scenario not in alone + judges and row not in mistakes]
     text = _HEAD + "".join(map(_crime, crimes))
     compared = [row for row in rows if row.scenario in alone]
     if compared:
         text += _ALONE + _comparison(compared, crimes)
+    if mistakes:
+        text += _MISTAKES + "".join(map(_mistake, mistakes))
     churned = [row for row in rows if row.scenario == "churn"]
     if churned:
         text += _CHURN + "".join(map(_churn, churned))
@@ -114,6 +128,19 @@ def _crime(row: Row) -> str:
         "yes" if row.named else "",
         _ms(row.lead_ms),
         _ms(row.early_ms),
+        row.ended,
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _mistake(row: Row) -> str:
+    cells = (
+        row.release,
+        row.what,
+        _detected(row),
+        _ms(row.told_ms),
+        _ms(row.word_ms),
+        "yes" if row.named else "",
         row.ended,
     )
     return f"| {' | '.join(cells)} |\n"

@@ -1,0 +1,103 @@
+# $1: a mistake of modules/causes.c. Then the ordinary work that meets its consequence, or its victims.
+watch
+cause=$1
+cd /mnt/vdb
+echo x >victim
+sync
+hold() { for file in "$@"; do sleep 1000 <$file & holders="$holders $!"; done; }
+release() { kill $holders; sleep 2; }
+ready() { insmod /payload/causes.ko cause=$cause "$@" || exit 3; noted causes; }
+go() { echo 1 >/sys/module/causes/parameters/go; }
+many() { for i in $(seq $1); do : >victim$i; done; }
+on_each_cpu() {
+    jobs=
+    for cpu in 0 1; do taskset -c $cpu sh -c "cpu=$cpu; $1" & jobs="$jobs $!"; done
+    wait $jobs
+}
+storm() { on_each_cpu "for i in \$(seq ${1:-1500}); do : >new-\$cpu-\$i; done; rm -f new-\$cpu-*"; }
+reclaim() { on_each_cpu 'for i in 1 2 3; do echo 2 >/proc/sys/vm/drop_caches; done'; }
+case $cause in
+dir_put) # each of 200 children holds a reference of its directory: 54 are left
+    mkdir dir
+    for i in $(seq 200); do : >dir/$i; done
+    sync
+    ready path=/mnt/vdb/dir count=146
+    go
+    ;;
+iput_open | dput_open)
+    hold victim
+    ready path=/mnt/vdb/victim
+    go
+    reclaim
+    release
+    ;;
+iput_idle)
+    ready path=/mnt/vdb/victim
+    go
+    ;;
+dput_many)
+    many 40
+    hold victim?*
+    ready path=/mnt/vdb/victim count=40
+    go
+    reclaim
+    release
+    ;;
+dput_deleted)
+    exec 9<victim
+    rm victim
+    ready path=/proc/self/fd/9
+    go
+    reclaim
+    exec 9<&-
+    ;;
+iput_stale | write_freed)
+    ready path=/mnt/vdb/victim
+    rm victim
+    sleep 5 # a grace period
+    go
+    ;;
+iput_reused)
+    ready path=/mnt/vdb/victim
+    rm victim
+    sleep 5
+    on_each_cpu 'for i in $(seq 3000); do : >new-$cpu-$i; done'
+    go
+    rm new-*
+    ;;
+unlink_each)
+    many 2000
+    ready path=/mnt/vdb/victim count=2000
+    go
+    sleep 20
+    ;;
+unlink_shared)
+    ready path=/mnt/vdb/victim
+    go
+    ;;
+free_live)
+    hold victim
+    ready path=/mnt/vdb/victim
+    go
+    ;;
+rcu_twice)
+    ready count=20
+    go
+    for i in 1 2 3 4 5; do storm 500; done
+    ;;
+files_leaked) # no crime: what do those say who are asked?
+    many 2000
+    ready path=/mnt/vdb/victim count=2000
+    go
+    cd /payload
+    python3 -m ebpfwatch check >/results/check 2>&1
+    python3 -m ebpfwatch cache >/results/cache 2>&1
+    ;;
+esac
+reclaim
+storm
+reclaim
+sleep 10
+storm
+cd /payload
+finish
