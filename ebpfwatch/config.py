@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ebpfwatch.catalogue.ladder import wishes
+from ebpfwatch.kernel.protocol import LoadRequest
 from ebpfwatch.system.configfile import read
 from ebpfwatch.text.strictyaml import between, key, one_of, power_of_two
 
@@ -173,22 +174,23 @@ def restart_needed(old: Config, new: Config) -> tuple[str, ...]:
     return tuple(changed)
 
 
-def loader_request(settings: Config) -> dict[str, object]:
+def loader_request(settings: Config) -> LoadRequest:
     """What the loader child must know of it."""
-    return {
-        "unit": "ebpfwatch.c",
-        "alloc": settings.hooks.alloc,
-        "strict": settings.hooks.strict,
-        "rungs": settings.hooks.rungs,
-        "btf": settings.hooks.btf,
-        "table_slots": settings.kernel.table_slots,
-        "note_slots": settings.kernel.note_slots,
-        "ring_bytes": settings.kernel.ring_bytes,
-        "trace": settings.evidence.trace,
-        "dump_on_oops": settings.evidence.dump_on_oops,
-        "names": settings.evidence.names,
-        "first_stacks": settings.evidence.first_stacks,
-    }
+    hooks, kernel, evidence = settings.hooks, settings.kernel, settings.evidence
+    return LoadRequest(
+        "ebpfwatch.c",
+        alloc=hooks.alloc,
+        strict=hooks.strict,
+        table_slots=kernel.table_slots,
+        note_slots=kernel.note_slots,
+        ring_bytes=kernel.ring_bytes,
+        rungs=hooks.rungs,
+        btf=hooks.btf,
+        trace=evidence.trace,
+        dump_on_oops=evidence.dump_on_oops,
+        names=evidence.names,
+        first_stacks=evidence.first_stacks,
+    )
 
 
 def load(path: str | Path) -> Config:

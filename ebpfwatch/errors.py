@@ -7,9 +7,10 @@ An error says what is wrong, where, and what to do about it.  Exit codes are tho
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 
-__all__ = ["EbpfwatchError", "Exit"]
+__all__ = ["EbpfwatchError", "Exit", "Failure"]
 
 
 class Exit(enum.IntEnum):
@@ -38,3 +39,22 @@ class EbpfwatchError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """An ``EbpfwatchError`` as data, to cross from one process to another; no message: no error."""
+
+    message: str = ""
+    hint: str = ""
+    exit_code: Exit = Exit.OK
+
+    @classmethod
+    def of(cls, error: EbpfwatchError) -> Failure:
+        """This error."""
+        return cls(error.message, error.hint, error.exit_code)
+
+    @property
+    def error(self) -> EbpfwatchError | None:
+        """The error again; None if there was none."""
+        return EbpfwatchError(self.message, self.hint, self.exit_code) if self.message else None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 
 from ebpfwatch.advice import Advice, Level
-from ebpfwatch.catalogue.ladder import LADDER, REQUIRED, SHARED
+from ebpfwatch.catalogue.ladder import LADDER, REQUIRED
 from ebpfwatch.kernel.dry_run import LEARNER, SELFTEST, DryRun
-from ebpfwatch.kernel.session import Ladder
+from ebpfwatch.kernel.hook import LoadedHook
+from ebpfwatch.kernel.protocol import Examined
 
 __all__ = ["advise", "usable"]
 
 _SECTION = "hooks"
+_FREES = ("rcu_free", "any_free")  #: without one of these no free is seen
 
 _WHY = {
     "alloc": "an address handed out again is a new life; unseen, reuse looks like a double free",
@@ -38,26 +41,25 @@ _OTHERS = {
 }
 
 
-def usable(hooks: Sequence[Ladder], dry_run: DryRun) -> bool:
+def usable(hooks: Sequence[LoadedHook], dry_run: DryRun) -> bool:
     """Whether the watcher can do its work: the required roles, one that sees frees, and a verifier
     that takes the programs, or others instead.
     """
-    rungs = {hook.role: hook.rung for hook in hooks}
-    frees = rungs.get("rcu_free") or rungs.get("any_free")
+    roles = {hook.role for hook in hooks if hook.has_rung}
     taken = not dry_run.refused or bool(dry_run.instead)
-    return all(rungs.get(role) for role in REQUIRED) and bool(frees) and taken
+    return roles.issuperset(REQUIRED) and not roles.isdisjoint(_FREES) and taken
 
 
-def advise(hooks: Sequence[Ladder], features: Mapping[str, bool], dry_run: DryRun) -> list[Advice]:
+def advise(found: Examined) -> list[Advice]:
     """One line a role, one a feature of the kernel."""
-    roles = {hook.role: hook.rung for hook in hooks}
-    sees_frees = bool(roles.get("rcu_free") or roles.get("any_free"))
-    lines = [_role(hook, sees_frees, dry_run) for hook in hooks]
+    dry_run = found.dry_run
+    sees_frees = any(hook.role in _FREES and hook.has_rung for hook in found.hooks)
+    lines = [_role(hook, sees_frees, dry_run) for hook in found.hooks]
     lines += [_other(item, dry_run) for item in _OTHERS if dry_run.of(item)]
     if dry_run.error is not None:
         error = dry_run.error
         lines.append(Advice(_SECTION, "programs", Level.UNKNOWN, error.message, error.hint))
-    for name, have in features.items():
+    for name, have in dataclasses.asdict(found.features).items():
         level = Level.OK if have else Level.WARN
         lines.append(
             Advice(_SECTION, name, level, "yes" if have else "no", _FEATURES.get(name, ""))
@@ -65,30 +67,30 @@ def advise(hooks: Sequence[Ladder], features: Mapping[str, bool], dry_run: DryRu
     return lines
 
 
-def _role(hook: Ladder, sees_frees: bool, dry_run: DryRun) -> Advice:
+def _role(hook: LoadedHook, sees_frees: bool, dry_run: DryRun) -> Advice:
     what = _WHY.get(hook.role, "")
-    why = f"{what}; {hook.reason}" if hook.reason else what
-    if not hook.rung:
+    why = f"{what}; {hook.why}" if hook.why else what
+    if not hook.has_rung:
         return _absent(hook, sees_frees, dry_run, why)
     # A rung that is shared has no program of its own.
-    programs = dry_run.of("any_free" if hook.rung.endswith(SHARED) else hook.role)
+    programs = dry_run.of("any_free" if hook.shared else hook.role)
     refused = [program for program in programs if program.refusal]
     if refused:
         said = "; ".join(f"{program.function}: {program.refusal}" for program in refused)
-        return _refused(hook.role, hook.rung, f"{said}; lost: {what}", dry_run)
+        return _refused(hook.role, hook.name, f"{said}; lost: {what}", dry_run)
     if not programs:
-        return Advice(_SECTION, hook.role, Level.UNKNOWN, f"{hook.rung}, not loaded", why)
-    best = hook.rung == LADDER[hook.role][0].name
+        return Advice(_SECTION, hook.role, Level.UNKNOWN, f"{hook.name}, not loaded", why)
+    best = hook.name == LADDER[hook.role][0].name
     level = Level.OK if best else Level.WARN
-    return Advice(_SECTION, hook.role, level, f"{hook.rung}, the verifier takes it", why)
+    return Advice(_SECTION, hook.role, level, f"{hook.name}, the verifier takes it", why)
 
 
-def _absent(hook: Ladder, sees_frees: bool, dry_run: DryRun, why: str) -> Advice:
-    if hook.role in dry_run.left_out:
+def _absent(hook: LoadedHook, sees_frees: bool, dry_run: DryRun, why: str) -> Advice:
+    if hook.left_out:
         # Without alloc the object itself tells a new life; without any other role something is lost
         level = Level.OK if hook.role == "alloc" else Level.WARN
-        return Advice(_SECTION, hook.role, level, f"not {dry_run.left_out[hook.role]}", why)
-    needed = hook.role in REQUIRED or (hook.role in ("rcu_free", "any_free") and not sees_frees)
+        return Advice(_SECTION, hook.role, level, f"not {hook.left_out}", why)
+    needed = hook.role in REQUIRED or (hook.role in _FREES and not sees_frees)
     level = Level.FAIL if needed else Level.WARN
     return Advice(_SECTION, hook.role, level, "no rung holds", why)
 

@@ -14,7 +14,6 @@ __all__ = [
     "LADDER",
     "NONE",
     "REQUIRED",
-    "SHARED",
     "SHARED_FREE",
     "UNITS",
     "Attachment",
@@ -189,9 +188,8 @@ LADDER: dict[str, tuple[Rung, ...]] = {
 #: Without these nothing can be said at all.
 REQUIRED = ("evict",)
 
-#: What ``rcu_free`` falls back to: the strict hook sees the free, too.
+#: The define for ``rcu_free`` without a rung of its own: the strict hook sees the free, too.
 SHARED_FREE = "FREE_FROM_SLAB"
-SHARED = "(shared with any_free)"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,9 @@ from ebpfwatch.host import room
 from ebpfwatch.host.sources import Sources
 from ebpfwatch.host.state import HostReader, HostState
 from ebpfwatch.kernel.dry_run import DryRun
-from ebpfwatch.kernel.session import Ladder, probe
+from ebpfwatch.kernel.hook import LoadedHook
+from ebpfwatch.kernel.protocol import Examined, LoadRequest
+from ebpfwatch.kernel.session import probe
 from ebpfwatch.paths import Paths
 from ebpfwatch.system.log import say
 from ebpfwatch.text.printable import printable
@@ -44,12 +46,20 @@ _CANNOT = (Exit.UNAVAILABLE, Exit.SOFTWARE)
 
 @dataclasses.dataclass
 class _Hooks:
-    """What trying the hooks gave: the ladder, or the error that says why there is none."""
+    """What trying the hooks gave, or the error that says why nothing was tried."""
 
-    ladder: list[Ladder]
-    features: dict[str, bool]
-    dry_run: DryRun = DryRun()
+    found: Examined | None = None
     failure: EbpfwatchError | None = None
+
+    @property
+    def dry_run(self) -> DryRun:
+        """What came of loading, nothing if nothing was tried."""
+        return self.found.dry_run if self.found else DryRun()
+
+    @property
+    def hooks(self) -> tuple[LoadedHook, ...]:
+        """One a role, none if nothing was tried."""
+        return self.found.hooks if self.found else ()
 
     @property
     def error(self) -> EbpfwatchError | None:
@@ -58,7 +68,7 @@ class _Hooks:
 
     @property
     def usable(self) -> bool:
-        return self.error is None and hooks.usable(self.ladder, self.dry_run)
+        return self.error is None and hooks.usable(self.hooks, self.dry_run)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -103,17 +113,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _try_hooks(arguments: argparse.Namespace) -> _Hooks:
     try:
-        return _Hooks(*probe({**_request(arguments), "verbose": arguments.verbose}))
+        return _Hooks(probe(_request(arguments)))
     except EbpfwatchError as error:
-        return _Hooks([], {}, failure=error)
+        return _Hooks(failure=error)
 
 
-def _request(arguments: argparse.Namespace) -> dict[str, object]:
+def _request(arguments: argparse.Namespace) -> LoadRequest:
     """What the daemon would ask of the loader."""
     file = arguments.config or (_CONFIG if os.path.exists(_CONFIG) else None)
     request = config.loader_request(config.load(file) if file else config.Config())
-    given = {"btf": arguments.btf, "rungs": arguments.rungs}
-    return {**request, **{key: value for key, value in given.items() if value is not None}}
+    return dataclasses.replace(
+        request,
+        btf=request.btf if arguments.btf is None else arguments.btf,
+        rungs=request.rungs if arguments.rungs is None else arguments.rungs,
+        verbose=arguments.verbose,
+    )
 
 
 def _host(paths: Paths) -> HostState:
@@ -127,7 +141,7 @@ def _host(paths: Paths) -> HostState:
 def _of_hooks(tried: _Hooks) -> list[Advice]:
     error = tried.failure
     if error is None:
-        return hooks.advise(tried.ladder, tried.features, tried.dry_run)
+        return hooks.advise(tried.found) if tried.found else []
     # A refusal of the system, a defect: something is wrong. No permission, no answer: who knows.
     level = Level.FAIL if error.exit_code in _CANNOT else Level.UNKNOWN
     return [Advice("hooks", "all", level, error.message, error.hint)]
@@ -154,12 +168,23 @@ def _body(tried: _Hooks, host: HostState, advice: Iterable[Advice]) -> dict[str,
         "kernel": platform.release(),
         "machine": platform.machine(),
         "usable": tried.usable,
-        "hooks": [vars(hook) for hook in tried.ladder],
-        "dry_run": tried.dry_run.to_json(),
-        "features": tried.features,
+        "hooks": [{"role": h.role, "rung": h.name, "reason": h.why} for h in tried.hooks],
+        "dry_run": _dry_run(tried),
+        "features": vars(tried.found.features) if tried.found else {},
         "mounts": [disk.mount for disk in host.disks],
         "advice": [{**vars(line), "level": line.level.value} for line in advice],
         "host": host.to_json(),
+    }
+
+
+def _dry_run(tried: _Hooks) -> dict[str, Any]:
+    error = tried.dry_run.error
+    return {
+        "programs": [vars(program) for program in tried.dry_run.programs],
+        "left_out": {hook.role: hook.left_out for hook in tried.hooks if hook.left_out},
+        "instead": tried.dry_run.instead,
+        "error": error and {"message": error.message, "hint": error.hint},
+        "exit": int(error.exit_code) if error else 0,
     }
 
 

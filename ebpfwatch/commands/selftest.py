@@ -21,6 +21,7 @@ from typing import Any, Callable
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.libbpf import object_fd_by_id
 from ebpfwatch.kernel.playback import Playback
+from ebpfwatch.kernel.protocol import Learned
 from ebpfwatch.sinks import journal, store
 from ebpfwatch.system import durable
 from ebpfwatch.system.lock import SELFTEST, running_daemon
@@ -102,7 +103,7 @@ def open_playback(daemon: dict[str, Any]) -> Playback:
         raise EbpfwatchError(
             f"cannot open the daemon's programs: {error.strerror}", "run it as root", Exit.NOPERM
         ) from None
-    return Playback(programs, maps, daemon["offsets"], daemon["learned"])
+    return Playback(programs, maps, daemon["offsets"], Learned(**daemon["learned"]))
 
 
 def double_free(bed: Playback) -> int:

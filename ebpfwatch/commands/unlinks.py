@@ -16,6 +16,7 @@ from types import FrameType
 from ebpfwatch.errors import Exit
 from ebpfwatch.events.wire import DecodeError, UnlinkEvent, decode, device
 from ebpfwatch.kernel import libbpf
+from ebpfwatch.kernel.protocol import LoadRequest
 from ebpfwatch.kernel.session import Session, load, start_loader
 from ebpfwatch.system import privileges
 from ebpfwatch.system.log import say
@@ -58,16 +59,15 @@ def _bounded(text: str, most: int) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one line a call until stopped; says meanwhile and at the end what was lost."""
-    request = {
-        "unit": "unlinks.c",
-        "alloc": "never",
-        "strict": False,
-        "table_slots": 64,
-        "note_slots": arguments.in_flight,
-        "ring_bytes": 1 << 20,
-        "mounts": [],
-        "verbose": arguments.verbose,
-    }
+    request = LoadRequest(
+        "unlinks.c",
+        alloc="never",
+        strict=False,
+        table_slots=64,
+        note_slots=arguments.in_flight,
+        ring_bytes=1 << 20,
+        verbose=arguments.verbose,
+    )
     session = load(start_loader(request))
     whose = arguments.pid or _EVERYBODY
     libbpf.map_update(session.maps["wanted"], 0, struct.pack("=I", whose))

@@ -7,7 +7,6 @@ import os
 import time
 
 from ebpfwatch.actions import Actions
-from ebpfwatch.catalogue.ladder import LADDER
 from ebpfwatch.config import Config
 from ebpfwatch.daemon.delivery import Delivery
 from ebpfwatch.daemon.liveness import Liveness
@@ -61,9 +60,10 @@ class Judging:
         self._sequence = 0
         self._symbols_at = -float("inf")
         self._call_sites: tuple[int, ...] = ()
-        if session.learned.get("call_site"):
+        call_site = session.loaded.learned.call_site
+        if call_site:
             # Learned from the free of a file of our own: whoever freed that is ext4.
-            self._call_sites = (session.learned["call_site"],)
+            self._call_sites = (call_site,)
 
     def configure(self) -> None:
         """Tell the programs who the canary is and who may free."""
@@ -109,14 +109,11 @@ class Judging:
     def misses(self) -> dict[str, int]:
         """Skipped runs by role; a program shared by two roles counts for both."""
         misses = self._session.misses()
-        totals: dict[str, int] = {}
-        for hook in self._session.hooks:
-            for rung in LADDER[hook.role]:
-                if hook.rung == rung.name:
-                    totals[hook.role] = sum(misses.get(a.function, 0) for a in rung.attachments)
-        if "rcu_free" not in totals and "any_free" in totals:
-            totals["rcu_free"] = totals["any_free"]
-        return totals
+        return {
+            hook.role: sum(misses.get(function, 0) for function in hook.functions)
+            for hook in self._session.loaded.hooks
+            if hook.has_rung
+        }
 
     def _is_test(self, address: int) -> bool:
         return address == _TEST_OBJECT or address in self._test_page

@@ -9,12 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ebpfwatch.catalogue.ladder import SHARED
 from ebpfwatch.daemon.canary import Canary, Run
 from ebpfwatch.events.wire import StepEvent
 from ebpfwatch.host import mounts
 from ebpfwatch.host.sources import Sources
-from ebpfwatch.kernel.session import Ladder
+from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.paths import Paths
 from ebpfwatch.system.log import say
 from ebpfwatch.verdicts.knowledge import NOT_BY_CANARY
@@ -34,12 +33,13 @@ class Liveness:
     """
 
     def __init__(
-        self, hooks: Sequence[Ladder], paths: Paths, sources: Sources, recorder: Recorder
+        self, hooks: Sequence[LoadedHook], paths: Paths, sources: Sources, recorder: Recorder
     ) -> None:
-        rungs = {hook.role: hook.rung for hook in hooks if hook.rung}
-        self.alive: dict[str, bool | None] = dict.fromkeys(rungs)
+        roles = [hook.role for hook in hooks if hook.has_rung]
+        shared_free = any(hook.role == "rcu_free" and hook.shared for hook in hooks)
+        self.alive: dict[str, bool | None] = dict.fromkeys(roles)
         self.success: dict[str, float] = {}
-        self._canary = Canary(frozenset(rungs), rungs.get("rcu_free", "").endswith(SHARED))
+        self._canary = Canary(frozenset(roles), shared_free)
         self._silent: set[str] = set()
         self._problems: dict[str, str] = {}
         self._shrunk: tuple[int, int] = (0, 0)

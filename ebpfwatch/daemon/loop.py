@@ -37,6 +37,7 @@ from ebpfwatch.host.sources import Sources
 from ebpfwatch.host.state import HostReader
 from ebpfwatch.kernel import tracebuffer
 from ebpfwatch.kernel.playback import PAGE_BYTES, Playback
+from ebpfwatch.kernel.protocol import LoadRequest
 from ebpfwatch.kernel.session import TableFill, load, start_loader
 from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.paths import Paths
@@ -120,7 +121,7 @@ class Daemon:
             say("stopped before the probes were loaded")
             return
         self._session = load(pending)
-        self._armed = self._session.dump.changed
+        self._armed = self._session.loaded.dump.changed
         try:
             self._begin(lock)
             self._follow(wakeup)
@@ -145,7 +146,7 @@ class Daemon:
 
         return Web(*address, self._config.metrics.web_config)
 
-    def _request(self) -> dict[str, object]:
+    def _request(self) -> LoadRequest:
         found = mounts.ext4_mounts(self._paths)
         if not found:
             raise EbpfwatchError(
@@ -153,11 +154,11 @@ class Daemon:
                 "mount one, then start again",
                 Exit.UNAVAILABLE,
             )
-        return {
-            **config.loader_request(self._config),
-            "mounts": [mount.path for mount in found if not mount.read_only],
-            "verbose": self._verbose,
-        }
+        return dataclasses.replace(
+            config.loader_request(self._config),
+            mounts=tuple(mount.path for mount in found if not mount.read_only),
+            verbose=self._verbose,
+        )
 
     def _take_signals(self) -> int:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -182,7 +183,7 @@ class Daemon:
         session = self._session
         test_page = self._test_page()
         self._liveness = Liveness(
-            session.hooks, self._paths, self._sources, self._surroundings.recorder
+            session.loaded.hooks, self._paths, self._sources, self._surroundings.recorder
         )
         self._judging = Judging(
             self._config,
@@ -195,7 +196,7 @@ class Daemon:
             test_page,
             self._this_boot,
         )
-        self._load = Load(session.slab_free_ns)
+        self._load = Load(session.loaded.slab_free_ns)
         # Kept for the perf buffers, where there are any; elsewhere it changes nothing.
         allowed = functools.partial(privileges.raised, "sys_admin")
         self._switch = HookSwitch(session, self._judging.configure, allowed)
@@ -226,8 +227,8 @@ class Daemon:
                 "journal": self._delivery.journal.connected,
                 "programs": {name: int(_id("prog", fd)) for name, fd in session.programs.items()},
                 "maps": {name: int(_id("map", fd)) for name, fd in session.maps.items()},
-                "offsets": session.offsets,
-                "learned": session.learned,
+                "offsets": session.loaded.offsets,
+                "learned": vars(session.loaded.learned),
             }
         )
         self._boot.look_back(self._sources)
@@ -242,7 +243,7 @@ class Daemon:
         session = self._session
         try:
             address = Playback(
-                session.programs, session.maps, session.offsets, session.learned
+                session.programs, session.maps, session.loaded.offsets, session.loaded.learned
             ).object
         except EbpfwatchError:
             return range(0)  # no BPF_PROG_TEST_RUN on this kernel, so no test object either
@@ -256,13 +257,14 @@ class Daemon:
         self._judging.configure()
 
     def _banner(self, url: str, kept: tuple[str, ...]) -> None:
-        for hook in self._session.hooks:
-            better = f" ({hook.reason})" if hook.reason and hook.rung else ""
-            why = f": {hook.reason}" if hook.reason and not hook.rung else ""
-            say(f"hook {hook.role}: {hook.rung or 'absent'}{better}{why}")
-        if self._session.slab_free_ns:
+        loaded = self._session.loaded
+        for hook in loaded.hooks:
+            better = f" ({hook.why})" if hook.why and hook.has_rung else ""
+            why = f": {hook.why}" if hook.why and not hook.has_rung else ""
+            say(f"hook {hook.role}: {hook.name or 'absent'}{better}{why}")
+        if loaded.slab_free_ns:
             say(
-                f"each free from any slab costs {self._session.slab_free_ns:.0f} ns here, the"
+                f"each free from any slab costs {loaded.slab_free_ns:.0f} ns here, the"
                 " kprobe's trap; the governor counts it"
             )
         say(f"kernel memory: {self._session.memory() / 2**20:.1f} MiB")
@@ -272,8 +274,8 @@ class Daemon:
             say(why_no_exe, "warning")
         for missing in self._delivery.kernel_log.missing:
             say(f"findings cannot go to {missing}", "notice")
-        if self._config.evidence.trace and self._session.dump.why_not:
-            say(f"an oops will not print the verdicts: {self._session.dump.why_not}", "notice")
+        if self._config.evidence.trace and loaded.dump.why_not:
+            say(f"an oops will not print the verdicts: {loaded.dump.why_not}", "notice")
         say(f"metrics: {url}/metrics" if url != "off" else "metrics: off")
         say(f"findings: {self._delivery.store.directory}")
         say(f"ready after {time.monotonic() - self._began:.1f} s; following the kernel")
@@ -475,13 +477,13 @@ class Daemon:
             hooks=tuple(
                 HookStatus(
                     hook.role,
-                    hook.rung,
-                    hook.reason,
+                    hook.name,
+                    hook.why,
                     self._liveness.alive.get(hook.role),
                     misses.get(hook.role, 0),
                     hook.role in self._switch.off,
                 )
-                for hook in session.hooks
+                for hook in session.loaded.hooks
             ),
             counters=counters,
             losses=losses,

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.libbpf import ENOTSUPP, map_lookup, map_update, raw_tracepoint_test_run
+from ebpfwatch.kernel.protocol import Learned
 
 __all__ = ["PAGE_BYTES", "FakeInode", "Playback"]
 
@@ -57,14 +58,14 @@ class Playback:
         programs: Mapping[str, int],
         maps: Mapping[str, int],
         offsets: Mapping[str, int],
-        learned: Mapping[str, int],
+        learned: Learned,
     ) -> None:
         self._programs = programs
         self._maps = maps
         self._offsets = offsets
-        self._cache = learned["cache"]
-        self._dead = learned["dead_state"]
-        self.call_site = learned["call_site"]
+        self._cache = learned.cache
+        self._dead = learned.dead_state
+        self.call_site = learned.call_site
         try:
             raw_tracepoint_test_run(programs["find_selftest_page"])
         except OSError as error:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable, TypeVar
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.events.wire import (
@@ -30,13 +30,14 @@ from ebpfwatch.events.wire import (
     Bucket,
     Settings,
 )
-from ebpfwatch.kernel import handoff, libbpf, tracebuffer
-from ebpfwatch.kernel.dry_run import DryRun
+from ebpfwatch.kernel import handoff, libbpf
 from ebpfwatch.kernel.links import Links
+from ebpfwatch.kernel.protocol import Examined, Loaded, LoadRequest
 
-__all__ = ["NEVER", "Ladder", "Pending", "Session", "TableFill", "load", "probe", "start_loader"]
+__all__ = ["NEVER", "Pending", "Session", "TableFill", "load", "probe", "start_loader"]
 
 _QUEUE = 4096
+_Reply = TypeVar("_Reply", Loaded, Examined)
 
 #: A time that does not come.
 NEVER = 2**64 - 1
@@ -54,15 +55,6 @@ _PYTHONPATH = os.pathsep.join(
 
 
 @dataclasses.dataclass(frozen=True)
-class Ladder:
-    """One role as the loader left it: the rung it got ("" = none) and why no better one."""
-
-    role: str
-    rung: str
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
 class TableFill:
     """A scan of the table: how many dying and dead objects, and when the oldest died (ns, 0 =
     none).
@@ -76,7 +68,7 @@ class TableFill:
 class Pending:
     """A loader child at work: start it early, collect it when its fds are needed."""
 
-    def __init__(self, request: dict[str, Any]) -> None:
+    def __init__(self, request: LoadRequest) -> None:
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._child = subprocess.Popen(
@@ -108,11 +100,13 @@ class Pending:
                 raise self._too_late(seconds)
         return False
 
-    def collect(self, seconds: float = LOADER_SECONDS) -> tuple[dict[str, Any], list[int]]:
+    def collect(
+        self, kind: type[_Reply], seconds: float = LOADER_SECONDS
+    ) -> tuple[_Reply, list[int]]:
         """The reply and the fds; raises ``EbpfwatchError`` with the child's own words."""
         self._connection.settimeout(seconds)
         try:
-            reply, fds = handoff.receive(self._connection)
+            reply, fds = handoff.receive(self._connection, kind)
         except socket.timeout:
             raise self._too_late(seconds) from None
         except (EOFError, OSError) as error:
@@ -125,8 +119,6 @@ class Pending:
         finally:
             self._connection.close()
         self._child.wait()
-        if "error" in reply:
-            raise EbpfwatchError(reply["error"], reply["hint"], Exit(reply["exit"]))
         return reply, fds
 
     def abandon(self) -> None:
@@ -161,45 +153,34 @@ def _waits_in(pid: int) -> str:
     return ""
 
 
-def start_loader(request: dict[str, Any]) -> Pending:
+def start_loader(request: LoadRequest) -> Pending:
     """Start compiling and attaching in a child; see ``Session`` for what comes back."""
     return Pending(request)
 
 
-def probe(
-    request: dict[str, Any], seconds: float = LOADER_SECONDS
-) -> tuple[list[Ladder], dict[str, bool], DryRun]:
+def probe(request: LoadRequest, seconds: float = LOADER_SECONDS) -> Examined:
     """What this kernel offers and takes of what ``request`` wants: everything is loaded once,
     nothing is attached or kept; raises ``EbpfwatchError``.
     """
-    reply, _ = start_loader({**request, "verify": True}).collect(seconds)
-    ladder = [Ladder(**hook) for hook in reply["hooks"]]
-    return ladder, reply["features"], DryRun.from_json(reply["dry_run"])
+    pending = start_loader(dataclasses.replace(request, verify=True))
+    return pending.collect(Examined, seconds)[0]
 
 
 class Session:
-    """The loaded watcher.
+    """The loaded watcher; ``loaded`` is what the loader said of it.
 
     ``records`` holds the raw records read so far, oldest first; ``dropped`` counts those that
     found it full.
     """
 
-    def __init__(self, reply: dict[str, Any], fds: list[int]) -> None:
-        names = reply["maps"]
-        programs = reply["programs"]
-        self.maps = dict(zip(names, fds))
-        program_fds = fds[len(names) : len(names) + len(programs)]
-        self.programs = dict(zip(programs, program_fds))
-        self.hooks = [Ladder(**hook) for hook in reply["hooks"]]
-        self.offsets: dict[str, int] = reply["offsets"]
-        self.features: dict[str, bool] = reply["features"]
-        self.learned: dict[str, int] = reply.get("learned", {})
-        #: What a counted ``slab_free`` costs, as measured when its kprobe was attached.
-        self.slab_free_ns = float(reply.get("slab_free_ns", 0.0))
-        self.dump = tracebuffer.Dump(**reply.get("dump", {"changed": False, "why_not": "off"}))
-        loaded = len(names) + len(programs)
-        self._fds = fds[:loaded]
-        self.links = Links(reply["links"], fds[loaded:], self.programs)
+    def __init__(self, loaded: Loaded, fds: list[int]) -> None:
+        self.loaded = loaded
+        maps = len(loaded.maps)
+        ours = maps + len(loaded.programs)
+        self.maps = dict(zip(loaded.maps, fds))
+        self.programs = dict(zip(loaded.programs, fds[maps:ours]))
+        self._fds = fds[:ours]
+        self.links = Links(loaded.places, fds[ours:], self.programs)
         self._cpus = libbpf.possible_cpus()
         self._submit_lost: tuple[int, ...] = (0,) * self._cpus
         self._buckets = (
@@ -210,7 +191,7 @@ class Session:
         self.since = {"alloc": 0, "any_free": 0, "unlink": 0}
         self.records: collections.deque[bytes] = collections.deque()
         self.dropped = 0
-        reader = libbpf.RingReader if self.features["ringbuf"] else libbpf.PerfReader
+        reader = libbpf.RingReader if loaded.features.ringbuf else libbpf.PerfReader
         self._ring = reader(self.maps["records"], self._keep)
 
     def _keep(self, record: bytes) -> None:
@@ -241,7 +222,7 @@ class Session:
 
         perf_event_open() of a whole CPU, where kernel.perf_event_paranoid is above 0.
         """
-        return () if self.features["ringbuf"] else ("sys_admin",)
+        return () if self.loaded.features.ringbuf else ("sys_admin",)
 
     def mend(self) -> int:
         """Open anew what CPUs have lost by going offline; returns how many.
@@ -343,5 +324,4 @@ class Session:
 
 def load(pending: Pending) -> Session:
     """Wait for the child and take over its fds."""
-    reply, fds = pending.collect()
-    return Session(reply, fds)
+    return Session(*pending.collect(Loaded))

@@ -15,17 +15,25 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from ebpfwatch.catalogue.ladder import UNITS, Rung, Unit
-from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.catalogue.ladder import UNITS, Attachment, Rung, Unit
+from ebpfwatch.errors import EbpfwatchError, Exit, Failure
 from ebpfwatch.kernel import handoff, tracebuffer
 from ebpfwatch.kernel.attach import attach_or_fail
 from ebpfwatch.kernel.dry_run import DryRun, Program
+from ebpfwatch.kernel.hook import LoadedHook
+from ebpfwatch.kernel.protocol import (
+    Examined,
+    Features,
+    Learned,
+    Loaded,
+    LoadRequest,
+    Place,
+)
 from ebpfwatch.loader import offsets, trap_cost
 from ebpfwatch.loader.btf import Btf, BtfError
-from ebpfwatch.loader.choice import Choice, Chooser, configure, insist
+from ebpfwatch.loader.choice import Chooser, configure, insist, rung_of
 from ebpfwatch.loader.compiler import Compiler, Module
 from ebpfwatch.loader.learn import learn
 from ebpfwatch.loader.prober import Prober
@@ -46,27 +54,27 @@ def main(argv: list[str]) -> int:
     if not _belong_to(int(argv[1])):
         return int(Exit.OSERR)
     connection = socket.socket(fileno=int(argv[0]))
-    request, _ = handoff.receive(connection)
+    reply: Loaded | Examined | Failure
+    fds: list[int] = []
     with open(os.memfd_create("loader-stderr"), "w+", encoding="utf-8") as log:
-        if not request.get("verbose"):
-            # clang's diagnostics: shown only when the compilation failed.
-            os.dup2(log.fileno(), 2)
         try:
+            request, _ = handoff.receive(connection, LoadRequest)
+            if not request.verbose:
+                # clang's diagnostics: shown only when the compilation failed.
+                os.dup2(log.fileno(), 2)
             reply, fds = _serve(request)
         except EbpfwatchError as error:
-            reply = {"error": error.message, "hint": error.hint, "exit": int(error.exit_code)}
-            fds = []
+            reply = Failure.of(error)
         except Exception as error:
             log.seek(0)
             said = [line.strip() for line in log if "error" in line.lower()]
-            reply = {
-                "error": f"loading the probes failed: {error}"
+            reply = Failure(
+                f"loading the probes failed: {error}"
                 + (f" ({'; '.join(said[:3])})" if said else ""),
-                "hint": "this is a defect of ebpfwatch: report it with the output of"
+                "this is a defect of ebpfwatch: report it with the output of"
                 " `ebpfwatch run --verbose`; `ebpfwatch check` says whether it can do without",
-                "exit": int(Exit.SOFTWARE),
-            }
-            fds = []
+                Exit.SOFTWARE,
+            )
         handoff.send(connection, reply, tuple(fds))
     return 0
 
@@ -82,7 +90,7 @@ def _belong_to(parent: int) -> bool:
     return os.getppid() == parent
 
 
-def _serve(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+def _serve(request: LoadRequest) -> tuple[Loaded | Examined, list[int]]:
     missing = capabilities_missing()
     if missing:
         raise EbpfwatchError(f"loading BPF programs needs {missing}", "run it as root", Exit.NOPERM)
@@ -107,22 +115,23 @@ def _mount_tracefs() -> None:
 class _Loading:
     """One request, from the ladder to the fds."""
 
-    def __init__(self, request: dict[str, Any]) -> None:
+    def __init__(self, request: LoadRequest) -> None:
         self.request = request
-        self.unit: Unit = UNITS[request["unit"]]
+        self.unit: Unit = UNITS[request.unit]
         targets = {
             attachment.target
             for rungs in self.unit.ladder.values()
             for rung in rungs
             for attachment in rung.attachments
         }
-        self.btf, self.why_no_btf = self._open_btf(request.get("btf", ""))
+        self.btf, self.why_no_btf = self._open_btf(request.btf)
         # A detached BTF tells offsets; only the kernel's own makes it take fentry programs.
-        own = None if request.get("btf") else self.btf
+        own = None if request.btf else self.btf
         self.prober = Prober(version_code(), find_symbols(targets), own)
-        self.features = self.prober.features()
+        self.have = self.prober.features()
+        self.features = Features(**self.have, btf=self.btf is not None)
         self.ticks = Ticks(self.prober.version)
-        self.chooser = Chooser(self.prober, self.btf, request.get("rungs", ""))
+        self.chooser = Chooser(self.prober, self.btf, request.rungs)
 
     @functools.cached_property
     def _tick_flags(self) -> Sequence[str]:
@@ -141,82 +150,90 @@ class _Loading:
                 ) from None
             return None, str(error)
 
-    def serve(self) -> tuple[dict[str, Any], list[int]]:
+    def serve(self) -> tuple[Loaded | Examined, list[int]]:
         """The reply, and the fds in its order: maps, programs, links."""
-        choices, learning_rungs = self._choose(self.chooser)
-        reply: dict[str, Any] = {
-            "hooks": [
-                {"role": c.role, "rung": c.name if c.rung else "", "reason": c.reason}
-                for c in choices
-            ],
-            "features": {**self.features, "btf": self.btf is not None},
-        }
-        if self.request.get("verify"):
-            reply["dry_run"] = self._verify(choices, learning_rungs).to_json()
-            return reply, []
-        insist(self.unit, choices, self.why_no_btf)
-        compiler = Compiler(self.prober.version, self.features)
-        reply["offsets"] = self._offsets(compiler)
-        flags = [f"-D{name}={value}" for name, value in reply["offsets"].items()]
+        hooks, learning_rungs = self._choose(self.chooser)
+        if self.request.verify:
+            return Examined(hooks, self.features, self._verify(hooks, learning_rungs)), []
+        insist(self.unit, hooks, self.why_no_btf)
+        compiler = Compiler(self.prober.version, self.have)
+        offsets = self._offsets(compiler)
+        flags = [f"-D{name}={value}" for name, value in offsets.items()]
+        learned = Learned()
         if self.unit.learns:
-            flags += self._learn(compiler, learning_rungs, flags, reply)
-        flags += self._sizes([choice.rung for choice in choices if choice.rung])
-        reply["features"]["ticks"] = bool(self._tick_flags)
-        names = self.unit.maps
-        if self.request.get("trace"):
-            paths, wanted = Paths(), bool(self.request.get("dump_on_oops"))
-            sysctl = paths.proc / tracebuffer.SYSCTL
-            dump = tracebuffer.prepare(paths.sys / "kernel/tracing", sysctl, wanted)
-            reply["dump"] = dataclasses.asdict(dump)
-        if self.request.get("first_stacks"):
-            names = (*names, "stacks")
-        module = compiler.compile(self.request["unit"], flags)
-        reply["maps"] = names
-        return reply, self._attach_all(module, choices, reply)
+            teach = self._teach(learning_rungs, flags)
+            learned = learn(compiler, self.prober, learning_rungs, teach, self.request.mounts)
+            offsets["OFF_VFS_INODE"] = learned.vfs_inode
+            flags += _learned_flags(learned)
+        flags += self._sizes(self.chooser, hooks)
+        dump = self._prepare_dump()
+        maps = (*self.unit.maps, *(["stacks"] if self.request.first_stacks else []))
+        # Kept in self: its fds are closed with it, and they have to be sent first.
+        self.module = compiler.compile(self.request.unit, flags)
+        attached = self._attach_all(self.module, hooks)
+        fds = [*(self.module.map(name) for name in maps), *attached.program_fds, *attached.links]
+        return Loaded(
+            hooks,
+            self.features,
+            offsets,
+            learned,
+            maps,
+            tuple(attached.programs),
+            tuple(attached.places),
+            attached.slab_free_ns,
+            dump,
+        ), fds
 
-    def _choose(self, chooser: Chooser) -> tuple[list[Choice], list[Rung]]:
+    def _prepare_dump(self) -> tracebuffer.Dump:
+        if not self.request.trace:
+            return tracebuffer.Dump(False, "off")
+        paths = Paths()
+        sysctl = paths.proc / tracebuffer.SYSCTL
+        return tracebuffer.prepare(paths.sys / "kernel/tracing", sysctl, self.request.dump_on_oops)
+
+    def _choose(self, chooser: Chooser) -> tuple[tuple[LoadedHook, ...], list[Rung]]:
         """What each role gets, and the rungs that probes/learn.c takes."""
-        choices = [chooser.choose(role, rungs) for role, rungs in self.unit.ladder.items()]
-        learning = [c for c in choices if self.unit.learns and c.role in ("evict", "any_free")]
-        found = [
-            chooser.learning_rung(choice, self.unit.ladder[choice.role]) for choice in learning
-        ]
+        hooks = [chooser.choose(role, rungs) for role, rungs in self.unit.ladder.items()]
+        learning = [h for h in hooks if self.unit.learns and h.role in ("evict", "any_free")]
+        found = [chooser.learning_rung(hook, self.unit.ladder[hook.role]) for hook in learning]
         learning_rungs = [rung for rung in found if rung is not None]
-        configure(choices, {**self.request, "rungs": chooser.rungs})
-        return choices, learning_rungs
+        request = dataclasses.replace(self.request, rungs=chooser.rungs)
+        return configure(hooks, request), learning_rungs
 
-    def _verify(self, choices: list[Choice], learning_rungs: list[Rung]) -> DryRun:
+    def _verify(self, hooks: Sequence[LoadedHook], learning_rungs: list[Rung]) -> DryRun:
         """Load all that would be attached, attach none of it; where some is refused, once more
         without that.
         """
-        left_out = {c.role: c.name for c in choices if c.name and c.rung is None}
         try:
-            programs = self._examine(choices, learning_rungs)
+            programs = self._examine(self.chooser, hooks, learning_rungs)
         except EbpfwatchError as error:
-            return DryRun(left_out=left_out, error=error)
+            return DryRun(failure=Failure.of(error))
         refused = [program for program in programs if program.refusal]
         rungs = self.chooser.rungs
-        instead = step_down(self.chooser, choices, refused, rungs) if refused else ""
+        instead = step_down(self.chooser, hooks, refused, rungs) if refused else ""
         if instead:
+            chooser = Chooser(self.prober, self.btf, instead)
             try:
-                again = self._examine(*self._choose(Chooser(self.prober, self.btf, instead)))
+                again = self._examine(chooser, *self._choose(chooser))
             except EbpfwatchError:
                 instead = ""
             else:
                 instead = "" if any(program.refusal for program in again) else instead
-        return DryRun(tuple(programs), left_out, instead)
+        return DryRun(tuple(programs), instead)
 
-    def _examine(self, choices: list[Choice], learning_rungs: list[Rung]) -> list[Program]:
-        insist(self.unit, choices, self.why_no_btf)
-        compiler = Compiler(self.prober.version, self.features)
+    def _examine(
+        self, chooser: Chooser, hooks: Sequence[LoadedHook], learning_rungs: list[Rung]
+    ) -> list[Program]:
+        insist(self.unit, hooks, self.why_no_btf)
+        compiler = Compiler(self.prober.version, self.have)
         flags = [f"-D{name}={value}" for name, value in self._offsets(compiler).items()]
-        examiner = Examiner(self.prober, bool(self.request.get("verbose")))
+        examiner = Examiner(self.prober, self.request.verbose)
         module = compiler.compile("learn.c", self._teach(learning_rungs, flags))
         programs = examiner.learner(module, learning_rungs)
         module.close()
-        flags += _learned(STAND_INS) + self._sizes([c.rung for c in choices if c.rung])
-        module = compiler.compile(self.request["unit"], flags)
-        programs += examiner.roles(module, choices)
+        flags += _learned_flags(STAND_INS) + self._sizes(chooser, hooks)
+        module = compiler.compile(self.request.unit, flags)
+        programs += examiner.roles(module, hooks, self.unit.ladder)
         programs += examiner.unattached(module, self.unit.unattached)
         module.close()
         return programs
@@ -226,19 +243,19 @@ class _Loading:
             return offsets.from_btf(self.btf)
         return offsets.from_headers(compiler, self.why_no_btf)
 
-    def _sizes(self, rungs: list[Rung]) -> list[str]:
+    def _sizes(self, chooser: Chooser, hooks: Sequence[LoadedHook]) -> list[str]:
         """The flags that the configuration and the rungs make."""
         request, page = self.request, os.sysconf("SC_PAGE_SIZE")
-        flags = [flag for rung in rungs for flag in self.chooser.defines(rung)]
+        ladder = self.unit.ladder
         return [
-            *flags,
-            f"-DTABLE_BUCKETS={max(1, request['table_slots'] // 4)}",
-            f"-DNOTE_SLOTS={request['note_slots']}",
-            f"-DRING_PAGES={max(1, request['ring_bytes'] // page)}",
+            *(flag for hook in hooks for flag in chooser.hook_defines(hook, ladder)),
+            f"-DTABLE_BUCKETS={max(1, request.table_slots // 4)}",
+            f"-DNOTE_SLOTS={request.note_slots}",
+            f"-DRING_PAGES={max(1, request.ring_bytes // page)}",
             *self._tick_flags,
-            *(["-DTRACE_VERDICTS"] if request.get("trace") else []),
-            *([] if request.get("names", True) else ["-DNO_NAMES"]),
-            *(["-DFIRST_STACKS"] if request.get("first_stacks") else []),
+            *(["-DTRACE_VERDICTS"] if request.trace else []),
+            *([] if request.names else ["-DNO_NAMES"]),
+            *(["-DFIRST_STACKS"] if request.first_stacks else []),
         ]
 
     def _teach(self, learning_rungs: list[Rung], flags: list[str]) -> list[str]:
@@ -252,68 +269,61 @@ class _Loading:
         defines = [flag for rung in learning_rungs for flag in self.chooser.defines(rung)]
         return [*flags, *defines, f"-DLEARNER_TGID={os.getpid()}"]
 
-    def _learn(
-        self,
-        compiler: Compiler,
-        learning_rungs: list[Rung],
-        flags: list[str],
-        reply: dict[str, Any],
-    ) -> list[str]:
-        how = self._teach(learning_rungs, flags)
-        learned = learn(compiler, self.prober, learning_rungs, how, self.request["mounts"])
-        reply["learned"] = learned
-        reply["offsets"]["OFF_VFS_INODE"] = learned["vfs_inode"]
-        return _learned(learned)
-
-    def _attach_all(
-        self, module: Module, choices: list[Choice], reply: dict[str, Any]
-    ) -> list[int]:
-        fds = [module.map(name) for name in reply["maps"]]
-        costs_a_trap = self.request.get("attach", True) and any(
-            c.role == "any_free" and c.rung and c.rung.kind == "kprobe" for c in choices
-        )
+    def _attach_all(self, module: Module, hooks: Sequence[LoadedHook]) -> _Attached:
+        found = _Attached()
+        slab_free = any(hook.role == "any_free" and hook.kind == "kprobe" for hook in hooks)
+        costs_a_trap = self.request.attach and slab_free
         before_ns = trap_cost.call_ns() if costs_a_trap else 0.0
-        programs: list[str] = []
-        links: list[int] = []
         # In the ladder's order: alloc before evict, evict before the frees, so that no life is
         # seen to end that was not seen to begin.
-        reply["links"] = []
-        for choice, rung in [(choice, choice.rung) for choice in choices if choice.rung]:
+        for hook in hooks:
+            rung = rung_of(hook, self.unit.ladder)
             # Within a role the end comes first: a task that was seen to enter ext4_unlink or
             # shrink_slab, but not to leave, would be in there for ever.
-            for attachment in reversed(rung.attachments):
-                symbol = self.prober.symbol(rung.kind, attachment)
-                program = module.load(
-                    rung.kind, attachment.function, self.prober.btf_id(rung.kind, symbol)
-                )
-                try:
-                    if self.request.get("attach", True):  # a model test runs them by hand
-                        links.append(attach_or_fail(rung.kind, program, attachment, symbol))
-                except EbpfwatchError:
-                    if not attachment.optional:
-                        raise
-                    continue
-                programs.append(attachment.function)
-                fds.append(program)
-                where = {"role": choice.role, "kind": rung.kind, "symbol": symbol}
-                reply["links"].append({**where, **dataclasses.asdict(attachment)})
+            for attachment in reversed(rung.attachments if rung else ()):
+                self._attach(module, hook, attachment, found)
         if costs_a_trap:
-            reply["slab_free_ns"] = max(0.0, trap_cost.call_ns() - before_ns)
+            found.slab_free_ns = max(0.0, trap_cost.call_ns() - before_ns)
         for name in self.unit.unattached:
-            programs.append(name)
-            fds.append(module.load("raw_tracepoint", name))
-        reply["programs"] = programs
-        # The module must not be collected before its fds are sent.
-        self.module = module
-        return fds + links
+            found.programs.append(name)
+            found.program_fds.append(module.load("raw_tracepoint", name))
+        return found
+
+    def _attach(
+        self, module: Module, hook: LoadedHook, attachment: Attachment, found: _Attached
+    ) -> None:
+        symbol = self.prober.symbol(hook.kind, attachment)
+        btf_id = self.prober.btf_id(hook.kind, symbol)
+        program = module.load(hook.kind, attachment.function, btf_id)
+        try:
+            if self.request.attach:  # a model test runs them by hand
+                found.links.append(attach_or_fail(hook.kind, program, attachment, symbol))
+        except EbpfwatchError:
+            if not attachment.optional:
+                raise
+            return
+        found.programs.append(attachment.function)
+        found.program_fds.append(program)
+        found.places.append(Place(hook.role, hook.kind, symbol, attachment))
 
 
-def _learned(values: Mapping[str, int]) -> list[str]:
+@dataclasses.dataclass
+class _Attached:
+    """What was loaded and attached so far; ``links`` and ``places`` are in the same order."""
+
+    programs: list[str] = dataclasses.field(default_factory=list)
+    program_fds: list[int] = dataclasses.field(default_factory=list)
+    places: list[Place] = dataclasses.field(default_factory=list)
+    links: list[int] = dataclasses.field(default_factory=list)
+    slab_free_ns: float = 0.0
+
+
+def _learned_flags(learned: Learned) -> list[str]:
     return [
-        f"-DOFF_VFS_INODE={values['vfs_inode']}",
-        f"-DEXT4_INODE_CACHE={values['cache']:#x}ULL",
-        f"-DDEAD_STATE={values['dead_state']:#x}u",
-        f"-DEXT4_FREE_SITE={values['call_site']:#x}ULL",
+        f"-DOFF_VFS_INODE={learned.vfs_inode}",
+        f"-DEXT4_INODE_CACHE={learned.cache:#x}ULL",
+        f"-DDEAD_STATE={learned.dead_state:#x}u",
+        f"-DEXT4_FREE_SITE={learned.call_site:#x}ULL",
     ]
 
 

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from ebpfwatch.catalogue.ladder import NONE, SHARED, SHARED_FREE, Rung, Unit, Wish, wishes
+from ebpfwatch.catalogue.ladder import NONE, SHARED_FREE, Rung, Unit, Wish, wishes
 from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.kernel.hook import LoadedHook
+from ebpfwatch.kernel.protocol import LoadRequest
 from ebpfwatch.loader.btf import Btf, BtfError
 from ebpfwatch.loader.prober import Prober
 
-__all__ = ["Choice", "Chooser", "configure", "insist"]
+__all__ = ["Chooser", "configure", "insist", "rung_of"]
 
 
-@dataclasses.dataclass
-class Choice:
-    """What became of one role: the rung it got (or None), why no better one, and at what price."""
-
-    role: str
-    rung: Rung | None
-    name: str
-    reason: str
+def rung_of(hook: LoadedHook, ladder: Mapping[str, tuple[Rung, ...]]) -> Rung | None:
+    """The row of the ladder that the hook is on; None if it has no rung of its own."""
+    if not hook.has_rung or hook.shared:
+        return None
+    place = hook.kind, hook.target
+    rungs = ladder[hook.role]
+    return next(rung for rung in rungs if (rung.kind, rung.attachments[0].target) == place)
 
 
 class Chooser:
@@ -37,16 +38,14 @@ class Chooser:
         self.rungs = rungs
         self._wishes = wishes(rungs)
 
-    def choose(self, role: str, rungs: tuple[Rung, ...]) -> Choice:
+    def choose(self, role: str, rungs: tuple[Rung, ...]) -> LoadedHook:
         """The best rung that holds; raises ``EbpfwatchError`` if a wished one does not."""
         wish = self._wishes.get(role)
         refused: list[tuple[Rung, str]] = []
         for rung in rungs:
             why_not = self._why_not(rung, wish)
             if not why_not:
-                price = f"it {rung.note}" if rung.note else ""
-                reason = "; ".join(filter(None, (_words(refused), price)))
-                return Choice(role, rung, rung.name, reason)
+                return _on(role, rung, _words(refused))
             refused.append((rung, why_not))
         if wish is not None and wish.kind != NONE:
             wished = [pair for pair in refused if wish.grants(pair[0])]
@@ -55,7 +54,7 @@ class Chooser:
                 "see `ebpfwatch check`",
                 Exit.UNAVAILABLE,
             )
-        return Choice(role, None, "", _words(refused))
+        return LoadedHook(role, reason=_words(refused))
 
     def below(self, rung: Rung, rungs: tuple[Rung, ...]) -> Rung | None:
         """The next of a role's rungs that holds, whatever was wished; None if there is none.
@@ -66,13 +65,12 @@ class Chooser:
         holding = (one for one in later if not one.note and not self._why_not(one, None))
         return next(holding, None)
 
-    def learning_rung(self, choice: Choice, rungs: tuple[Rung, ...]) -> Rung | None:
+    def learning_rung(self, hook: LoadedHook, rungs: tuple[Rung, ...]) -> Rung | None:
         """The rung to learn on for a moment at start: the one that was taken, else, where none was
         wished, the first that holds.
         """
-        if choice.rung is not None:
-            return choice.rung
-        return next((rung for rung in rungs if not self._why_not(rung, None)), None)
+        taken = rung_of(hook, {hook.role: rungs})
+        return taken or next((rung for rung in rungs if not self._why_not(rung, None)), None)
 
     def _why_not(self, rung: Rung, wish: Wish | None) -> str:
         if wish is not None and not wish.grants(rung):
@@ -103,6 +101,19 @@ class Chooser:
             flags.append(f"-D{rung.cache_argument[1]}={self._cache_index(rung)}")
         return flags
 
+    def hook_defines(self, hook: LoadedHook, ladder: Mapping[str, tuple[Rung, ...]]) -> list[str]:
+        """The same for a hook as it was chosen."""
+        if hook.shared:
+            return [f"-D{SHARED_FREE}"]
+        rung = rung_of(hook, ladder)
+        return self.defines(rung) if rung else []
+
+
+def _on(role: str, rung: Rung, reason: str) -> LoadedHook:
+    functions = tuple(attachment.function for attachment in rung.attachments)
+    target = rung.attachments[0].target
+    return LoadedHook(role, rung.kind, target, functions, reason=reason, costs=rung.note)
+
 
 def _words(refused: list[tuple[Rung, str]]) -> str:
     """One clause for neighbours of one kind that failed for one reason."""
@@ -113,44 +124,49 @@ def _words(refused: list[tuple[Rung, str]]) -> str:
     )
 
 
-def insist(unit: Unit, choices: list[Choice], why_no_btf: str) -> None:
+def insist(unit: Unit, hooks: Sequence[LoadedHook], why_no_btf: str) -> None:
     """Raise unless the roles that nothing works without have a rung."""
-    by_role = {choice.role: choice for choice in choices}
-    needed = [by_role[role] for role in unit.required if by_role[role].rung is None]
-    if "rcu_free" in by_role and by_role["rcu_free"].rung is None:
-        needed.append(by_role["rcu_free"])
-    for choice in needed:
-        raise EbpfwatchError(
-            f"no way to hook {choice.role} on this kernel: {choice.reason}"
-            + (f"; {why_no_btf}" if why_no_btf else ""),
-            "see `ebpfwatch check`; Linux 4.17 or later with ext4 tracepoints is needed",
-            Exit.UNAVAILABLE,
-        )
+    by_role = {hook.role: hook for hook in hooks}
+    needed = [by_role[role] for role in unit.required]
+    needed += [by_role[role] for role in ("rcu_free",) if role in by_role]
+    for hook in needed:
+        if not hook.has_rung:
+            raise EbpfwatchError(
+                f"no way to hook {hook.role} on this kernel: {hook.why}"
+                + (f"; {why_no_btf}" if why_no_btf else ""),
+                "see `ebpfwatch check`; Linux 4.17 or later with ext4 tracepoints is needed",
+                Exit.UNAVAILABLE,
+            )
 
 
-def _choose_alloc(alloc: Choice, wanted: str) -> None:
+def configure(hooks: Sequence[LoadedHook], request: LoadRequest) -> tuple[LoadedHook, ...]:
+    """Apply hooks.alloc and hooks.strict; a free without a hook of its own shares the strict."""
+    by_role = {hook.role: hook for hook in hooks}
+    if "alloc" in by_role and "alloc" not in wishes(request.rungs):
+        by_role["alloc"] = _choose_alloc(by_role["alloc"], request.alloc)
+    if "any_free" in by_role:
+        rcu, strict = by_role["rcu_free"], by_role["any_free"]
+        if not rcu.has_rung and strict.has_rung:
+            by_role["rcu_free"] = dataclasses.replace(
+                strict, role="rcu_free", shared=True, reason=rcu.reason, costs=""
+            )
+        elif not request.strict:
+            by_role["any_free"] = _left_out(strict, "switched off: hooks.strict is false")
+    return tuple(by_role.values())
+
+
+def _choose_alloc(alloc: LoadedHook, wanted: str) -> LoadedHook:
     """Without it the object itself tells a new life: its i_state and i_count (probes/free.h)."""
     if wanted == "never":
-        alloc.rung, alloc.reason = None, "switched off: hooks.alloc is never"
-    elif wanted == "auto" and alloc.rung and alloc.rung.kind == "raw_tracepoint":
-        alloc.rung = None
-        alloc.reason = (
+        return _left_out(alloc, "switched off: hooks.alloc is never")
+    if wanted == "auto" and alloc.kind == "raw_tracepoint":
+        return _left_out(
+            alloc,
             "left out: it would run on every slab allocation, and the object itself tells a new"
-            " life; hooks.alloc: always takes it"
+            " life; hooks.alloc: always takes it",
         )
+    return alloc
 
 
-def configure(choices: list[Choice], request: dict[str, Any]) -> None:
-    """Apply hooks.alloc and hooks.strict; a free without a hook of its own shares the strict."""
-    by_role = {choice.role: choice for choice in choices}
-    if "alloc" in by_role and "alloc" not in wishes(request.get("rungs", "")):
-        _choose_alloc(by_role["alloc"], request["alloc"])
-    if "any_free" not in by_role:
-        return
-    rcu, strict = by_role["rcu_free"], by_role["any_free"]
-    if rcu.rung is None and strict.rung is not None:
-        rcu.rung = Rung(strict.rung.kind, (), (SHARED_FREE,))
-        rcu.name = f"{strict.name} {SHARED}"
-    elif not request["strict"]:
-        strict.rung = None
-        strict.reason = "switched off: hooks.strict is false"
+def _left_out(hook: LoadedHook, reason: str) -> LoadedHook:
+    return LoadedHook(hook.role, reason=reason, left_out=hook.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import struct
@@ -12,6 +13,7 @@ from ebpfwatch.catalogue.ladder import Rung
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.attach import attach_or_fail
 from ebpfwatch.kernel.libbpf import map_lookup
+from ebpfwatch.kernel.protocol import Learned
 from ebpfwatch.loader.compiler import Compiler
 from ebpfwatch.loader.prober import Prober
 
@@ -19,7 +21,7 @@ __all__ = ["learn"]
 
 _SECONDS = 5.0
 _LOOKS = 100
-_FIELDS = ("cache", "call_site", "object", "dead_state", "vfs_inode")
+_FIELDS = tuple(field.name for field in dataclasses.fields(Learned))
 
 
 def learn(
@@ -28,8 +30,8 @@ def learn(
     rungs: Sequence[Rung],
     flags: list[str],
     mounts: Sequence[str],
-) -> dict[str, int]:
-    """The fields of ``struct learned``; ``rungs`` hook the eviction and the free.
+) -> Learned:
+    """What the kernel tells; ``rungs`` hook the eviction and the free.
 
     Raises ``EbpfwatchError`` when no mount lets us create a file, or when it is never freed.
     """
@@ -48,7 +50,7 @@ def learn(
         module.close()
 
 
-def _wait(fd: int, mounts: Sequence[str]) -> dict[str, int]:
+def _wait(fd: int, mounts: Sequence[str]) -> Learned:
     layout = f"{len(_FIELDS)}Q"
     deadline = time.monotonic() + _SECONDS
     # One after the other, not all at once: one that is frozen keeps whoever writes there.
@@ -58,7 +60,7 @@ def _wait(fd: int, mounts: Sequence[str]) -> dict[str, int]:
         for _ in range(_LOOKS if _die_young(mount) else 1):
             values = struct.unpack(layout, map_lookup(fd, 0, struct.calcsize(layout)))
             if values[0]:
-                return dict(zip(_FIELDS, values))
+                return Learned(*values)
             time.sleep(0.002)
     raise EbpfwatchError(
         f"no ext4 inode of ours was freed within {_SECONDS:.0f} s, so ext4's cache is not known",

@@ -6,11 +6,13 @@ the program: the verifier of another kernel may refuse what ours let in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ebpfwatch.catalogue.ladder import LADDER, NONE, REQUIRED, Rung, wishes
 from ebpfwatch.kernel.dry_run import LEARNER, SELFTEST, Program
-from ebpfwatch.loader.choice import Choice, Chooser
+from ebpfwatch.kernel.hook import LoadedHook
+from ebpfwatch.kernel.protocol import Learned
+from ebpfwatch.loader.choice import Chooser, rung_of
 from ebpfwatch.loader.compiler import Module
 from ebpfwatch.loader.prober import Prober
 from ebpfwatch.loader.refusal import last_words, overheard
@@ -19,12 +21,12 @@ __all__ = ["STAND_INS", "Examiner", "step_down"]
 
 #: For what probes/learn.c would find out with programs that are attached. The compiler takes them
 #: as constants of the same size as the real ones, which is all that the verifier sees of them.
-STAND_INS = {
-    "vfs_inode": 512,
-    "cache": 0xFFFF888100000000,
-    "dead_state": 0x60,
-    "call_site": 0xFFFFFFFF81000000,
-}
+STAND_INS = Learned(
+    cache=0xFFFF888100000000,
+    call_site=0xFFFFFFFF81000000,
+    dead_state=0x60,
+    vfs_inode=512,
+)
 
 
 class Examiner:
@@ -34,12 +36,17 @@ class Examiner:
         self._prober = prober
         self._verbose = verbose
 
-    def roles(self, module: Module, choices: Iterable[Choice]) -> list[Program]:
-        """The programs of every role that has a rung."""
+    def roles(
+        self,
+        module: Module,
+        hooks: Iterable[LoadedHook],
+        ladder: Mapping[str, tuple[Rung, ...]],
+    ) -> list[Program]:
+        """The programs of every role that has a rung of its own."""
         return [
-            self._load(module, choice.role, rung.kind, attachment.function, attachment.target)
-            for choice in choices
-            for rung in [choice.rung]
+            self._load(module, hook.role, rung.kind, attachment.function, attachment.target)
+            for hook in hooks
+            for rung in [rung_of(hook, ladder)]
             if rung is not None
             for attachment in rung.attachments
         ]
@@ -71,18 +78,19 @@ def _words(error: Exception) -> str:
 
 
 def step_down(
-    chooser: Chooser, choices: Sequence[Choice], refused: Sequence[Program], rungs: str
+    chooser: Chooser, hooks: Sequence[LoadedHook], refused: Sequence[Program], rungs: str
 ) -> str:
     """The text of hooks.rungs that keeps each refused program's role off its rung: on the next that
     holds, else on none; "" where that cannot help.
     """
     wanted = {role: str(wish) for role, wish in wishes(rungs).items()}
     lost = {program.role for program in refused}
-    for choice in choices:
-        if choice.role in lost and choice.rung is not None:
-            rung = chooser.below(choice.rung, LADDER[choice.role])
-            wanted[choice.role] = f"{rung.kind}:{rung.attachments[0].target}" if rung else NONE
-            lost.discard(choice.role)
+    for hook in hooks:
+        taken = rung_of(hook, LADDER)
+        if hook.role in lost and taken is not None:
+            rung = chooser.below(taken, LADDER[hook.role])
+            wanted[hook.role] = f"{rung.kind}:{rung.attachments[0].target}" if rung else NONE
+            lost.discard(hook.role)
     if lost or any(wanted.get(role) == NONE for role in REQUIRED):
         return ""  # the learner, the self-test's program, or what nothing works without
     return " ".join(f"{role}={wish}" for role, wish in wanted.items())

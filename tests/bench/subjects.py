@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Callable
 
-from ebpfwatch.catalogue.ladder import LADDER, Attachment
+from ebpfwatch.catalogue.ladder import Attachment
 from ebpfwatch.kernel.attach import attach_or_fail
 from ebpfwatch.kernel.session import Session
 from ebpfwatch.loader.prober import EXIT, PROGRAM_TYPES, load_program
@@ -114,13 +114,7 @@ def _watcher(session: Session) -> Callable[[], object]:
 
 
 def _floor(session: Session, stack: contextlib.ExitStack) -> Callable[[], object]:
-    places = [
-        (rung.kind, attachment)
-        for hook in session.hooks
-        for rung in LADDER[hook.role]
-        if hook.rung == rung.name
-        for attachment in rung.attachments
-    ]
+    places = [(place.kind, place.attachment) for place in session.loaded.places]
     programs = {}
     for kind, _ in places:
         if kind not in programs:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ebpfwatch.kernel import session as kernel_session
+from ebpfwatch.kernel.protocol import LoadRequest
 from ebpfwatch.kernel.session import Session
 
 __all__ = [
@@ -202,17 +203,17 @@ def watching(
 
 def load_session(ext4: Path, **changes: object) -> Session:
     """The watcher without the daemon, for tests that look into the maps."""
-    request: dict[str, object] = {
-        "unit": "ebpfwatch.c",
-        "alloc": "always",
-        "strict": True,
-        "table_slots": 32768,
-        "note_slots": 4096,
-        "ring_bytes": 262144,
-        "mounts": [str(ext4)],
-        **changes,
-    }
-    return kernel_session.load(kernel_session.start_loader(request))
+    request = LoadRequest(
+        "ebpfwatch.c",
+        alloc="always",
+        strict=True,
+        table_slots=32768,
+        note_slots=4096,
+        ring_bytes=262144,
+        mounts=(str(ext4),),
+    )
+    changed = dataclasses.replace(request, **changes)  # type: ignore[arg-type]
+    return kernel_session.load(kernel_session.start_loader(changed))
 
 
 def loaded_programs() -> set[str]:

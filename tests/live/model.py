@@ -108,7 +108,7 @@ class Arena:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        at = session.offsets
+        at = session.loaded.offsets
         offsets = [at[f"OFF_I_{name}"] for name in _FIELDS]
         self._low = at["OFF_VFS_INODE"] + min(offsets)
         stride = (max(offsets) - min(offsets) + 8 + 15) // 16 * 16
@@ -126,14 +126,14 @@ class Arena:
 
     def inode_address(self, index: int) -> int:
         """The address of the inode in it."""
-        return self.object(index) + self.session.offsets["OFF_VFS_INODE"]
+        return self.object(index) + self.session.loaded.offsets["OFF_VFS_INODE"]
 
     def _put(self, layout: str, offset: int, value: int) -> None:
         struct.pack_into("<" + layout, self._page, offset, value)
 
     def write(self, index: int) -> None:
         """Put one inode's present state into memory, and the dentry at it."""
-        at, inode = self.session.offsets, self.inodes[index]
+        at, inode = self.session.loaded.offsets, self.inodes[index]
         base = self.inode_address(index) - self._page_at
         head = self.inode_address(index) + at["OFF_I_SB_LIST"]
         listed = self._page_at + _LISTED + 16 * index if inode.published else head
@@ -150,16 +150,16 @@ class Arena:
 
     def run(self, what: str, index: int) -> None:
         """The program of this action, on this inode."""
-        learned, programs = self.session.learned, self.session.programs
+        learned, programs = self.session.loaded.learned, self.session.programs
         dentry = self._page_at + _DENTRY
-        site = STRANGER if what == "stranger" else learned["call_site"]
+        site = STRANGER if what == "stranger" else learned.call_site
         name, arguments = {
-            "alloc": ("kmem_cache_alloc", (site, self.object(index), learned["cache"])),
+            "alloc": ("kmem_cache_alloc", (site, self.object(index), learned.cache)),
             "unlink_enter": ("ext4_unlink_enter", (self.inode_address(index), dentry)),
             "unlink_exit": ("ext4_unlink_exit", (dentry, 0)),
             "evict": ("ext4_evict_inode", (self.inode_address(index),)),
-            "free": ("kmem_cache_free", (site, self.object(index), learned["cache"])),
-            "stranger": ("kmem_cache_free", (site, self.object(index), learned["cache"])),
+            "free": ("kmem_cache_free", (site, self.object(index), learned.cache)),
+            "stranger": ("kmem_cache_free", (site, self.object(index), learned.cache)),
             "shrink_start": ("mm_shrink_slab_start", ()),
             "shrink_end": ("mm_shrink_slab_end", ()),
         }[what]
@@ -197,7 +197,7 @@ class Model:
     @classmethod
     def fresh(cls, arena: Arena) -> Model:
         """A model of the arena as it is left by former histories, all of its inodes unborn."""
-        arena.session.configure(0, (arena.session.learned["call_site"],))
+        arena.session.configure(0, (arena.session.loaded.learned.call_site,))
         for index in range(len(arena.inodes)):
             arena.inodes[index] = FakeInode(published=False, ino=index, generation=1, nlink=1)
             arena.write(index)
@@ -266,7 +266,7 @@ class Model:
 
     def _witness(self, index: int) -> Flag:
         inode = self.arena.inodes[index]
-        dead = self.arena.session.learned["dead_state"]
+        dead = self.arena.session.loaded.learned.dead_state
         flags = Flag.WITNESS_READ
         if inode.state & dead == dead:
             flags |= Flag.WITNESS_CLEAR
@@ -284,7 +284,7 @@ class Model:
             return
         if what == "canary":
             self.canary = not self.canary
-            site = self.arena.session.learned["call_site"]
+            site = self.arena.session.loaded.learned.call_site
             self.arena.session.configure(os.getpid() if self.canary else 0, (site,))
             return
         crime = self._happen(what, index)
@@ -338,7 +338,7 @@ class Model:
     def _settle(self, what: str, index: int) -> None:
         """What the kernel writes after the hook: clear_inode() when it is evicted."""
         if what == "evict":
-            self.arena.inodes[index].state = self.arena.session.learned["dead_state"]
+            self.arena.inodes[index].state = self.arena.session.loaded.learned.dead_state
             self.arena.write(index)
 
     def _alloc(self, index: int) -> None:

@@ -59,7 +59,7 @@ def session(ext4: Path, alloc: str) -> Iterator[Session]:
 @pytest.fixture(scope="module")
 def bed(session: Session) -> Playback:
     """The object to play with."""
-    return Playback(session.programs, session.maps, session.offsets, session.learned)
+    return Playback(session.programs, session.maps, session.loaded.offsets, session.loaded.learned)
 
 
 def verdicts(session: Session, address: int) -> list[VerdictEvent]:
@@ -414,7 +414,9 @@ def test_without_names_the_verdicts_are_the_same(ext4: Path) -> None:
     """``evidence.names: false``: who unlinked is known, and what it was called is not."""
     session = load_session(ext4, names=False)
     try:
-        bed = Playback(session.programs, session.maps, session.offsets, session.learned)
+        bed = Playback(
+            session.programs, session.maps, session.loaded.offsets, session.loaded.learned
+        )
         double_free(bed)
         (event,) = verdicts(session, bed.object)
         assert event.verdict is KernelVerdict.DOUBLE_FREE

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ebpfwatch.advice import Advice, Level, hooks, memory, modules, plans, size, storage, survival
 from ebpfwatch.catalogue.ladder import LADDER
 from ebpfwatch.commands import check
-from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.errors import EbpfwatchError, Exit, Failure
 from ebpfwatch.host.blockdev import Stack
 from ebpfwatch.host.crash import CrashReadiness
 from ebpfwatch.host.disks import JOURNALS, Disk
@@ -31,7 +31,8 @@ from ebpfwatch.host.taint import Taint
 from ebpfwatch.host.vm import VmSettings
 from ebpfwatch.host.zoneinfo import Zone
 from ebpfwatch.kernel.dry_run import DryRun, Program
-from ebpfwatch.kernel.session import Ladder
+from ebpfwatch.kernel.hook import LoadedHook
+from ebpfwatch.kernel.protocol import Examined, Features
 from ebpfwatch.paths import Paths
 from tests.unit.host import TREES, fixture
 
@@ -392,10 +393,21 @@ def test_crash_readiness(parts: dict[str, Any], item: str, level: Level) -> None
 # -- hooks
 
 
-def ladder(**rungs: str) -> list[Ladder]:
+FEATURES = Features(ringbuf=True, cmpxchg=True, probe_read_kernel=True, btf=True)
+
+
+def ladder(**changes: LoadedHook) -> tuple[LoadedHook, ...]:
     """Best rungs but for those given."""
-    best = {role: rows[0].name for role, rows in LADDER.items()}
-    return [Ladder(role, rung, "why") for role, rung in {**best, **rungs}.items()]
+    best = {
+        role: LoadedHook(role, rows[0].kind, rows[0].attachments[0].target, reason="why")
+        for role, rows in LADDER.items()
+    }
+    return tuple({**best, **changes}.values())
+
+
+def without(*roles: str) -> tuple[LoadedHook, ...]:
+    """Best rungs, and none for these."""
+    return ladder(**{role: LoadedHook(role, reason="why") for role in roles})
 
 
 def tried(refused: str = "", instead: str = "", left_out: str = "") -> DryRun:
@@ -410,19 +422,27 @@ def tried(refused: str = "", instead: str = "", left_out: str = "") -> DryRun:
     at = next((n for n, program in enumerate(programs) if program.role == refused), None)
     if at is not None:
         programs[at] = dataclasses.replace(programs[at], refusal="R1 is bad")
-    return DryRun(tuple(programs), {left_out: "a rung"} if left_out else {}, instead)
+    return DryRun(tuple(programs), instead)
+
+
+def advised(hooks_found: tuple[LoadedHook, ...], dry_run: DryRun) -> list[Advice]:
+    """The lines for these hooks, on a kernel that has everything."""
+    return hooks.advise(Examined(hooks_found, FEATURES, dry_run))
 
 
 def test_hooks() -> None:
     """Best, weaker, absent, and absent where it must not be."""
-    assert hooks.usable(ladder(), tried()) and not hooks.usable(ladder(evict=""), tried())
-    assert not hooks.usable(ladder(rcu_free="", any_free=""), tried())
-    said = hooks.advise(ladder(alloc="other", destroy="", evict=""), {"ringbuf": False}, tried())
-    levels = {found.item: found.level for found in said}
+    assert hooks.usable(ladder(), tried()) and not hooks.usable(without("evict"), tried())
+    assert not hooks.usable(without("rcu_free", "any_free"), tried())
+    found = dict(zip(LADDER, without("destroy", "evict")))
+    found["alloc"] = LoadedHook("alloc", "kprobe", "another")
+    features = dataclasses.replace(FEATURES, ringbuf=False)
+    said = hooks.advise(Examined(tuple(found.values()), features, tried()))
+    levels = {one.item: one.level for one in said}
     assert levels["unlink"] is levels["learner"] is levels["selftest"] is Level.OK
     assert levels["alloc"] is levels["destroy"] is levels["ringbuf"] is Level.WARN
-    assert levels["evict"] is Level.FAIL
-    none = hooks.advise(ladder(rcu_free="", any_free=""), {}, tried())
+    assert levels["evict"] is Level.FAIL and levels["btf"] is Level.OK
+    none = advised(without("rcu_free", "any_free"), tried())
     assert line(none, "any_free").level is Level.FAIL
 
 
@@ -432,54 +452,53 @@ def test_a_refused_program(role: str) -> None:
     helps, the watcher cannot work.
     """
     dry_run = tried(role, instead="reclaim=none")
-    found = line(hooks.advise(ladder(), {}, dry_run), role)
+    found = line(advised(ladder(), dry_run), role)
     assert found.level is Level.FAIL and "R1 is bad" in found.why and "lost: " in found.why
     assert found.command == '# config.yaml, hooks: rungs: "reclaim=none"'
     assert hooks.usable(ladder(), dry_run)
-    assert line(hooks.advise(ladder(), {}, tried(role)), role).command == ""
+    assert line(advised(ladder(), tried(role)), role).command == ""
     assert not hooks.usable(ladder(), tried(role))
 
 
 def test_what_shares_a_program_shares_its_refusal() -> None:
     """rcu_free on the strict hook is lost with it."""
-    shared = ladder(rcu_free="raw_tracepoint kmem_cache_free (shared with any_free)")
-    said = hooks.advise(shared, {}, tried("any_free"))
+    rcu_free = LoadedHook("rcu_free", "raw_tracepoint", "kmem_cache_free", shared=True)
+    said = advised(ladder(rcu_free=rcu_free), tried("any_free"))
     assert line(said, "rcu_free").level is line(said, "any_free").level is Level.FAIL
-    assert line(hooks.advise(shared, {}, tried()), "rcu_free").level is Level.WARN  # not the best
+    said = advised(ladder(rcu_free=rcu_free), tried())
+    assert line(said, "rcu_free").level is Level.WARN  # not the best
+    assert line(said, "rcu_free").value.startswith(
+        "raw_tracepoint kmem_cache_free (shared with any_free), "
+    )
 
 
 def test_what_is_switched_off_is_not_what_does_not_hold() -> None:
     """alloc costs nothing when it is left out, the strict hook does."""
     for role, level in (("alloc", Level.OK), ("any_free", Level.WARN)):
-        said = hooks.advise(ladder(**{role: ""}), {}, tried(left_out=role))
+        hook = LoadedHook(role, left_out="a rung")
+        said = advised(ladder(**{role: hook}), tried(left_out=role))
         assert line(said, role).level is level and line(said, role).value == "not a rung"
 
 
 def test_what_could_not_be_tried_is_unknown() -> None:
     """The rungs that hold without a program that was loaded, and why."""
-    dry_run = DryRun(error=EbpfwatchError("no compiler", "install it", Exit.UNAVAILABLE))
-    said = hooks.advise(ladder(destroy=""), {}, dry_run)
+    error = EbpfwatchError("no compiler", "install it", Exit.UNAVAILABLE)
+    said = advised(without("destroy"), DryRun(failure=Failure.of(error)))
     assert line(said, "evict").level is line(said, "programs").level is Level.UNKNOWN
     assert line(said, "programs").why == "install it"
     assert line(said, "destroy").level is Level.WARN
-    assert "programs" not in {found.item for found in hooks.advise(ladder(), {}, tried())}
-
-
-@pytest.mark.parametrize(
-    "dry_run", [DryRun(), tried(), tried("evict", "x"), tried(left_out="alloc")]
-)
-def test_a_dry_run_survives_its_way_from_the_child(dry_run: DryRun) -> None:
-    """As JSON; an error keeps its words and its exit code."""
-    assert DryRun.from_json(json.loads(json.dumps(dry_run.to_json()))) == dry_run
-    failed = dataclasses.replace(dry_run, error=EbpfwatchError("a", "b", Exit.UNAVAILABLE))
-    error = DryRun.from_json(json.loads(json.dumps(failed.to_json()))).error
-    assert error and (error.message, error.hint, error.exit_code) == ("a", "b", 69)
+    assert "programs" not in {found.item for found in advised(ladder(), tried())}
 
 
 # -- the command
 
 
-TRIED = check._Hooks(ladder(), {}, tried())
+def shown(found: tuple[LoadedHook, ...], dry_run: DryRun) -> check._Hooks:
+    """As `check` has it after trying."""
+    return check._Hooks(Examined(found, FEATURES, dry_run))
+
+
+TRIED = shown(ladder(), tried())
 
 CODES = [
     (TRIED, machine(), [], Exit.OK),
@@ -487,22 +506,22 @@ CODES = [
     (TRIED, machine(), [Advice("plans", "x", Level.FAIL, "", "")], Exit.OK),
     (TRIED, machine(disks=()), [], Exit.UNAVAILABLE),
     (TRIED, machine(disks=(), problems={"disks": "x"}), [], Exit.OK),
-    (check._Hooks(ladder(evict=""), {}, tried()), machine(), [], Exit.UNAVAILABLE),
-    (check._Hooks(ladder(), {}, tried("evict")), machine(), [], Exit.UNAVAILABLE),
+    (shown(without("evict"), tried()), machine(), [], Exit.UNAVAILABLE),
+    (shown(ladder(), tried("evict")), machine(), [], Exit.UNAVAILABLE),
     (
-        check._Hooks(ladder(), {}, tried("unlink", "unlink=none")),
+        shown(ladder(), tried("unlink", "unlink=none")),
         machine(),
         [Advice("hooks", "unlink", Level.FAIL, "", "")],
         Exit.FAILED,
     ),
     (
-        check._Hooks(ladder(), {}, DryRun(error=EbpfwatchError("x", "", Exit.UNAVAILABLE))),
+        shown(ladder(), DryRun(failure=Failure("x", "", Exit.UNAVAILABLE))),
         machine(),
         [],
         Exit.UNAVAILABLE,
     ),
     (
-        check._Hooks([], {}, failure=EbpfwatchError("x", "", Exit.NOPERM)),
+        check._Hooks(failure=EbpfwatchError("x", "", Exit.NOPERM)),
         machine(),
         [Advice("memory", "x", Level.FAIL, "", "")],
         Exit.NOPERM,

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ebpfwatch.catalogue.ladder import LADDER, Attachment, Rung, wishes
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.dry_run import Program
-from ebpfwatch.loader.choice import Choice, Chooser
+from ebpfwatch.kernel.hook import LoadedHook
+from ebpfwatch.loader.choice import Chooser, rung_of
 from ebpfwatch.loader.prober import Prober
 from ebpfwatch.loader.refusal import last_words, overheard
 from ebpfwatch.loader.running import find_symbols
@@ -44,7 +45,7 @@ def test_what_is_not_wished_still_teaches() -> None:
     strict = "kprobe kmem_cache_free"
     chooser = Chooser(Kernel(strict), None, "any_free=none")
     choice = chooser.choose("any_free", LADDER["any_free"])
-    assert choice.rung is None
+    assert not choice.has_rung
     learning_rung = chooser.learning_rung(choice, LADDER["any_free"])
     assert learning_rung is not None and learning_rung.name == strict
     unable = Chooser(Kernel(), None, "")
@@ -56,7 +57,7 @@ def test_a_rung_says_its_price() -> None:
     """What it costs is no reason against a better one."""
     strict = Chooser(Kernel("raw_tracepoint kmem_cache_free"), None, "")
     strict._why_no_cache = lambda rung: ""  # type: ignore[method-assign]
-    assert strict.choose("any_free", LADDER["any_free"]).reason == "it runs on every slab free"
+    assert strict.choose("any_free", LADDER["any_free"]).why == "it runs on every slab free"
 
 
 def test_symbols_with_a_suffix(tmp_path: Path) -> None:
@@ -90,12 +91,11 @@ def test_the_best_rung_that_holds() -> None:
     choice = Chooser(kernel, None, "").choose("destroy", LADDER["destroy"])
     assert choice.name == "kprobe destroy_inode"
     assert (
-        choice.reason
-        == "fentry ext4_destroy_inode: no fentry; kprobe ext4_destroy_inode: no kprobe;"
+        choice.why == "fentry ext4_destroy_inode: no fentry; kprobe ext4_destroy_inode: no kprobe;"
         " it runs for every filesystem, and not for who calls ext4's own function"
     )
     alloc = Chooser(kernel, None, "").choose("alloc", LADDER["alloc"])
-    assert alloc.rung is None
+    assert not alloc.has_rung
     assert alloc.reason == (
         "fentry inode_init_always_gfp, inode_init_always: no fentry;"
         " kprobe inode_init_always_gfp, inode_init_always: no kprobe;"
@@ -111,7 +111,7 @@ def test_a_wish_is_granted_or_refused() -> None:
     assert wished.name == "kprobe ext4_evict_inode"
     assert "not wished" in wished.reason
     nothing = Chooser(kernel, None, "evict=none").choose("evict", LADDER["evict"])
-    assert nothing.rung is None
+    assert not nothing.has_rung
     with pytest.raises(EbpfwatchError, match="hooks.rungs wishes alloc=fentry") as raised:
         Chooser(kernel, None, "alloc=fentry").choose("alloc", LADDER["alloc"])
     assert raised.value.exit_code is Exit.UNAVAILABLE
@@ -155,9 +155,13 @@ def test_the_way_round_a_refused_program(
     best = [rung.name for rows in LADDER.values() for rung in rows[:1]]
     kernel = Kernel(*best, *holds)
     chooser = Chooser(kernel, None, rungs)
-    choices = [Choice(role, rows[0], rows[0].name, "") for role, rows in LADDER.items()]
+    hooks = [
+        LoadedHook(role, rows[0].kind, rows[0].attachments[0].target)
+        for role, rows in LADDER.items()
+    ]
+    assert [rung_of(hook, LADDER) for hook in hooks] == [rows[0] for rows in LADDER.values()]
     refused = [Program(role, "f", "no") for role in roles]
-    found = step_down(chooser, choices, refused, rungs)
+    found = step_down(chooser, hooks, refused, rungs)
     assert found.startswith(advice) and bool(found) is bool(advice)
     assert wishes(found) is not None
 

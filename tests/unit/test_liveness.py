@@ -12,7 +12,7 @@ from ebpfwatch.daemon.canary import Canary
 from ebpfwatch.daemon.liveness import Liveness
 from ebpfwatch.daemon.loop import Daemon
 from ebpfwatch.host.sources import Sources
-from ebpfwatch.kernel.session import Ladder
+from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.paths import Paths
 from ebpfwatch.verdicts.recorder import Recorder
 from tests.unit.test_sinks import STATUS
@@ -54,10 +54,8 @@ def test_a_proof_that_cannot_be_renewed_expires(
     proc, mount = tmp_path / "proc", tmp_path / "mount"
     mount.mkdir()
     minor = device(mount)[1]
-    hooks = [Ladder("evict", "kprobe", ""), Ladder("destroy", "kprobe", "")]
-    liveness = Liveness(
-        [*hooks, Ladder("reclaim", "kprobe", "")], Paths(proc=proc), Sources(), Recorder()
-    )
+    hooks = [LoadedHook(role, "kprobe", "f") for role in ("evict", "destroy", "reclaim")]
+    liveness = Liveness(hooks, Paths(proc=proc), Sources(), Recorder())
     mounted(proc, mount, minor)
     liveness.start_proofs()
     assert liveness.success == {str(mount): 0}
@@ -82,7 +80,7 @@ def test_a_proof_that_cannot_be_renewed_expires(
 
 def watching_reclaim() -> Liveness:
     """With the hook reclaim alone, on a machine where neither has counted anything new."""
-    hooks = [Ladder("reclaim", "raw_tracepoint mm_shrink_slab_start", "")]
+    hooks = [LoadedHook("reclaim", "raw_tracepoint", "mm_shrink_slab_start")]
     liveness = Liveness(hooks, Paths(), Sources(), Recorder())
     liveness.witness_reclaim(0, 1000)
     liveness.witness_reclaim(0, 1000)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ebpfwatch.config import Config, loader_request
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.session import Pending
 
@@ -16,7 +17,7 @@ from ebpfwatch.kernel.session import Pending
 @pytest.fixture
 def pending() -> Iterator[Pending]:
     """A child that is stopped before it has done anything."""
-    started = Pending({})
+    started = Pending(loader_request(Config()))
     os.kill(started._child.pid, signal.SIGSTOP)
     yield started
     started.abandon()

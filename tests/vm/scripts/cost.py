@@ -43,19 +43,23 @@ def main():
     print(f"us|{statistics.median(storm() for _ in range(ROUNDS)) / 1000:.2f}|")
     if sys.argv[1:] == ["alone"]:
         return
+    from ebpfwatch.kernel.protocol import LoadRequest
     from ebpfwatch.kernel.session import load, start_loader
 
-    sizes = {"table_slots": 32768, "note_slots": 4096, "ring_bytes": 262144}
-    wishes = {
-        "alloc": "auto",
-        "strict": True,
-        "mounts": ["/mnt/vdb"],
-        "attach": False,
-        "verbose": True,
-    }
-    session = load(start_loader({"unit": "ebpfwatch.c", **sizes, **wishes}))
-    for hook in session.hooks:
-        print(f"hook {hook.role}: {hook.rung or 'absent'}", file=sys.stderr)
+    request = LoadRequest(
+        "ebpfwatch.c",
+        alloc="auto",
+        strict=True,
+        table_slots=32768,
+        note_slots=4096,
+        ring_bytes=262144,
+        mounts=("/mnt/vdb",),
+        attach=False,
+        verbose=True,
+    )
+    session = load(start_loader(request))
+    for hook in session.loaded.hooks:
+        print(f"hook {hook.role}: {hook.name or 'absent'}", file=sys.stderr)
     tell("ebpfwatch", watched(session, EVERYTHING))
     tell("ebpfwatch, strict: false", watched(session, EVERYTHING[:-2]))
     session.close()
