@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import Callable
 
-__all__ = ["CAPABILITIES", "drop", "raised", "why_no_exe"]
+__all__ = ["CAPABILITIES", "drop", "raised", "shed", "why_no_exe"]
 
 #: Bits of linux/capability.h that the daemon may keep.
 CAPABILITIES = {"dac_override": 1, "sys_ptrace": 19, "sys_admin": 21, "syslog": 34, "bpf": 39}
@@ -74,6 +74,12 @@ def drop(
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _set(mask, permitted)
     return tuple(kept)
+
+
+def shed(keep: tuple[str, ...]) -> None:
+    """Give up, for this thread and for ever, what is not in effect or not in ``keep``."""
+    left = _get("effective") & sum(1 << CAPABILITIES[name] for name in keep)
+    _set(left, left)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import base64
 import importlib.util
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.sinks.web import webconfig
-from ebpfwatch.sinks.web.guard import Guard, Passwords, _basic
+from ebpfwatch.sinks.web.guard import Guard
+from ebpfwatch.sinks.web.passwords import Hasher, Passwords, _basic
 
 # htpasswd -nbBC 4 '' secret
 HASH = "$2y$04$.M2Am9ftGgE8Pv14FwoLDuQPxCAKsJRFhzs9n4SrDGPo28PIfVvnm"
@@ -222,15 +224,80 @@ def test_the_right_password_is_remembered_and_no_wrong_one(
     assert b"secret" not in repr(vars(passwords)["_known"]).encode()
 
 
-@needs_bcrypt
-def test_guessing_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong password waits nine times as long as it took to find out."""
-    naps: list[float] = []
-    monkeypatch.setattr(time, "sleep", naps.append)
+class Bench:
+    """A hasher whose jobs burn CPU time, and what it told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, bool]] = []
+        self.hasher = Hasher(lambda visit, right: self.told.append((visit, right)))
+
+    def job(self, right: bool, cpu_seconds: float = 0.02) -> Callable[[], bool]:
+        def work() -> bool:
+            until = time.thread_time() + cpu_seconds
+            while time.thread_time() < until:
+                pass
+            return right
+
+        return work
+
+    def wait(self, count: int, seconds: float = 10) -> None:
+        deadline = time.monotonic() + seconds
+        while len(self.told) < count:
+            assert time.monotonic() < deadline, self.told
+            time.sleep(0.002)
+
+
+def test_guessing_is_slow() -> None:
+    """After a wrong one the same address waits nine times its CPU time, in a thread of its own;
+    whoever is right does not.
+    """
+    bench = Bench()
     began = time.monotonic()
-    assert not Passwords({"a": HASH}).allow(basic("a", "wrong"))
-    took = time.monotonic() - began
-    assert 0 < naps[0] <= 9 * took
+    for number in range(4):
+        assert bench.hasher.submit("guesser", f"wrong {number}", bench.job(False)) is None
+    assert time.monotonic() - began < 0.02  # nobody waits here
+    bench.wait(4)
+    assert time.monotonic() - began >= 3 * 10 * 0.02
+    bench.told.clear()
+    began = time.monotonic()
+    for number in range(4):
+        bench.hasher.submit("scraper", f"right {number}", bench.job(True))
+    bench.wait(4)
+    assert time.monotonic() - began < 1
+    bench.hasher.stop()
+
+
+def test_who_was_not_wrong_goes_first() -> None:
+    """Before eight guesses that wait, and in the place of one of them when there is no room."""
+    bench = Bench()
+    bench.hasher.submit("guesser", "first", bench.job(False, 0.05))
+    bench.wait(1)
+    for number in range(8):
+        assert bench.hasher.submit("guesser", f"wrong {number}", bench.job(False)) is None
+    assert bench.hasher.submit("guesser", "one too many", bench.job(False)) == "one too many"
+    gone = bench.hasher.submit("scraper", "right", bench.job(True))
+    assert gone == "wrong 0"
+    began = time.monotonic()
+    while ("right", True) not in bench.told:
+        assert time.monotonic() - began < 2
+        time.sleep(0.002)
+    assert len(bench.told) <= 3
+    bench.hasher.stop()
+
+
+def test_who_has_gone_is_not_hashed_for() -> None:
+    """The queue empties with its sockets, and the next is done at once."""
+    bench = Bench()
+    bench.hasher.submit("guesser", "first", bench.job(False, 0.1))
+    bench.wait(1)
+    for number in range(8):
+        bench.hasher.submit("guesser", number, bench.job(False, 9))
+    for number in range(8):
+        bench.hasher.forget(number)
+    bench.hasher.submit("guesser", "last", bench.job(False, 0.01))
+    bench.wait(2, 3)
+    assert bench.told == [("first", False), ("last", False)]
+    bench.hasher.stop()
 
 
 @needs_bcrypt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import http.client
@@ -13,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -24,7 +26,7 @@ from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.zoneinfo import Zone
 from ebpfwatch.sinks import metrics, web
 from ebpfwatch.sinks.status import HookStatus, Status
-from ebpfwatch.sinks.web import handler, server, svg
+from ebpfwatch.sinks.web import passwords, server, svg
 from ebpfwatch.sinks.web.page import headline, page
 from ebpfwatch.verdicts.finding import Finding
 from tests.unit.test_sinks import STATUS
@@ -200,7 +202,7 @@ def test_a_defect_is_a_500_and_one_line(
     served: web.Web, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Never silence: a page that cannot be made is said, once."""
-    served._server.status = lambda: STATUS.nothing  # type: ignore[attr-defined]
+    served._server.pages.status = lambda: STATUS.nothing  # type: ignore[attr-defined]
     assert [ask(served, "GET", "/")[0] for _ in range(3)] == [500] * 3
     assert capsys.readouterr().err.count("cannot answer /: AttributeError") == 1
 
@@ -219,48 +221,154 @@ def test_a_request_has_a_bound(served: web.Web) -> None:
     """Long lines and many headers end at 16 KiB, not at the 6 MB of http.server."""
     assert b" 431 " in send(served, b"GET / HTTP/1.0\r\n" + b"X: " + b"y" * 20_000)
     assert b" 431 " in send(served, b"GET / HTTP/1.0\r\n" + b"X: y\r\n" * 3_000)
-    assert send(served, b"GET /" + b"y" * 20_000) == b""
+    assert b" 431 " in send(served, b"GET /" + b"y" * 20_000)
     assert b"400" in send(served, b"\x16\x03\x01 nonsense\r\n\r\n")
     assert ask(served, "GET", "/-/healthy")[0] == 200
 
 
-def test_hanging_clients_do_not_pile_up(served: web.Web) -> None:
-    """A hundred that say nothing: a bounded number of threads, and answers again after them."""
+@pytest.mark.parametrize("silent", [10, 600])
+def test_idle_clients_keep_nobody_out(served: web.Web, silent: int) -> None:
+    """Connections that say nothing, of the same machine as the scraper: no thread, bounded in
+    number, and every scrape is answered.
+    """
     before = threading.active_count()
-    clients = [socket.create_connection(address(served)) for _ in range(100)]
-    time.sleep(0.5)
-    assert threading.active_count() <= before + server.MAX_CLIENTS
-    refused = clients[-1].recv(100)
+    with contextlib.ExitStack() as stack:
+        for _ in range(silent):
+            stack.enter_context(socket.create_connection(address(served), timeout=10))
+        for _ in range(20):
+            assert ask(served, "GET", "/metrics")[0] == 200
+        assert threading.active_count() == before
+        assert len(served._server._visits) <= 256
+
+
+def test_the_one_that_goes_is_told(served: web.Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest that has sent nothing gets a 503."""
+    monkeypatch.setattr(server, "_PLAIN", (3, 2, 1))
+    clients = [socket.create_connection(address(served), timeout=10) for _ in range(3)]
+    refused = clients[0].recv(100)
     assert refused.startswith(b"HTTP/1.0 503 ") and b"Retry-After" in refused
     for client in clients:
         client.close()
-    deadline = time.monotonic() + 10
-    while threading.active_count() > before or ask(served, "GET", "/-/healthy")[0] != 200:
+
+
+def test_slow_readers_keep_nobody_out(served: web.Web) -> None:
+    """Those who ask and do not read their answer; its bytes are there once, not for each."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.connect(address(served))
+            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        for _ in range(20):
+            assert ask(served, "GET", "/metrics")[0] == 200
+
+
+def test_the_reserve_is_for_who_was_served(served: web.Web) -> None:
+    """An address that was answered before comes in where strangers fill the rest."""
+    inner = served._server
+    assert ask(served, "GET", "/metrics")[0] == 200
+    deadline = time.monotonic() + 5
+    while "loopback" not in inner._served:
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.01)
+    assert server._network("127.9.9.9") == server._network("::1") == "loopback"
+    assert server._network("::ffff:10.0.0.1") == "10.0.0.1"
+    assert server._network("2001:db8::1") == server._network("2001:db8::ffff%eth0")
+    assert server._network("2001:db8:0:1::1") != server._network("2001:db8::1")
 
 
+@pytest.mark.parametrize("pause", [0.05, 3.0])
 def test_a_client_that_trickles_is_shown_out(
-    served: web.Web, monkeypatch: pytest.MonkeyPatch
+    served: web.Web, monkeypatch: pytest.MonkeyPatch, pause: float
 ) -> None:
-    """A byte at a time never meets a timeout; the visit's own budget ends it."""
-    monkeypatch.setattr(server, "VISIT_SECONDS", 1.0)
+    """A byte at a time, or nothing at all: the clock of the request ends it."""
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 1.0)
     began = time.monotonic()
     with socket.create_connection(address(served), timeout=10) as client:
         with pytest.raises(OSError):
             while time.monotonic() < began + 10:
                 client.sendall(b"G")
-                time.sleep(0.05)
-    assert 1.0 <= time.monotonic() - began < 4.0
+                time.sleep(pause)
+    assert 1.0 <= time.monotonic() - began < 7.0
 
 
-def test_the_budgets_fit_the_unit() -> None:
-    """The loop, the acceptor and every visit stay below TasksMax of the unit."""
-    unit = (metrics.__file__.rpartition("/ebpfwatch/")[0]) + "/deploy/ebpfwatch.service"
-    with open(unit, encoding="utf-8") as file:
-        limit = re.search(r"(?m)^TasksMax=(\d+)", file.read())
-    assert limit is not None and server.MAX_CLIENTS + 2 < int(limit.group(1))
-    assert handler.TIMEOUT_SECONDS < server.VISIT_SECONDS
+def test_without_descriptors_it_neither_spins_nor_dies(
+    served: web.Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EMFILE at accept: it pauses, makes room, and answers once there is some."""
+    calls = []
+
+    class Full:
+        """A listener that cannot accept."""
+
+        def __init__(self, real: socket.socket) -> None:
+            self.real = real
+
+        def accept(self) -> tuple[socket.socket, object]:
+            calls.append(time.monotonic())
+            if len(calls) < 6:
+                raise OSError(24, "Too many open files")
+            return self.real.accept()
+
+        def fileno(self) -> int:
+            return self.real.fileno()
+
+        def close(self) -> None:
+            self.real.close()
+
+    inner = served._server
+    inner._selector.unregister(inner._listener)
+    inner._listener = Full(inner._listener)  # type: ignore[assignment]
+    inner._selector.register(inner._listener, 1)
+    began, spent = time.monotonic(), time.process_time()
+    assert ask(served, "GET", "/-/healthy")[0] == 200
+    assert time.monotonic() - began >= 5 * 0.2 and len(calls) < 20
+    assert time.process_time() - spent < 0.5
+
+
+def test_no_answer_is_lost_with_what_was_not_read(served: web.Web) -> None:
+    """A client that has sent more than is read gets its answer all the same, not a reset."""
+    for _ in range(20):
+        answer = send(served, b"GET /-/healthy HTTP/1.0\r\n\r\n" + b"x" * 100_000)
+        assert answer.endswith(b"healthy\n")
+
+
+def test_a_name_that_is_not_ours_is_refused(served: web.Web) -> None:
+    """DNS rebinding: a page on the web gives its own name our address."""
+    port = address(served)[1]
+    names = {"evil.example": 421, f"evil.example:{port}": 421, "localhost.evil.example": 421}
+    names |= dict.fromkeys(("127.0.0.1", f"127.0.0.1:{port}", "localhost", "[::1]:80", ""), 200)
+    names[socket.gethostname()] = 200
+    for name, code in names.items():
+        lines = f"GET /-/healthy HTTP/1.1\r\nHost: {name}\r\n\r\n"
+        assert send(served, lines.encode()).startswith(f"HTTP/1.0 {code} ".encode()), name
+
+
+def test_a_weight_of_nothing_is_not_wanted(served: web.Web) -> None:
+    """ "Accept: application/openmetrics-text;q=0" says no."""
+    for weight, wanted in (("q=0", False), ("q=0.000", False), ("q=0.1", True)):
+        asked = urllib.request.Request(
+            f"{served.url}/metrics",
+            headers={"Accept": f"application/openmetrics-text; {weight}, text/plain"},
+        )
+        with urllib.request.urlopen(asked) as answer:
+            assert answer.read().endswith(b"# EOF\n") == wanted
+
+
+def test_what_is_refused_has_the_headers_of_every_answer(served: web.Web) -> None:
+    """No page of http.server's own."""
+    for request in (b"nonsense\r\n\r\n", b"POST / HTTP/1.0\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"):
+        answer = send(served, request)
+        assert b"Content-Security-Policy: default-src 'none'" in answer, answer
+        assert b"nosniff" in answer and b"<html" not in answer
+
+
+def test_the_threads_fit_the_unit() -> None:
+    """One for HTTP and one for passwords."""
+    source = "".join(
+        Path(module.__file__).read_text() for module in (server, passwords) if module.__file__
+    )
+    assert source.count("threading.Thread(") == 2
 
 
 def test_a_taken_port_names_the_address(served: web.Web) -> None:
@@ -274,7 +382,7 @@ def test_a_taken_port_names_the_address(served: web.Web) -> None:
 def test_listening_to_the_world_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
     """A warning, not a refusal; and on the page, and in a metric."""
     open_web = web.Web("0.0.0.0", 0)
-    open_web._server.server_close()
+    open_web._server.close()
     assert "open to the network without TLS and a password" in capsys.readouterr().err
     status = dataclasses.replace(STATUS, web_exposed=open_web.exposed)
     assert "without TLS and a password" in shown(status)

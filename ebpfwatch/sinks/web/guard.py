@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import os
 import socket
@@ -17,17 +15,16 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.sinks.web import webconfig
+from ebpfwatch.sinks.web.passwords import Passwords
 from ebpfwatch.sinks.web.webconfig import TlsServerConfig, WebConfig
 from ebpfwatch.system.files import read_regular, why_not_roots
 from ebpfwatch.system.log import say
-from ebpfwatch.system.random_bytes import random_bytes
 
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["Guard", "Passwords"]
+__all__ = ["Guard"]
 
-_REMEMBERED = 100
 _AGAIN_SECONDS = 5.0
 
 
@@ -92,8 +89,12 @@ class Guard:
             return request
         return self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
 
+    def knows(self, authorization: str | None) -> bool | None:
+        """Whether the header names a user and the right password; None: hash it to know."""
+        return self._passwords.known(authorization)
+
     def allows(self, authorization: str | None) -> bool:
-        """Whether the header names a user and the right password."""
+        """The same, hashed where it has to be: that takes long."""
         return self._passwords.allow(authorization)
 
     def _read(self) -> None:
@@ -196,74 +197,3 @@ def _naming(path: str, files: str) -> Iterator[None]:
 
 def _refuse(path: str, problem: str) -> NoReturn:
     raise EbpfwatchError(f"{path}: {problem}", "see docs/web.md", Exit.CONFIG)
-
-
-class Passwords:
-    """bcrypt, made cheap for those who are right and slow for those who guess.
-
-    bcrypt costs tens of milliseconds on purpose. A scraper comes every few seconds, so what was
-    right once is remembered, as a keyed hash: no password stays in memory, and how long the look-up
-    takes says nothing to somebody who does not know the key. Whoever is wrong waits, one at a time,
-    so guessing costs this machine a tenth of one core at most.
-    """
-
-    def __init__(self, users: dict[str, str]) -> None:
-        """Raises ``EbpfwatchError`` where there are users, but no bcrypt."""
-        self._users = {name.encode(): hashed.encode() for name, hashed in users.items()}
-        self._known: set[bytes] = set()
-        self._one_at_a_time = threading.Lock()
-        if users:
-            self._secret = random_bytes(32)
-            try:
-                import bcrypt
-            except ImportError:
-                raise EbpfwatchError(
-                    "basic_auth_users needs bcrypt", "apt-get install python3-bcrypt", Exit.CONFIG
-                ) from None
-            self._check = bcrypt.checkpw
-
-    def allow(self, header: str | None) -> bool:
-        """Whether this Authorization header names a user and the right password."""
-        if not self._users:
-            return True
-        credentials = _basic(header)
-        if credentials is None:
-            return False
-        user, password = credentials
-        # A user who does not exist takes as long as one who does.
-        hashed = self._users.get(user) or next(iter(self._users.values()))
-        remembered = self._digest(user, hashed, password)
-        if remembered in self._known:
-            return True
-        with self._one_at_a_time:
-            began = time.monotonic()
-            right = self._matches(password, hashed) and user in self._users
-            if right:
-                if len(self._known) >= _REMEMBERED:
-                    self._known.clear()
-                self._known.add(remembered)
-            else:
-                time.sleep(9 * (time.monotonic() - began))
-        return right
-
-    def _matches(self, password: bytes, hashed: bytes) -> bool:
-        try:
-            return bool(self._check(password, hashed))
-        except ValueError:  # a NUL byte, or (newer versions) more than 72 bytes
-            return False
-
-    def _digest(self, *parts: bytes) -> bytes:
-        import hashlib
-
-        return hashlib.blake2b(repr(parts).encode(), key=self._secret).digest()
-
-
-def _basic(header: str | None) -> tuple[bytes, bytes] | None:
-    scheme, _, encoded = (header or "").partition(" ")
-    if scheme.lower() != "basic":
-        return None
-    try:
-        user, colon, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
-    except (binascii.Error, ValueError):
-        return None
-    return (user, password) if colon else None
