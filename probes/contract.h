@@ -1,117 +1,142 @@
 /*
  * The contract between the probes and user space: every struct that crosses the border, and the
- * numbers in it.  ebpfwatch/events/wire.py mirrors it; tests/unit/test_wire.py compiles this file
- * with cc and compares every size and offset.
+ * numbers in it.
  *
+ * GENERATED from ebpfwatch/catalogue by `make contract`: change it there.
  * Invariant: fixed-width members only, no implicit padding, no pointer.
  */
+/* clang-format off */
 #ifndef EBPFWATCH_CONTRACT_H
 #define EBPFWATCH_CONTRACT_H
 
-/* The roles of the hook ladder, in the order of an object's life. */
+/* The roles, in the order of an object's life. */
 enum hook {
-	HOOK_ALLOC,
-	HOOK_UNLINK,
-	HOOK_EVICT,
-	HOOK_DESTROY,
-	HOOK_RCU_FREE,
-	HOOK_ANY_FREE,
-	HOOK_RECLAIM,
-	HOOK_UNLINK_PATH,
+	HOOK_ALLOC = 0,
+	HOOK_UNLINK = 1,
+	HOOK_EVICT = 2,
+	HOOK_DESTROY = 3,
+	HOOK_RCU_FREE = 4,
+	HOOK_ANY_FREE = 5,
+	HOOK_RECLAIM = 6,
+	HOOK_UNLINK_PATH = 7,
 	HOOK_COUNT,
 };
 
-/* Absent means alive: only dying and dead objects are in the table. */
+/* An object's state; absent means alive: only the dying and the dead are in the table. */
 enum state {
-	STATE_ABSENT,
-	STATE_EVICTING,
-	STATE_QUEUED,
-	STATE_FREED,
+	STATE_ABSENT = 0,
+	STATE_EVICTING = 1,
+	STATE_QUEUED = 2,
+	STATE_FREED = 3,
 };
 
 enum verdict {
-	VERDICT_NONE,
-	VERDICT_DOUBLE_DESTROY,
-	VERDICT_DOUBLE_EVICT,
-	VERDICT_DOUBLE_FREE,
-	VERDICT_FREE_WHILE_ALIVE,
-	VERDICT_FOREIGN_FREE,
-	VERDICT_IDENTITY_CHANGED,
-	VERDICT_FREED_IN_RECLAIM,
-	VERDICT_CONCURRENT_UNLINK,
+	VERDICT_NONE = 0,
+	VERDICT_DOUBLE_DESTROY = 1,
+	VERDICT_DOUBLE_EVICT = 2,
+	VERDICT_DOUBLE_FREE = 3,
+	VERDICT_FREE_WHILE_ALIVE = 4,
+	VERDICT_FOREIGN_FREE = 5,
+	VERDICT_IDENTITY_CHANGED = 6,
+	VERDICT_FREED_IN_RECLAIM = 7,
+	VERDICT_CONCURRENT_UNLINK = 8,
 };
 
 enum record_kind {
-	RECORD_STEP = 1,    /* one step of the canary's own inode */
-	RECORD_VERDICT = 2, /* something that should not happen */
-	RECORD_UNLINK = 3,  /* one unlink system call, for `ebpfwatch unlinks` */
+	/* one step of the canary's own inode */
+	RECORD_STEP = 1,
+	/* something that should not happen */
+	RECORD_VERDICT = 2,
+	/* one unlink system call, for `ebpfwatch unlinks` */
+	RECORD_UNLINK = 3,
 };
 
 /* Totals, one slot each in the per-CPU array `counters`. */
 enum counter {
-	COUNTER_ALLOC,
-	COUNTER_UNLINK,
-	COUNTER_EVICT,
-	COUNTER_EVICT_IN_RECLAIM,
-	COUNTER_DESTROY,
-	COUNTER_FREE,
-	COUNTER_FREE_IN_RECLAIM,
-	COUNTER_FREE_UNMATCHED,
-	COUNTER_FREE_ABORTED,
-	COUNTER_SHRINK_START,
-	COUNTER_SHRINK_END,
-	COUNTER_SUBMIT_LOST,
-	COUNTER_FREE_MISSED,
-	COUNTER_FORGOTTEN_DYING,
-	COUNTER_FORGOTTEN_DEAD,
-	COUNTER_RECLAIM_CONTEXT_LOST,
-	COUNTER_TORN,
-	COUNTER_GRACE_NS, /* sum of the time from evict to free */
-	COUNTER_VERDICT,
-	COUNTER_CALL_LOST, /* only in unlinks.c */
-	COUNTER_SLAB_FREE, /* of any cache, where seeing one costs a trap */
+	/* allocations seen of an address the table knew */
+	COUNTER_ALLOC = 0,
+	/* unlinks entered */
+	COUNTER_UNLINK = 1,
+	/* inodes evicted */
+	COUNTER_EVICT = 2,
+	/* inodes evicted inside shrink_slab */
+	COUNTER_EVICT_IN_RECLAIM = 3,
+	/* inodes queued for RCU */
+	COUNTER_DESTROY = 4,
+	/* evicted inodes freed */
+	COUNTER_FREE = 5,
+	/* freed inodes whose eviction was inside shrink_slab */
+	COUNTER_FREE_IN_RECLAIM = 6,
+	/* dead inodes freed whose eviction the table did not know */
+	COUNTER_FREE_UNMATCHED = 7,
+	/* inodes freed that never lived (a lost iget race, a failed allocation) */
+	COUNTER_FREE_ABORTED = 8,
+	/* shrink_slab calls entered */
+	COUNTER_SHRINK_START = 9,
+	/* shrink_slab calls left */
+	COUNTER_SHRINK_END = 10,
+	/* events the ring buffer had no room for */
+	COUNTER_SUBMIT_LOST = 11,
+	/* addresses allocated again whose free was never seen */
+	COUNTER_FREE_MISSED = 12,
+	/* dying inodes overwritten in a full table */
+	COUNTER_FORGOTTEN_DYING = 13,
+	/* dead inodes overwritten in a full table: the detection horizon */
+	COUNTER_FORGOTTEN_DEAD = 14,
+	/* reclaim contexts overwritten by another task */
+	COUNTER_RECLAIM_CONTEXT_LOST = 15,
+	/* evictions not entered because other CPUs were faster in a full bucket */
+	COUNTER_TORN = 16,
+	/* sum of the time from evict to free */
+	COUNTER_GRACE_NS = 17,
+	/* verdicts reported */
+	COUNTER_VERDICT = 18,
+	/* only in unlinks.c: calls whose start was not kept */
+	COUNTER_CALL_LOST = 19,
+	/* of any cache, where seeing one costs a trap */
+	COUNTER_SLAB_FREE = 20,
 	COUNTER_COUNT,
 };
 
-#define GRACE_BUCKETS 32
-#define WAYS 4
-#define COMM_LEN 16
-#define NAME_LEN 64
-#define INLINE_NAME 32 /* at least that much of a short name lies in the dentry (4.19: 32 bytes) */
-#define PATH_LEN 256
-#define PARENTS_MAX 8
-#define PARENTS_LEN 256
-#define STACK_DEPTH 32
-#define FIRST_STACK_DEPTH 24
+#define GRACE_BUCKETS 32 /* frees by the time since their eviction, in powers of two */
+#define WAYS 4 /* objects in a bucket */
+#define COMM_LEN 16 /* TASK_COMM_LEN of linux/sched.h */
+#define NAME_LEN 64 /* bytes that are kept of a name, NUL included */
+#define INLINE_NAME 32 /* so much of a short name lies in the dentry (DNAME_INLINE_LEN, 4.19: 32) */
+#define PATH_LEN 256 /* bytes that are kept of a path */
+#define PARENTS_MAX 8 /* directories above a name */
+#define PARENTS_LEN 256 /* bytes of their names */
+#define STACK_DEPTH 32 /* frames of a verdict's stack */
+#define FIRST_STACK_DEPTH 24 /* frames of an earlier step's stack */
 
-/* Lowest bits of a bucket's key, for objects are aligned: the object's state, changed at once with it. */
-#define OBJECT_DEAD 1ull
-#define OBJECT_QUEUED 2ull
-#define OBJECT_BITS (OBJECT_DEAD | OBJECT_QUEUED)
+/* The lowest bits of a bucket's key: the object's state, changed at once with it. */
+#define OBJECT_DEAD 1ull /* it was freed */
+#define OBJECT_QUEUED 2ull /* it was queued for RCU */
+#define OBJECT_BITS 3ull /* all that is no address */
 
-/* life.flags */
-#define LIFE_RECLAIM 1u        /* evicted inside shrink_slab */
-#define LIFE_UNLINKED 2u       /* an unlink of this inode was seen */
-#define LIFE_IN_FLIGHT 4u      /* ... and had not returned when it was evicted */
-#define LIFE_CANARY 8u         /* our own file: every step is reported */
-#define LIFE_NO_EVICT 16u      /* in the table without its eviction having been seen */
+/* life.flags: LIFE_*. */
+#define LIFE_RECLAIM 1u /* evicted inside shrink_slab */
+#define LIFE_UNLINKED 2u /* an unlink of this inode was seen */
+#define LIFE_IN_FLIGHT 4u /* ... and had not returned when it was evicted */
+#define LIFE_CANARY 8u /* our own file: every step is reported */
+#define LIFE_NO_EVICT 16u /* in the table without its eviction having been seen */
 #define LIFE_SLAB_FREE_DUE 32u /* the RCU callback ran; the slab free that follows is its own */
 
-/* note.flags */
-#define NOTE_IN_FLIGHT 1u
-#define NOTE_CANARY 2u
+/* note.flags: NOTE_*. */
+#define NOTE_IN_FLIGHT 1u /* ext4_unlink has not returned */
+#define NOTE_CANARY 2u /* our own file */
 #define NOTE_SPENT 4u /* that life was evicted: the next one at this address is not meant */
 
-/* verdict_record.flags: what the object itself said at that moment */
-#define WITNESS_READ 1u      /* the fields below could be read */
-#define WITNESS_CLEAR 2u     /* I_FREEING | I_CLEAR: this life was evicted */
+/* verdict_record.flags: what the object itself said at that moment, and what is valid. */
+#define WITNESS_READ 1u /* the fields below could be read */
+#define WITNESS_CLEAR 2u /* I_FREEING | I_CLEAR: this life was evicted */
 #define WITNESS_PUBLISHED 4u /* on its superblock's list, which points back: alive */
-#define WITNESS_IDENTITY 8u  /* ino_now and generation_now could be read */
-#define SEAL_BROKEN 16u      /* two CPUs wrote the entry at once */
-#define NOTE_VALID 32u       /* `note` is the unlink of this very inode */
-#define LIFE_VALID 64u       /* `life` is this object's entry */
-#define PARENTS_VALID 128u   /* the directory is still in memory: `parents` are its names */
-#define PARENTS_WHOLE 256u   /* ... up to the root of the filesystem */
+#define WITNESS_IDENTITY 8u /* ino_now and generation_now could be read */
+#define SEAL_BROKEN 16u /* two CPUs wrote the entry at once */
+#define NOTE_VALID 32u /* `note` is the unlink of this very inode */
+#define LIFE_VALID 64u /* `life` is this object's entry */
+#define PARENTS_VALID 128u /* the directory is still in memory: `parents` are its names */
+#define PARENTS_WHOLE 256u /* ... up to the root of the filesystem */
 #define WITNESS_NO_INODE 512u /* where the link to that list was there is something else now */
 
 struct header {
@@ -124,7 +149,7 @@ struct header {
 /* Who did a step: the task that was current. ns 0 means the step was not seen. */
 struct actor {
 	__u64 ns;
-	__u64 caller; /* the code that called the hooked function; 0 = the hook cannot tell */
+	__u64 caller; /* the code that called the hooked function; 0 = not known */
 	__u32 pid;
 	__u32 tgid;
 	__u32 cpu;
@@ -167,7 +192,7 @@ struct bucket {
 /* What a task is in the middle of; the pids are 0 when nobody is. */
 struct task {
 	__u32 reclaim_pid; /* inside shrink_slab */
-	__u32 unlink_pid;  /* inside ext4_unlink, of this inode: */
+	__u32 unlink_pid; /* inside ext4_unlink, of this inode: */
 	__u64 inode;
 };
 
@@ -179,12 +204,13 @@ struct task_name {
 	char comm[COMM_LEN];
 };
 
+/* What user space tells the programs. Times are CLOCK_MONOTONIC. */
 struct settings {
-	__u64 call_sites[4]; /* where kmem_cache_free may be called from; all 0 = not known */
+	__u64 call_sites[4]; /* where kmem_cache_free may be called from; 0 = none */
 	__u32 canary_tgid;
 	__u32 reserved;
-	__u64 alloc_since; /* the alloc hook has been attached without a gap since then; all ones = it is off */
-	__u64 strict_since; /* the same for any_free, where it is not the free itself */
+	__u64 alloc_since; /* attached without a gap since then; all ones = it is off */
+	__u64 any_free_since; /* the same, where it is not the free itself */
 	__u64 unlink_since; /* as alloc_since */
 };
 
@@ -217,8 +243,7 @@ struct verdict_record {
 	struct note note;
 	struct actor actor;
 	__u64 stack[STACK_DEPTH];
-	/* Names of the directories, innermost first: each ends in NUL, an empty one ends the list. */
-	char parents[PARENTS_LEN];
+	char parents[PARENTS_LEN]; /* names, innermost first, each with its NUL */
 };
 
 struct unlink_record {
@@ -233,6 +258,15 @@ struct unlink_record {
 	struct actor actor;
 	char path[PATH_LEN];
 	char name[NAME_LEN];
+};
+
+/* What probes/learn.c finds out from a file of our own. */
+struct learned {
+	__u64 cache; /* ext4's struct kmem_cache; 0 = not learned yet */
+	__u64 call_site;
+	__u64 object;
+	__u64 dead_state; /* i_state of an inode that was evicted */
+	__u64 vfs_inode; /* where the inode lies in its object */
 };
 
 #endif

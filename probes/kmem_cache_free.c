@@ -36,7 +36,7 @@ static __always_inline void on_any_free(void *ctx, u64 object, u64 call_site)
 
 		/* What was due before we were attached (the governor) has come and gone. */
 		if (key_of(bucket, way, object) & OBJECT_DEAD && life->flags & LIFE_SLAB_FREE_DUE &&
-		    config && life->freed.ns + 1000000000ull >= config->strict_since) {
+		    config && life->freed.ns + 1000000000ull >= config->any_free_since) {
 			life->flags &= ~LIFE_SLAB_FREE_DUE;
 			if (life->flags & LIFE_CANARY)
 				report_step(ctx, HOOK_ANY_FREE, object, life->ino, life->generation,

@@ -8,14 +8,7 @@
  * Invariant: writes once; runs until the loader has read the answer.
  */
 #include "compat.h"
-
-struct learned {
-	u64 cache;
-	u64 call_site;
-	u64 object;
-	u64 dead_state;
-	u64 vfs_inode;
-};
+#include "contract.h"
 
 BPF_ARRAY(learned, struct learned, 1);
 BPF_ARRAY(evicted, u64, 1);

@@ -19,7 +19,6 @@ from ebpfwatch.paths import Paths
 from ebpfwatch.system import durable
 from ebpfwatch.system.files import read_regular
 from ebpfwatch.system.log import say
-from ebpfwatch.verdicts.confidence import CRITICAL
 from ebpfwatch.verdicts.finding import Confidence, Finding
 
 __all__ = ["Crash"]
@@ -49,7 +48,7 @@ class Crash:
 
     def consider(self, finding: Finding) -> tuple[str, str]:
         """(result, what to say); does not return where it is done."""
-        if finding.verdict not in CRITICAL or finding.confidence is not Confidence.CONFIRMED:
+        if not finding.verdict.damage or finding.confidence is not Confidence.CONFIRMED:
             return "skipped", ""
         why_not = self._no_keeper() or self._too_soon()
         if why_not:

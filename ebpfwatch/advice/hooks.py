@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ebpfwatch.advice import Advice, Level
 from ebpfwatch.catalogue.ladder import LADDER, REQUIRED
+from ebpfwatch.catalogue.roles import Hook
 from ebpfwatch.kernel.dry_run import LEARNER, SELFTEST, DryRun
 from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.kernel.protocol import Examined
@@ -15,16 +16,6 @@ __all__ = ["advise", "usable"]
 
 _SECTION = "hooks"
 _FREES = ("rcu_free", "any_free")  #: without one of these no free is seen
-
-_WHY = {
-    "alloc": "an address handed out again is a new life; unseen, reuse looks like a double free",
-    "unlink": "who deleted the file, by which name",
-    "evict": "the death of an inode: without it no verdict at all",
-    "destroy": "queued for RCU: warns a grace period before the damage",
-    "rcu_free": "the free by ext4's own callback",
-    "any_free": "every free of the cache: finds frees by strangers",
-    "reclaim": "whether an inode died in reclaim",
-}
 
 _FEATURES = {
     "btf": "where things lie in the kernel's structures, from itself; else from its headers",
@@ -68,7 +59,7 @@ def advise(found: Examined) -> list[Advice]:
 
 
 def _role(hook: LoadedHook, sees_frees: bool, dry_run: DryRun) -> Advice:
-    what = _WHY.get(hook.role, "")
+    what = Hook(hook.role).watches
     why = f"{what}; {hook.why}" if hook.why else what
     if not hook.has_rung:
         return _absent(hook, sees_frees, dry_run, why)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ebpfwatch.catalogue.roles import Hook
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.postmortem.blackbox import Entry, Transition, entries, transitions, verdicts
 from ebpfwatch.postmortem.dump import Dump
 from ebpfwatch.sinks.text import report
 from ebpfwatch.text.printable import printable
 from ebpfwatch.verdicts.correlator import Knowledge, judge
-
-#: What is known of the dead machine's watcher: that nothing proves its hooks alive.
-_ROLES = ("alloc", "unlink", "evict", "destroy", "rcu_free", "any_free", "reclaim")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _print_verdicts(dump: Dump, records: list[bytes]) -> list[int]:
     """The last verdict of each hook and CPU as a report; returns their objects."""
     knowledge = Knowledge(
-        attached=frozenset(_ROLES),
+        # Nothing proves a dead machine's hooks alive.
+        attached=frozenset(hook.value for hook in Hook if hook.watcher),
         alive={},
         lost=lambda role, since_ns: 0,
         symbol=dump.name,
@@ -80,9 +79,7 @@ def _print_verdicts(dump: Dump, records: list[bytes]) -> list[int]:
     found = verdicts(records)
     print(f"\n{len(found)} verdicts in the probes' own memory")
     for sequence, event in enumerate(found):
-        finding = judge(event, knowledge, sequence)
-        if finding is not None:
-            print(report(finding))
+        print(report(judge(event, knowledge, sequence)))
     return [event.object for event in found]
 
 

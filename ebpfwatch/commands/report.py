@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.commands import positive
 from ebpfwatch.commands.daemon import add_state_directory, state_directory
 from ebpfwatch.errors import EbpfwatchError, Exit
@@ -25,7 +26,7 @@ from ebpfwatch.sinks.text import report
 from ebpfwatch.system.log import say
 from ebpfwatch.text.printable import printable
 from ebpfwatch.text.times import moment, utc
-from ebpfwatch.verdicts.finding import Finding, Verdict
+from ebpfwatch.verdicts.finding import Finding
 
 _MOST = 20
 _FOLLOW_SECONDS = 0.5

@@ -12,7 +12,8 @@ import errno
 import os
 import threading
 
-from ebpfwatch.events.wire import Hook, StepEvent, device
+from ebpfwatch.catalogue.roles import BY_CANARY, Hook
+from ebpfwatch.events.wire import StepEvent, device
 from ebpfwatch.system.random_bytes import random_bytes
 from ebpfwatch.system.worker import within
 
@@ -21,9 +22,6 @@ __all__ = ["Canary", "Life", "Run"]
 _FILE = ".ebpfwatch-canary"
 _AGAIN_NS = 1_000_000_000
 _PATIENCE_SECONDS = 0.2
-
-#: What a file's life proves; reclaim needs another witness.
-_PROVABLE = ("alloc", "unlink", "evict", "destroy", "rcu_free", "any_free")
 
 
 @dataclasses.dataclass
@@ -55,10 +53,14 @@ class Run:
 
     def missing(self, roles: frozenset[str]) -> tuple[str, ...]:
         """Attached roles that none of the lives was seen by."""
-        seen = {hook.name.lower() for life in self.lives for hook in life.seen}
+        seen = {hook.value for life in self.lives for hook in life.seen}
         if self.shared_free and "any_free" in seen:
             seen.add("rcu_free")
-        return tuple(role for role in _PROVABLE if role in roles and role not in seen)
+        return tuple(
+            hook.value
+            for hook in Hook
+            if hook.value in roles & BY_CANARY and hook.value not in seen
+        )
 
     @property
     def in_order(self) -> bool:
@@ -68,7 +70,7 @@ class Run:
     @property
     def order(self) -> str:
         """What came, for people."""
-        return "; ".join(", ".join(h.name.lower() for h in life.seen) for life in self.lives)
+        return "; ".join(", ".join(h.value for h in life.seen) for life in self.lives)
 
 
 class Canary:

@@ -8,6 +8,7 @@ import itertools
 from pathlib import Path
 from typing import Callable
 
+from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.config import Config
 from ebpfwatch.errors import EbpfwatchError
 from ebpfwatch.paths import Paths
@@ -16,7 +17,7 @@ from ebpfwatch.sinks.kmsg import KernelLog
 from ebpfwatch.sinks.store import Store, of_boot
 from ebpfwatch.system.log import defect, say
 from ebpfwatch.system.worker import Worker
-from ebpfwatch.verdicts.finding import Finding, Severity, Verdict
+from ebpfwatch.verdicts.finding import Finding, Severity
 
 __all__ = ["Delivery"]
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Callable
 
+from ebpfwatch.catalogue.counters import STEPS
+from ebpfwatch.catalogue.roles import Hook
 from ebpfwatch.errors import EbpfwatchError
 from ebpfwatch.kernel.session import NEVER, Session
 from ebpfwatch.system.log import say
@@ -22,14 +24,10 @@ __all__ = ["STEP_NS", "Governor", "Load", "HookSwitch"]
 #: ``make bench`` prints it as the added cost of a life, four steps.
 STEP_NS = 250
 
-_STEPS = ("unlink", "evict", "destroy", "free", "free_unmatched", "free_aborted", "alloc")
-
 #: What may go, dearest first, and what is lost with it. Without any of them a double free by ext4's
 #: own hand is proven.
 EXPENDABLE = {
-    "any_free": "frees by strangers are no longer seen",
-    "alloc": "the object alone tells a new life",
-    "unlink": "names, unlinks in flight and concurrent unlinks are no longer known",
+    hook.value: hook.loss for hook in sorted(Hook, key=lambda hook: hook.goes) if hook.loss
 }
 
 _DOWN_AFTER = 2  #: ticks above the budget
@@ -82,7 +80,7 @@ class Load:
 
     def feed(self, now: float, own: float, counters: Mapping[str, int], run_ns: int) -> float:
         """``now`` and ``own`` (CPU) in seconds; ``run_ns`` is the programs' total, 0 if unknown."""
-        steps = sum(counters.get(name, 0) for name in _STEPS)
+        steps = sum(counters.get(name, 0) for name in STEPS)
         spent = own + counters.get("slab_free", 0) * self._slab_free_ns / 1e9
         before, self._before = self._before, (now, spent, steps, run_ns)
         if before is None or now <= before[0]:

@@ -7,6 +7,7 @@ import os
 import time
 
 from ebpfwatch.actions import Actions
+from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.config import Config
 from ebpfwatch.daemon.delivery import Delivery
 from ebpfwatch.daemon.liveness import Liveness
@@ -77,8 +78,6 @@ class Judging:
         self._refresh_symbols(event)
         self._sequence += 1
         finding = judge(event, self._knowledge(), self._sequence)
-        if finding is None:
-            return False
         limited = self.folder.limited
         write, folded = self.folder.admit(finding, time.monotonic())
         self._this_boot.found(finding, write, self.folder.limited > limited)
@@ -120,7 +119,7 @@ class Judging:
 
     def _is_own_caller(self, event: wire.VerdictEvent) -> bool:
         """A call site not known yet, but ext4's or RCU's own: learn it instead of crying wolf."""
-        if event.verdict is not wire.KernelVerdict.FOREIGN_FREE or not event.call_site:
+        if event.verdict is not Verdict.FOREIGN_FREE or not event.call_site:
             return False
         if event.object in self._test_page:
             return False

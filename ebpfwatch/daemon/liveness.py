@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from ebpfwatch.catalogue.roles import BY_CANARY
 from ebpfwatch.daemon.canary import Canary, Run
 from ebpfwatch.events.wire import StepEvent
 from ebpfwatch.host import mounts
@@ -16,7 +17,6 @@ from ebpfwatch.host.sources import Sources
 from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.paths import Paths
 from ebpfwatch.system.log import say
-from ebpfwatch.verdicts.knowledge import NOT_BY_CANARY
 from ebpfwatch.verdicts.recorder import Recorder
 
 __all__ = ["Liveness"]
@@ -57,7 +57,7 @@ class Liveness:
     @property
     def silent(self) -> int:
         """How many roles are silent that a canary could prove alive."""
-        return len(self._silent.difference(NOT_BY_CANARY))
+        return len(self._silent & BY_CANARY)
 
     def off(self, role: str) -> None:
         """The role was detached on purpose: it is not silent, nobody asks it."""
@@ -103,7 +103,7 @@ class Liveness:
 
     def _expire(self) -> None:
         """Nothing can be proven any more, and what was proven is no proof of now."""
-        proven = [r for r, alive in self.alive.items() if alive and r not in NOT_BY_CANARY]
+        proven = [r for r, alive in self.alive.items() if alive and r in BY_CANARY]
         self.alive.update(dict.fromkeys(proven))
         if proven:
             say(
@@ -132,7 +132,7 @@ class Liveness:
                 "warning",
             )
         for role in self.alive:
-            if role not in NOT_BY_CANARY:
+            if role in BY_CANARY:
                 why = f"the canary on {run.mount} was not seen by it"
                 self._set(role, role not in missing, why)
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from ebpfwatch import __version__, config
 from ebpfwatch.actions import Actions
+from ebpfwatch.catalogue.counters import LOSSES
 from ebpfwatch.daemon.boot_record import BootWatch
 from ebpfwatch.daemon.delivery import Delivery
 from ebpfwatch.daemon.governor import Governor, HookSwitch, Load
@@ -42,7 +43,7 @@ from ebpfwatch.kernel.session import TableFill, load, start_loader
 from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.paths import Paths
 from ebpfwatch.postmortem.last_boot import kernel_boot_id
-from ebpfwatch.sinks.status import LOSSES, HookStatus, Status
+from ebpfwatch.sinks.status import HookStatus, Status
 from ebpfwatch.system import privileges
 from ebpfwatch.system.imports import absent, without
 from ebpfwatch.system.lock import SELFTEST, Lock

@@ -16,10 +16,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.errors import EbpfwatchError
 from ebpfwatch.sinks import store
 from ebpfwatch.system import durable
-from ebpfwatch.verdicts.finding import Confidence, Finding, Verdict
+from ebpfwatch.verdicts.finding import Confidence, Finding
 
 __all__ = ["FILE", "Count", "ThisBoot"]
 

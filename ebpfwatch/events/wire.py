@@ -1,36 +1,34 @@
-"""The other half of probes/contract.h: layouts, numbers and the decoder.
-
-A test compiles the header with the host's ``cc`` and compares every size and offset with the
-``ctypes`` structures here.
-"""
+"""Records of the probes as events: the structures of ``catalogue.layout`` and the decoder."""
 
 from __future__ import annotations
 
 import ctypes
 import dataclasses
-import enum
 import struct
 from typing import Any, Callable, Union
 
+from ebpfwatch.catalogue.layout import (
+    CONSTANTS,
+    STRUCTS,
+    Flag,
+    LifeFlag,
+    Member,
+    NoteFlag,
+    RecordKind,
+    State,
+)
+from ebpfwatch.catalogue.roles import Hook
+from ebpfwatch.catalogue.verdicts import Verdict, numbered
+
 __all__ = [
-    "COUNTERS",
-    "FIRST_STACK_DEPTH",
-    "GRACE_BUCKETS",
-    "OBJECT_BITS",
-    "OBJECT_DEAD",
-    "OBJECT_QUEUED",
-    "WAYS",
-    "DecodeError",
+    "LAYOUTS",
     "Bucket",
-    "Flag",
-    "Hook",
-    "KernelVerdict",
-    "LifeFlag",
+    "DecodeError",
     "Settings",
-    "State",
     "StepEvent",
     "UnlinkEvent",
     "VerdictEvent",
+    "VerdictRecord",
     "decode",
     "device",
     "selftest_record",
@@ -41,252 +39,45 @@ class DecodeError(ValueError):
     """A record that is not what the contract says."""
 
 
-class Hook(enum.IntEnum):
-    """enum hook."""
-
-    ALLOC = 0
-    UNLINK = 1
-    EVICT = 2
-    DESTROY = 3
-    RCU_FREE = 4
-    ANY_FREE = 5
-    RECLAIM = 6
-    UNLINK_PATH = 7
-
-
-class RecordKind(enum.IntEnum):
-    """enum record_kind."""
-
-    STEP = 1
-    VERDICT = 2
-    UNLINK = 3
+_SIMPLE: dict[str, Any] = {
+    "u8": ctypes.c_uint8,
+    "u16": ctypes.c_uint16,
+    "u32": ctypes.c_uint32,
+    "u64": ctypes.c_uint64,
+    "s32": ctypes.c_int32,
+    "char": ctypes.c_char,
+    "bytes": ctypes.c_uint8,  # not c_char: that would end at the first NUL
+}
+_SIZES = {name: value for name, value, _ in CONSTANTS}
 
 
-class State(enum.IntEnum):
-    """enum state: absent means alive."""
+def _layouts() -> dict[str, type[ctypes.Structure]]:
+    """A ctypes structure for each struct, in the order of the table: inner ones stand first."""
+    made: dict[str, type[ctypes.Structure]] = {}
 
-    ABSENT = 0
-    EVICTING = 1
-    QUEUED = 2
-    FREED = 3
+    def kind(member: Member) -> Any:
+        one = _SIMPLE.get(member.kind) or made[member.kind]
+        if not member.count:
+            return one
+        return one * (_SIZES[member.count] if member.count in _SIZES else int(member.count))
 
-
-class KernelVerdict(enum.IntEnum):
-    """enum verdict."""
-
-    NONE = 0
-    DOUBLE_DESTROY = 1
-    DOUBLE_EVICT = 2
-    DOUBLE_FREE = 3
-    FREE_WHILE_ALIVE = 4
-    FOREIGN_FREE = 5
-    IDENTITY_CHANGED = 6
-    FREED_IN_RECLAIM = 7
-    CONCURRENT_UNLINK = 8
+    for row in STRUCTS:
+        fields = [(member.name, kind(member)) for member in row.members]
+        made[row.name] = type(row.name, (ctypes.Structure,), {"_fields_": fields})
+    return made
 
 
-class LifeFlag(enum.IntFlag):
-    """LIFE_*."""
+#: By the struct's name in C.
+LAYOUTS = _layouts()
 
-    RECLAIM = 1
-    UNLINKED = 2
-    IN_FLIGHT = 4
-    CANARY = 8
-    NO_EVICT = 16
-    SLAB_FREE_DUE = 32
-
-
-class Flag(enum.IntFlag):
-    """verdict_record.flags."""
-
-    WITNESS_READ = 1
-    WITNESS_CLEAR = 2
-    WITNESS_PUBLISHED = 4
-    WITNESS_IDENTITY = 8
-    SEAL_BROKEN = 16
-    NOTE_VALID = 32
-    LIFE_VALID = 64
-    PARENTS_VALID = 128
-    PARENTS_WHOLE = 256
-    WITNESS_NO_INODE = 512
-
-
-#: enum counter, in order; the names are those of ``status.COUNTERS`` and ``status.LOSSES``, but for
-#: ``call_lost``, which is of `ebpfwatch unlinks`, and ``slab_free``, no step of an inode's.
-COUNTERS = (
-    "alloc",
-    "unlink",
-    "evict",
-    "evict_in_reclaim",
-    "destroy",
-    "free",
-    "free_in_reclaim",
-    "free_unmatched",
-    "free_aborted",
-    "shrink_start",
-    "shrink_end",
-    "submit",
-    "free_missed",
-    "forgotten_dying",
-    "forgotten_dead",
-    "reclaim_context",
-    "torn",
-    "grace_ns",
-    "verdict",
-    "call_lost",
-    "slab_free",
-)
-
-GRACE_BUCKETS = 32
-FIRST_STACK_DEPTH = 24
-WAYS = 4
-OBJECT_DEAD = 1  #: lowest bit of a bucket's key: the object was freed
-OBJECT_QUEUED = 2  #: the next one: it was queued for RCU
-OBJECT_BITS = OBJECT_DEAD | OBJECT_QUEUED  #: all that is no address in a key
-
-_u16, _u32, _u64, _s32 = ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int32
-
-
-class Header(ctypes.Structure):
-    """struct header."""
-
-    _fields_ = [("kind", _u16), ("size", _u16), ("cpu", _u32), ("ns", _u64)]
-
-
-class ActorStruct(ctypes.Structure):
-    """struct actor."""
-
-    _fields_ = [
-        ("ns", _u64),
-        ("caller", _u64),
-        ("pid", _u32),
-        ("tgid", _u32),
-        ("cpu", _u32),
-        ("stack", _u32),
-        ("comm", ctypes.c_char * 16),
-    ]
-
-
-class Life(ctypes.Structure):
-    """struct life."""
-
-    _fields_ = [
-        ("seal", _u64),
-        ("ino", _u64),
-        ("generation", _u32),
-        ("dev", _u32),
-        ("state", _u32),
-        ("flags", _u32),
-        ("nlink", _u32),
-        ("frees", _u32),
-        ("evicted", ActorStruct),
-        ("freed", ActorStruct),
-        ("destroyed", ActorStruct),
-    ]
-
-
-class Note(ctypes.Structure):
-    """struct note."""
-
-    _fields_ = [
-        ("inode", _u64),
-        ("parent_ino", _u64),
-        ("flags", _u32),
-        ("result", _s32),
-        ("actor", ActorStruct),
-        ("directory", _u64),
-        ("name", ctypes.c_char * 64),
-    ]
-
-
-class Bucket(ctypes.Structure):
-    """struct bucket."""
-
-    _fields_ = [("object", _u64 * WAYS), ("life", Life * WAYS)]
-
-
-class Task(ctypes.Structure):
-    """struct task."""
-
-    _fields_ = [("reclaim_pid", _u32), ("unlink_pid", _u32), ("inode", _u64)]
-
-
-class TaskName(ctypes.Structure):
-    """struct task_name."""
-
-    _fields_ = [("ns", _u64), ("pid", _u32), ("reserved", _u32), ("comm", ctypes.c_char * 16)]
-
-
-class Settings(ctypes.Structure):
-    """struct settings."""
-
-    _fields_ = [
-        ("call_sites", _u64 * 4),
-        ("canary_tgid", _u32),
-        ("reserved", _u32),
-        ("alloc_since", _u64),
-        ("strict_since", _u64),
-        ("unlink_since", _u64),
-    ]
-
-
-class StepRecord(ctypes.Structure):
-    """struct step_record."""
-
-    _fields_ = [
-        ("header", Header),
-        ("object", _u64),
-        ("ino", _u64),
-        ("generation", _u32),
-        ("dev", _u32),
-        ("hook", _u32),
-        ("leaving", _u32),
-        ("actor", ActorStruct),
-    ]
-
-
-class VerdictRecord(ctypes.Structure):
-    """struct verdict_record."""
-
-    _fields_ = [
-        ("header", Header),
-        ("verdict", _u32),
-        ("hook", _u32),
-        ("flags", _u32),
-        ("stack_bytes", _u32),
-        ("object", _u64),
-        ("call_site", _u64),
-        ("ino_now", _u64),
-        ("generation_now", _u32),
-        ("dev_now", _u32),
-        ("state_now", _u64),
-        ("count_now", _u32),
-        ("reclaim_pid", _u32),
-        ("life", Life),
-        ("note", Note),
-        ("actor", ActorStruct),
-        ("stack", _u64 * 32),
-        # not c_char: that would end at the first NUL
-        ("parents", ctypes.c_uint8 * 256),
-    ]
-
-
-class UnlinkRecord(ctypes.Structure):
-    """struct unlink_record."""
-
-    _fields_ = [
-        ("header", Header),
-        ("ino", _u64),
-        ("dev", _u32),
-        ("result", _s32),
-        ("dfd", _s32),
-        ("flags", _u32),
-        ("path_bytes", _u32),
-        ("reserved", _u32),
-        ("actor", ActorStruct),
-        ("path", ctypes.c_char * 256),
-        ("name", ctypes.c_char * 64),
-    ]
+Header: Any = LAYOUTS["header"]
+ActorStruct: Any = LAYOUTS["actor"]
+Life: Any = LAYOUTS["life"]
+Bucket: Any = LAYOUTS["bucket"]
+Settings: Any = LAYOUTS["settings"]
+StepRecord: Any = LAYOUTS["step_record"]
+VerdictRecord: Any = LAYOUTS["verdict_record"]
+UnlinkRecord: Any = LAYOUTS["unlink_record"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,7 +142,7 @@ class VerdictEvent:
 
     ns: int
     cpu: int
-    verdict: KernelVerdict
+    verdict: Verdict
     hook: Hook
     flags: Flag
     object: int
@@ -424,8 +215,8 @@ def selftest_record(object_: int, ino: int, generation: int, ns: int) -> bytes:
     """The record of a double free that never was, for the self-test of the sinks."""
     record = VerdictRecord(
         header=Header(RecordKind.VERDICT, ctypes.sizeof(VerdictRecord), 0, ns),
-        verdict=KernelVerdict.DOUBLE_FREE,
-        hook=Hook.ANY_FREE,
+        verdict=Verdict.DOUBLE_FREE.number,
+        hook=Hook.ANY_FREE.number,
         flags=Flag.WITNESS_READ | Flag.WITNESS_CLEAR | Flag.WITNESS_IDENTITY | Flag.LIFE_VALID,
         object=object_,
         ino_now=ino,
@@ -438,17 +229,17 @@ def selftest_record(object_: int, ino: int, generation: int, ns: int) -> bytes:
     return bytes(record)
 
 
-def _who(actor: ActorStruct) -> Who:
+def _who(actor: Any) -> Who:
     comm = text(bytes(actor.comm))
     return Who(
         actor.ns, actor.pid, actor.tgid, actor.cpu, comm, int(actor.caller), int(actor.stack)
     )
 
 
-def _step(record: StepRecord) -> StepEvent:
+def _step(record: Any) -> StepEvent:
     return StepEvent(
         ns=record.header.ns,
-        hook=Hook(record.hook),
+        hook=Hook.numbered(record.hook),
         leaving=bool(record.leaving),
         object=record.object,
         ino=record.ino,
@@ -458,7 +249,7 @@ def _step(record: StepRecord) -> StepEvent:
     )
 
 
-def _life(life: Life) -> LifeSeen:
+def _life(life: Any) -> LifeSeen:
     return LifeSeen(
         ino=life.ino,
         generation=life.generation,
@@ -473,14 +264,14 @@ def _life(life: Life) -> LifeSeen:
     )
 
 
-def _verdict(record: VerdictRecord) -> VerdictEvent:
+def _verdict(record: Any) -> VerdictEvent:
     flags = Flag(record.flags)
     depth = min(record.stack_bytes // 8, len(record.stack))
     return VerdictEvent(
         ns=record.header.ns,
         cpu=record.header.cpu,
-        verdict=KernelVerdict(record.verdict),
-        hook=Hook(record.hook),
+        verdict=numbered(record.verdict),
+        hook=Hook.numbered(record.hook),
         flags=flags,
         object=record.object,
         call_site=record.call_site,
@@ -493,7 +284,7 @@ def _verdict(record: VerdictRecord) -> VerdictEvent:
         life=_life(record.life) if flags & Flag.LIFE_VALID else None,
         who=_who(record.actor),
         unlinked=_who(record.note.actor),
-        unlink_in_flight=bool(record.note.flags & 1),
+        unlink_in_flight=bool(record.note.flags & NoteFlag.IN_FLIGHT),
         name=text(bytes(record.note.name)),
         stack=tuple(record.stack[:depth]),
         directory_ino=record.note.parent_ino,
@@ -507,7 +298,7 @@ def _parents(raw: bytes) -> tuple[str, ...]:
     return tuple(text(name) for name in names[: names.index(b"")])
 
 
-def _unlink(record: UnlinkRecord) -> UnlinkEvent:
+def _unlink(record: Any) -> UnlinkEvent:
     return UnlinkEvent(
         ns=record.header.ns,
         who=_who(record.actor),
@@ -520,7 +311,7 @@ def _unlink(record: UnlinkRecord) -> UnlinkEvent:
     )
 
 
-_DECODERS: dict[int, tuple[type[ctypes.Structure], Callable[[Any], Event]]] = {
+_DECODERS: dict[int, tuple[Any, Callable[[Any], Event]]] = {
     RecordKind.STEP: (StepRecord, _step),
     RecordKind.VERDICT: (VerdictRecord, _verdict),
     RecordKind.UNLINK: (UnlinkRecord, _unlink),

@@ -20,16 +20,10 @@ import time
 from pathlib import Path
 from typing import Callable, TypeVar
 
+from ebpfwatch.catalogue.counters import COUNTERS
+from ebpfwatch.catalogue.layout import FIRST_STACK_DEPTH, GRACE_BUCKETS, OBJECT_DEAD, WAYS
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.events.wire import (
-    COUNTERS,
-    FIRST_STACK_DEPTH,
-    GRACE_BUCKETS,
-    OBJECT_DEAD,
-    WAYS,
-    Bucket,
-    Settings,
-)
+from ebpfwatch.events.wire import Bucket, Settings
 from ebpfwatch.kernel import handoff, libbpf
 from ebpfwatch.kernel.links import Links
 from ebpfwatch.kernel.protocol import Examined, Loaded, LoadRequest
@@ -244,7 +238,7 @@ class Session:
         return [sum(self._per_cpu(name, key)) for key in range(entries)]
 
     def counters(self) -> dict[str, int]:
-        """Totals by name (``wire.COUNTERS``) since the programs were loaded."""
+        """Totals by name (``catalogue.counters.COUNTERS``) since the programs were loaded."""
         return dict(zip(COUNTERS, self._per_cpu_totals("counters", len(COUNTERS))))
 
     def grace(self) -> tuple[int, ...]:
@@ -266,7 +260,7 @@ class Session:
         settings = Settings(
             canary_tgid=canary_tgid,
             alloc_since=self.since["alloc"],
-            strict_since=self.since["any_free"],
+            any_free_since=self.since["any_free"],
             unlink_since=self.since["unlink"],
         )
         for index, site in enumerate(call_sites[:4]):

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Callable
 
-from ebpfwatch.events.wire import KernelVerdict, device
+from ebpfwatch.catalogue.verdicts import numbered
+from ebpfwatch.events.wire import device
 
 __all__ = ["TracedVerdict", "traced"]
 
@@ -79,7 +80,7 @@ def traced(lines: Iterable[str]) -> Iterator[TracedVerdict]:
             if body.startswith("verdict="):
                 if cpu in current:
                     yield current.pop(cpu)
-                verdict = KernelVerdict(int(pairs["verdict"])).name.lower()
+                verdict = numbered(int(pairs["verdict"])).value
                 now = TracedVerdict(
                     verdict, int(pairs["ino"]), int(pairs["obj"], 16), found["who"], int(cpu)
                 )

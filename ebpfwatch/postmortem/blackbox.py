@@ -9,14 +9,10 @@ import ctypes
 import dataclasses
 from collections.abc import Iterable, Iterator
 
+from ebpfwatch.catalogue.layout import OBJECT_BITS, OBJECT_DEAD, OBJECT_QUEUED, WAYS, LifeFlag
 from ebpfwatch.events.wire import (
-    OBJECT_BITS,
-    OBJECT_DEAD,
-    OBJECT_QUEUED,
-    WAYS,
     Bucket,
     DecodeError,
-    LifeFlag,
     VerdictEvent,
     VerdictRecord,
     decode,

@@ -14,16 +14,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.sinks.text import body
 from ebpfwatch.system.log import put, say
 from ebpfwatch.text.printable import printable
 from ebpfwatch.verdicts.early import Early
-from ebpfwatch.verdicts.finding import Finding, Verdict
+from ebpfwatch.verdicts.finding import Finding
 
 __all__ = [
     "EARLY_ID",
-    "MESSAGE_IDS",
     "Journal",
     "early_fields",
     "fields",
@@ -31,17 +31,6 @@ __all__ = [
     "refuse_closed",
 ]
 
-#: Never change one: alerts and catalog entries refer to them.
-MESSAGE_IDS = {
-    Verdict.DOUBLE_DESTROY: "d5ba74e96bb54d2ca0b203b5ff512272",
-    Verdict.DOUBLE_EVICT: "71e34d5bba0742d183993a7780f750f7",
-    Verdict.DOUBLE_FREE: "ae26928ca75042a2b7eae05444ac0e26",
-    Verdict.FREE_WHILE_ALIVE: "6d0c35ffb6f54722a90840cfc401dfd3",
-    Verdict.FOREIGN_FREE: "9ea671d1dd2e45629f2cd9efb0c568ea",
-    Verdict.IDENTITY_CHANGED: "82f874eea54c4a5b99dafb43f928b38a",
-    Verdict.FREED_IN_RECLAIM: "27a9f8d0d6214187931700e4e64e0b1d",
-    Verdict.CONCURRENT_UNLINK: "816b754decd64fcbb6b04dc0342012f5",
-}
 #: The early warning's: no finding, but worth a catalog entry of its own.
 EARLY_ID = "f68048250df04df29d73b7b3bc7b732d"
 
@@ -60,7 +49,7 @@ def fields(finding: Finding) -> dict[str, str]:
     identity = finding.identity
     return {
         "MESSAGE": body(finding),
-        "MESSAGE_ID": MESSAGE_IDS[finding.verdict],
+        "MESSAGE_ID": finding.verdict.message_id,
         "PRIORITY": str(5 if finding.test else int(finding.severity)),
         "SYSLOG_IDENTIFIER": "ebpfwatch",
         "EBPFWATCH_ID": finding.id,
@@ -177,8 +166,8 @@ def read_all() -> Iterator[dict[str, Any]]:
     refuse_closed(_KEPT)
     reader = journal.Reader()
     try:
-        for identifier in MESSAGE_IDS.values():
-            reader.add_match(MESSAGE_ID=identifier, _UID="0")
+        for verdict in Verdict:
+            reader.add_match(MESSAGE_ID=verdict.message_id, _UID="0")
         reader.seek_tail()
         while True:
             entry = reader.get_previous()

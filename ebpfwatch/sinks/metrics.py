@@ -20,12 +20,14 @@ from prometheus_client.core import (
 )
 
 from ebpfwatch import __version__
+from ebpfwatch.catalogue.counters import EVENTS, LOSSES
+from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.host.state import SOURCES
 from ebpfwatch.kernellog.known import KINDS
 from ebpfwatch.sinks import host_metrics
-from ebpfwatch.sinks.status import ACTIONS, COUNTERS, LOSSES, RESULTS, Status
+from ebpfwatch.sinks.status import ACTIONS, RESULTS, Status
 from ebpfwatch.text.printable import printable
-from ebpfwatch.verdicts.finding import Confidence, Verdict
+from ebpfwatch.verdicts.finding import Confidence
 
 __all__ = ["COLLECTORS", "SINKS", "WatchCollector", "registry"]
 
@@ -176,11 +178,11 @@ def _lifecycle(status: Status) -> Iterator[Metric]:
     yield _counters(
         "lifecycle_events",
         "Steps in the life of ext4 inodes, by kind: "
-        + "; ".join(f"{name}: {text}" for name, text in COUNTERS.items())
+        + "; ".join(f"{name}: {text}" for name, text in EVENTS.items())
         + ".",
         "event",
         status.counters,
-        COUNTERS,
+        EVENTS,
     )
     yield _counters(
         "lost_events",

@@ -11,37 +11,7 @@ import dataclasses
 from ebpfwatch.host.state import HostState
 from ebpfwatch.host.zoneinfo import Zone
 
-__all__ = ["ACTIONS", "COUNTERS", "LOSSES", "RESULTS", "HookStatus", "Status"]
-
-#: What the kernel side counts as handled, by the name of the metric label ``event``.
-COUNTERS = {
-    "alloc": "allocations seen of an address the table knew",
-    "unlink": "unlinks entered",
-    "evict": "inodes evicted",
-    "evict_in_reclaim": "inodes evicted inside shrink_slab",
-    "destroy": "inodes queued for RCU",
-    "free": "evicted inodes freed",
-    "free_in_reclaim": "freed inodes whose eviction was inside shrink_slab",
-    "free_unmatched": "dead inodes freed whose eviction the table did not know",
-    "free_aborted": "inodes freed that never lived (a lost iget race, a failed allocation)",
-    "shrink_start": "shrink_slab calls entered",
-    "shrink_end": "shrink_slab calls left",
-}
-
-#: What may be lost, by the name of the metric label ``kind``.
-LOSSES = {
-    "submit": "events the ring buffer had no room for",
-    "recursion": "hook runs the kernel skipped because the same program was already running",
-    "free_missed": "addresses allocated again whose free was never seen",
-    "forgotten_dying": "dying inodes overwritten in a full table",
-    "forgotten_dead": "dead inodes overwritten in a full table: the detection horizon",
-    "reclaim_context": "reclaim contexts overwritten by another task",
-    "torn": "evictions not entered because other CPUs were faster in a full bucket",
-    "decode": "events user space could not decode",
-    "kernel_log": "kernel log records overwritten before they were read",
-    "queue": "events user space dropped because its queue was full",
-    "rate": "findings not written because of the rate limit",
-}
+__all__ = ["ACTIONS", "RESULTS", "HookStatus", "Status"]
 
 #: Labels of ebpfwatch_actions_total.
 ACTIONS = ("snapshot", "command", "crash")
@@ -76,9 +46,10 @@ class HookStatus:
 class Status:
     """Everything a scrape shows.
 
-    ``counters`` and ``losses`` are totals since the programs were loaded, keyed as ``COUNTERS``
-    and ``LOSSES``.  ``grace_log2`` counts frees by the time from evict to free: bucket i holds
-    durations below 2**i microseconds (and at least 2**(i-1)); ``grace_sum_ns`` is their sum.
+    ``counters`` and ``losses`` are totals since the programs were loaded, keyed as ``EVENTS``
+    and ``LOSSES`` of ``catalogue.counters``.  ``grace_log2`` counts frees by the time from evict to
+    free: bucket i holds durations below 2**i microseconds (and at least 2**(i-1));
+    ``grace_sum_ns`` is their sum.
     ``findings`` counts by (verdict, confidence, is test) since the machine booted, whichever
     process of ours saw them, ``actions`` by (action, result).  ``findings_open`` are those that
     nobody has acknowledged, by (verdict, confidence), and ``finding_ages`` the seconds since the

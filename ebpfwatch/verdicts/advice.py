@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from ebpfwatch.verdicts.confidence import CRITICAL
-from ebpfwatch.verdicts.finding import Confidence, Finding, Strength, Verdict
+from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.verdicts.finding import Confidence, Finding, Strength
 
 __all__ = ["advice"]
-
-_STILL_ALIVE = {Verdict.DOUBLE_DESTROY, Verdict.DOUBLE_EVICT}
 
 
 def advice(finding: Finding) -> tuple[str, ...]:
@@ -23,10 +21,10 @@ def advice(finding: Finding) -> tuple[str, ...]:
 
 def _steps(finding: Finding) -> list[str]:
     steps = []
-    if finding.verdict in CRITICAL and finding.confidence is not Confidence.UNDECIDABLE:
+    if finding.verdict.damage and finding.confidence is not Confidence.UNDECIDABLE:
         soon = (
             "within a grace period, milliseconds to seconds"
-            if finding.verdict in _STILL_ALIVE
+            if finding.verdict.before_damage
             else "at any moment, in a task that has nothing to do with it"
         )
         steps.append(

@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-from ebpfwatch.events.wire import Flag, Hook, LifeFlag, VerdictEvent
-from ebpfwatch.verdicts.finding import Confidence, Verdict
-from ebpfwatch.verdicts.knowledge import NOT_BY_CANARY, Knowledge
+from ebpfwatch.catalogue.layout import Flag, LifeFlag
+from ebpfwatch.catalogue.roles import BY_CANARY, Hook
+from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.events.wire import VerdictEvent
+from ebpfwatch.verdicts.finding import Confidence
+from ebpfwatch.verdicts.knowledge import Knowledge
 
-__all__ = ["CRITICAL", "FORGED_BY", "TICK_NS_MAX", "ago", "doubts", "evidence"]
+__all__ = ["TICK_NS_MAX", "ago", "doubts", "evidence"]
 
 #: The longest tick of a kernel (CONFIG_HZ=100), with which steps are stamped.
 TICK_NS_MAX = 10_000_000
-
-#: What a verdict would need to be wrong: all roles of one of these sets missed a step.
-#: Not asked where the object itself testifies.
-FORGED_BY: dict[Verdict, tuple[tuple[str, ...], ...]] = {
-    Verdict.DOUBLE_DESTROY: (("alloc", "evict"),),
-    Verdict.DOUBLE_EVICT: (("alloc", "rcu_free", "any_free"),),
-    Verdict.DOUBLE_FREE: (("alloc", "evict"),),
-    Verdict.FREE_WHILE_ALIVE: (),
-    Verdict.FOREIGN_FREE: (),
-    Verdict.IDENTITY_CHANGED: (("alloc", "evict"),),
-    Verdict.FREED_IN_RECLAIM: (("unlink",), ("reclaim",)),
-    Verdict.CONCURRENT_UNLINK: (("unlink",),),
-}
-
-#: These damage memory; the others are candidates and context.
-CRITICAL = {
-    Verdict.DOUBLE_DESTROY,
-    Verdict.DOUBLE_EVICT,
-    Verdict.DOUBLE_FREE,
-    Verdict.FREE_WHILE_ALIVE,
-    Verdict.FOREIGN_FREE,
-}
-
-#: What happens to an object that was evicted before. An inode that loses the race in iget_locked()
-#: is destroyed without ever living: where its allocation was not seen, only its i_count tells it
-#: from the dead one whose memory, and on some kernels whose i_state, it has inherited.
-_OF_THE_DEAD = {
-    Verdict.DOUBLE_DESTROY,
-    Verdict.DOUBLE_EVICT,
-    Verdict.DOUBLE_FREE,
-    Verdict.IDENTITY_CHANGED,
-}
 
 _ORDER = (Confidence.CONFIRMED, Confidence.PROBABLE, Confidence.UNDECIDABLE)
 
@@ -59,14 +30,14 @@ def doubts(
 
     if event.flags & Flag.SEAL_BROKEN:
         doubt(Confidence.UNDECIDABLE, "two CPUs wrote the table entry at once")
-    for roles in () if _testified(event, verdict) else FORGED_BY[verdict]:
+    for roles in () if _testified(event, verdict) else verdict.forged_by:
         weak = [_weakness(role, event, knowledge) for role in roles]
         if all(weak):
             silent = all(knowledge.alive.get(role) is False for role in roles)
             doubt(Confidence.UNDECIDABLE if silent else Confidence.PROBABLE, "; ".join(weak))
-    if verdict in CRITICAL and not event.flags & Flag.WITNESS_READ:
+    if verdict.damage and not event.flags & Flag.WITNESS_READ:
         doubt(Confidence.PROBABLE, "the object's own memory could not be read")
-    if verdict in _OF_THE_DEAD and not _testifies_death(event):
+    if verdict.of_the_dead and not _testifies_death(event):
         doubt(
             Confidence.PROBABLE,
             "the object does not say that it is dead (I_FREEING | I_CLEAR, and no references)",
@@ -100,7 +71,7 @@ def _weakness(role: str, event: VerdictEvent, knowledge: Knowledge) -> str:
     lost = knowledge.lost(role, _since(event))
     if lost:
         return f"{lost} runs of the hook {role} were skipped in that time"
-    if alive is None and role not in NOT_BY_CANARY:
+    if alive is None and role in BY_CANARY:
         return f"the hook {role} is not proven alive"
     return ""
 

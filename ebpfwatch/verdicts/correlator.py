@@ -8,32 +8,18 @@ from __future__ import annotations
 
 import datetime
 
-from ebpfwatch.events.wire import (
-    Flag,
-    Hook,
-    KernelVerdict,
-    LifeFlag,
-    LifeSeen,
-    VerdictEvent,
-    Who,
-    device,
-)
-from ebpfwatch.verdicts.confidence import CRITICAL, FORGED_BY, TICK_NS_MAX, doubts, evidence
-from ebpfwatch.verdicts.finding import (
-    Actor,
-    Confidence,
-    Finding,
-    Frame,
-    Identity,
-    Moment,
-    Severity,
-    Verdict,
-)
+from ebpfwatch.catalogue.functions import RCU_CALLBACKS
+from ebpfwatch.catalogue.layout import Flag, LifeFlag
+from ebpfwatch.catalogue.roles import Hook
+from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.events.wire import LifeSeen, VerdictEvent, Who, device
+from ebpfwatch.verdicts.confidence import TICK_NS_MAX, doubts, evidence
+from ebpfwatch.verdicts.finding import Actor, Confidence, Finding, Frame, Identity, Moment, Severity
 from ebpfwatch.verdicts.knowledge import Knowledge
 from ebpfwatch.verdicts.responsible import Clues, responsible
 from ebpfwatch.verdicts.stacks import frame, in_softirq, resolve
 
-__all__ = ["FORGED_BY", "Knowledge", "judge"]
+__all__ = ["Knowledge", "judge"]
 
 _NAME_MAX = 63  #: bytes of a name that the probes keep
 
@@ -44,11 +30,9 @@ _SEVERITY = {
 }
 
 
-def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Finding | None:
-    """The finding, or None where the event is no verdict; ``sequence`` makes the id unique."""
-    if event.verdict is KernelVerdict.NONE:
-        return None
-    verdict = Verdict[event.verdict.name]
+def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Finding:
+    """The finding; ``sequence`` makes the id unique."""
+    verdict = event.verdict
     life = event.life
     confidence, why_not_more = doubts(event, verdict, knowledge)
     realtime_us = (event.ns + knowledge.realtime_offset_ns) // 1000
@@ -96,7 +80,7 @@ def _identifier(realtime_us: int, sequence: int) -> str:
 
 
 def _severity(verdict: Verdict, confidence: Confidence) -> Severity:
-    if verdict in CRITICAL:
+    if verdict.damage:
         return _SEVERITY[confidence]
     return Severity.NOTICE if verdict is Verdict.CONCURRENT_UNLINK else Severity.WARNING
 
@@ -166,17 +150,13 @@ def _first(
     return _earlier(life.freed, "unknown", knowledge) or destroyed_by or evicted_by
 
 
-#: Only RCU calls these.
-_CALLBACKS = {"ext4_free_in_core_inode", "ext4_i_callback", "i_callback"}
-
-
 def _earlier(who: Who, context: str, knowledge: Knowledge) -> Actor | None:
     """Who did a step that was legal when it happened: with its stack if one was taken, else only
     with its caller.
     """
     frames = knowledge.frames(who.stack) if who.stack else ()
     stack = _frames(frames, who.caller, knowledge)
-    if in_softirq(stack) or _CALLBACKS & {f.symbol for f in stack}:
+    if in_softirq(stack) or any(f.symbol in RCU_CALLBACKS for f in stack):
         context = "softirq"
     return _actor(who, knowledge, context, stack)
 
@@ -214,7 +194,7 @@ def _timeline(event: VerdictEvent) -> tuple[Moment, ...]:
     # Of this life, and before its eviction; or of the next one at this address.
     older = [who for who, _ in steps if who.ns + TICK_NS_MAX < event.unlinked.ns]
     steps.insert(len(older), (event.unlinked, "ext4_unlink of this inode"))
-    steps.append((event.who, _SAYS[Verdict[event.verdict.name]]))
+    steps.append((event.who, event.verdict.words.happened))
     return tuple(
         Moment(min(who.ns, event.ns), f"{text} on CPU {who.cpu}") for who, text in steps if who
     )
@@ -228,18 +208,6 @@ def _reclaim(event: VerdictEvent) -> str:
     return ""
 
 
-_SAYS = {
-    Verdict.DOUBLE_DESTROY: "queued for RCU a second time",
-    Verdict.DOUBLE_EVICT: "evicted a second time",
-    Verdict.DOUBLE_FREE: "freed a second time",
-    Verdict.FREE_WHILE_ALIVE: "freed while alive: its life was never evicted",
-    Verdict.FOREIGN_FREE: "freed by a stranger, not by ext4's RCU callback",
-    Verdict.IDENTITY_CHANGED: "another inode at its free than at its eviction",
-    Verdict.FREED_IN_RECLAIM: "evicted by reclaim while its deletion was under way",
-    Verdict.CONCURRENT_UNLINK: "unlinked by two tasks at once",
-}
-
-
 def _summary(
     verdict: Verdict,
     event: VerdictEvent,
@@ -248,7 +216,7 @@ def _summary(
     first: Actor | None,
     second: Actor | None,
 ) -> str:
-    text = f"ext4 inode {event.ino} on {major}:{minor} {_SAYS[verdict]}"
+    text = f"ext4 inode {event.ino} on {major}:{minor} {verdict.words.happened}"
     if first is not None:
         text += f", first {_by(first)}"
     return text + (f", now {_by(second)}" if second is not None else "")

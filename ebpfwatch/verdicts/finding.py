@@ -10,6 +10,7 @@ import dataclasses
 import enum
 from typing import Any
 
+from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.text.jsonable import jsonable
 
 __all__ = [
@@ -24,24 +25,10 @@ __all__ = [
     "Responsible",
     "Severity",
     "Strength",
-    "Verdict",
 ]
 
 #: Version of the JSON form of a finding (``Finding.to_json``); raised when a field changes meaning.
 SCHEMA = 2
-
-
-class Verdict(enum.Enum):
-    """What happened to the object; the names are those of the design's table."""
-
-    DOUBLE_DESTROY = "double_destroy"
-    DOUBLE_EVICT = "double_evict"
-    DOUBLE_FREE = "double_free"
-    FREE_WHILE_ALIVE = "free_while_alive"
-    FOREIGN_FREE = "foreign_free"
-    IDENTITY_CHANGED = "identity_changed"
-    FREED_IN_RECLAIM = "freed_in_reclaim"
-    CONCURRENT_UNLINK = "concurrent_unlink"
 
 
 class Confidence(enum.Enum):

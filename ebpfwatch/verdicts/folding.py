@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import collections
 
-from ebpfwatch.verdicts.confidence import CRITICAL
 from ebpfwatch.verdicts.finding import Finding
 
 __all__ = ["Folder"]
@@ -48,7 +47,7 @@ class Folder:
         if since is not None and now - since < self.fold_seconds:
             self._open[key] = (since, folded + 1)
             return False, 0
-        kind = finding.verdict in CRITICAL, finding.test
+        kind = finding.verdict.damage, finding.test
         written = self._written.setdefault(kind, collections.deque())
         while written and now - written[0] >= 60:
             written.popleft()

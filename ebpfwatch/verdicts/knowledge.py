@@ -8,10 +8,7 @@ from typing import Callable
 
 from ebpfwatch.verdicts.finding import Process, Responsible
 
-__all__ = ["NOT_BY_CANARY", "Knowledge"]
-
-#: Roles that no canary can prove: reclaim is proven once something is reclaimed.
-NOT_BY_CANARY = frozenset({"reclaim"})
+__all__ = ["Knowledge"]
 
 
 @dataclasses.dataclass(frozen=True)

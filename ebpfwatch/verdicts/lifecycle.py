@@ -11,8 +11,8 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from ebpfwatch.events.wire import State
-from ebpfwatch.verdicts.finding import Verdict
+from ebpfwatch.catalogue.layout import State
+from ebpfwatch.catalogue.verdicts import Verdict
 
 __all__ = ["TRANSITIONS", "Outcome", "Step", "Witness", "step"]
 

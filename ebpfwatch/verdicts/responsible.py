@@ -12,31 +12,15 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from ebpfwatch.verdicts.finding import Actor, Confidence, Frame, Responsible, Strength, Verdict
+from ebpfwatch.catalogue.functions import EXT4_MODULES, RELEASE
+from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.verdicts.finding import Actor, Confidence, Frame, Responsible, Strength
 from ebpfwatch.verdicts.stacks import own_frames
 
 __all__ = ["Clues", "describe_taints", "responsible"]
 
-#: Modules that are always there when an ext4 inode dies.
-_EXT4 = {"ext4", "jbd2", "mbcache"}
-
 #: Pseudo-modules of kallsyms: what is traced, not what is done.
 _NO_MODULE = re.compile(r"bpf|__builtin__\w+")
-
-#: How an inode is let go, from iput() down to the slab: who calls into this makes the call itself.
-_RELEASE = re.compile(
-    r"(__)?ext4_\w+|i_callback|destroy_inode|evict|iput(_final)?|dispose_list|kmem_cache_free\w*"
-    r"|__kmem_cache_free|kfree|call_rcu\w*|__call_rcu\w*|clear_inode|truncate_inode_pages\w*"
-)
-
-_STEP = {
-    Verdict.DOUBLE_DESTROY: "second queueing for RCU",
-    Verdict.DOUBLE_EVICT: "second eviction",
-    Verdict.DOUBLE_FREE: "second free",
-    Verdict.FREE_WHILE_ALIVE: "free of the living inode",
-    Verdict.FOREIGN_FREE: "free past ext4's RCU callback",
-    Verdict.CONCURRENT_UNLINK: "second unlink",
-}
 
 _TAINTS = {
     "P": "proprietary",
@@ -76,10 +60,10 @@ def responsible(
     clues: Clues,
 ) -> Responsible:
     """The judgement; ``before`` are who evicted and who queued the object."""
-    if verdict not in _STEP:
-        return _unknown(_NOBODY[verdict], clues)
+    if not verdict.words.step:
+        return _unknown((verdict.words.nobody,), clues)
     found = (
-        _by_stack(second, _STEP[verdict])
+        _by_stack(second, verdict.words.step)
         or (_by_stack(first, "first free") if verdict is Verdict.DOUBLE_FREE else None)
         or _by_earlier(clues)
         or next(filter(None, map(_by_legal_step, before)), None)
@@ -91,19 +75,11 @@ def responsible(
     return found
 
 
-_NOBODY = {
-    Verdict.IDENTITY_CHANGED: (
-        "whoever overwrote or reused the object between eviction and free left no trace of it",
-    ),
-    Verdict.FREED_IN_RECLAIM: ("reclaim may do this legally: nobody is accused",),
-}
-
-
 def _suspects(frames: Sequence[Frame]) -> list[tuple[int, Frame]]:
     return [
         (index, f)
         for index, f in enumerate(frames)
-        if f.module and f.module not in _EXT4 and not _NO_MODULE.fullmatch(f.module)
+        if f.module and f.module not in EXT4_MODULES and not _NO_MODULE.fullmatch(f.module)
     ]
 
 
@@ -115,7 +91,7 @@ def _by_stack(actor: Actor | None, step: str) -> Responsible | None:
         return None
     index, f = min(suspects, key=lambda found: ("O" not in found[1].taints, found[0]))
     who = f"module {f.module}" + (f" ({describe_taints(f.taints)})" if f.taints else "")
-    if all(_RELEASE.fullmatch(inner.symbol) for inner in frames[:index]):
+    if all(RELEASE.fullmatch(inner.symbol) for inner in frames[:index]):
         return Responsible(who, Strength.SHOWN, (f"its own code made the {step}: {f}",))
     through = frames[index - 1].symbol or "an address without a name"
     return Responsible(

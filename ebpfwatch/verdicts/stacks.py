@@ -6,30 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Callable
 
+from ebpfwatch.catalogue.functions import INODE_FREERS, SOFTIRQ_ENTRY
 from ebpfwatch.verdicts.finding import Frame
 
 __all__ = ["frame", "in_softirq", "is_own_caller", "own_frames", "resolve"]
-
-#: From here outwards it is the kernel's entry into a softirq or an interrupt, and then whatever
-#: was interrupted.  RCU's own threads have rcu_do_batch outermost, so the cut costs nothing there.
-_ENTRIES = re.compile(
-    r"__do_softirq|do_softirq|handle_softirqs|__softirqentry_text_start|rcu_do_batch"
-    r"|rcu_process_callbacks|rcu_core(_si)?|__irq_exit_rcu|irq_exit(_rcu)?|run_ksoftirqd"
-    r"|el1h?(_64)?_irq\w*|gic_handle_irq|(__)?handle_domain_irq|generic_handle_\w+"
-    r"|asm_(sysvec|common_interrupt)\w*|common_interrupt|sysvec_\w+|do_IRQ"
-)
-
-#: Functions that may free an ext4 inode. On some kernels the callback tail-calls kmem_cache_free,
-#: so the call site is in RCU itself.
-_OWN_CALLERS = {
-    "ext4_free_in_core_inode",
-    "ext4_i_callback",
-    "i_callback",
-    "rcu_do_batch",
-    "rcu_process_callbacks",
-    "destroy_inode",
-    "alloc_inode",
-}
 
 #: The probe itself and the tracepoint that called it are not the kernel's doing.
 _PROBES = ("bpf_prog_", "bpf_trace_run", "__bpf_trace_", "__traceiter_", "bpf_trampoline_")
@@ -67,19 +47,19 @@ def resolve(
 
 def in_softirq(frames: Sequence[Frame]) -> bool:
     """Whether these ran in a softirq, an interrupt or RCU's thread: the task is a bystander."""
-    return any(_ENTRIES.fullmatch(f.symbol) for f in frames)
+    return any(SOFTIRQ_ENTRY.fullmatch(f.symbol) for f in frames)
 
 
 def is_own_caller(caller: Frame) -> bool:
     """Whether it is the kernel's or ext4's own code that frees inodes; a stranger may have a
     function of the same name.
     """
-    return caller.symbol in _OWN_CALLERS and caller.module in ("", "ext4")
+    return caller.symbol in INODE_FREERS and caller.module in ("", "ext4")
 
 
 def own_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
     """Only what was called by the step itself: an interrupted task's frames are not its doing."""
     for index, f in enumerate(frames):
-        if _ENTRIES.fullmatch(f.symbol):
+        if SOFTIRQ_ENTRY.fullmatch(f.symbol):
             return tuple(frames[:index])
     return tuple(frames)

@@ -17,18 +17,10 @@ import os
 import random
 import struct
 
-from ebpfwatch.events.wire import (
-    COUNTERS,
-    Flag,
-    KernelVerdict,
-    LifeFlag,
-    State,
-    StepEvent,
-    StepRecord,
-    VerdictEvent,
-    VerdictRecord,
-    decode,
-)
+from ebpfwatch.catalogue.counters import COUNTERS
+from ebpfwatch.catalogue.layout import Flag, LifeFlag, State
+from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.events.wire import StepEvent, StepRecord, VerdictEvent, VerdictRecord, decode
 from ebpfwatch.kernel.libbpf import map_lookup, map_update, raw_tracepoint_test_run
 from ebpfwatch.kernel.playback import PAGE_BYTES, FakeInode
 from ebpfwatch.kernel.session import Session
@@ -95,7 +87,7 @@ class Expected:
     """What a record must say; ``step`` names a canary's step instead of a verdict."""
 
     size: int
-    verdict: KernelVerdict | None = None
+    verdict: Verdict | None = None
     index: int = 0
     flags: Flag = Flag(0)
     life: Entry | None = None
@@ -252,7 +244,7 @@ class Model:
     def _step(self) -> None:
         self._submit(Expected(ctypes.sizeof(StepRecord)))
 
-    def _verdict(self, verdict: KernelVerdict, index: int, flags: Flag, life: Entry | None) -> None:
+    def _verdict(self, verdict: Verdict, index: int, flags: Flag, life: Entry | None) -> None:
         self.counters["verdict"] += 1
         if life is not None:
             flags |= Flag.LIFE_VALID
@@ -387,14 +379,14 @@ class Model:
             flags |= LifeFlag.RECLAIM
             self.counters["evict_in_reclaim"] += 1
             if flags & LifeFlag.IN_FLIGHT or not inode.nlink:
-                verdict = KernelVerdict.FREED_IN_RECLAIM
+                verdict = Verdict.FREED_IN_RECLAIM
         elif self.canary and not inode.nlink:
             flags |= LifeFlag.CANARY
         if entry is not None:
             seen |= self._witness(index)
-            verdict = KernelVerdict.DOUBLE_EVICT
+            verdict = Verdict.DOUBLE_EVICT
         if verdict is not None:
-            again = verdict is KernelVerdict.DOUBLE_EVICT
+            again = verdict is Verdict.DOUBLE_EVICT
             self._verdict(verdict, index, seen, entry if again else None)
         self.spent |= noted
         new = Entry(index, State.EVICTING, flags, inode.ino, inode.generation, inode.nlink)
@@ -415,21 +407,21 @@ class Model:
         if entry is None:
             seen |= self._witness(index)
             if seen & Flag.WITNESS_PUBLISHED:
-                verdict = KernelVerdict.FREE_WHILE_ALIVE
+                verdict = Verdict.FREE_WHILE_ALIVE
             else:
                 self.counters["free_aborted" if inode.count == 1 else "free_unmatched"] += 1
         elif entry.state is State.FREED:
             seen |= self._witness(index)
             alive = seen & Flag.WITNESS_PUBLISHED
-            verdict = KernelVerdict.FREE_WHILE_ALIVE if alive else KernelVerdict.DOUBLE_FREE
+            verdict = Verdict.FREE_WHILE_ALIVE if alive else Verdict.DOUBLE_FREE
         else:
             dying = True
             if (entry.ino, entry.generation) != (inode.ino, inode.generation):
                 alive = self._witness(index) & Flag.WITNESS_PUBLISHED
-                changed = KernelVerdict.IDENTITY_CHANGED
-                verdict = KernelVerdict.FREE_WHILE_ALIVE if alive else changed
+                changed = Verdict.IDENTITY_CHANGED
+                verdict = Verdict.FREE_WHILE_ALIVE if alive else changed
         if stranger and verdict is None:
-            verdict = KernelVerdict.FOREIGN_FREE
+            verdict = Verdict.FOREIGN_FREE
         if verdict is not None:
             self._verdict(verdict, index, seen | self._witness(index), entry)
         if entry is None:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.daemon.precursors import Precursors
 from ebpfwatch.daemon.this_boot import ThisBoot
 from ebpfwatch.host.zoneinfo import Zone
 from ebpfwatch.paths import Paths
 from ebpfwatch.sinks import journal
-from ebpfwatch.verdicts.finding import Verdict
 from ebpfwatch.verdicts.recorder import Recorder
 from tests.live.conftest import DaemonProcess, command, start_daemon
 
@@ -64,7 +64,7 @@ def test_a_finding_is_in_the_journal(
             "json",
             "-n",
             "1",
-            f"MESSAGE_ID={journal.MESSAGE_IDS[Verdict.DOUBLE_FREE]}",
+            f"MESSAGE_ID={Verdict.DOUBLE_FREE.message_id}",
         ],
         capture_output=True,
         text=True,
@@ -123,10 +123,7 @@ def test_a_forged_record_is_not_reported(
     assert command("selftest", run_directory=daemon.run_directory).returncode == 0
     body = json.loads(next((daemon.state / "findings").glob("*.json")).read_text())
     forged = {**body, "id": "forged"}
-    record = (
-        f"MESSAGE_ID={journal.MESSAGE_IDS[Verdict.DOUBLE_FREE]}\n"
-        f"EBPFWATCH_JSON={json.dumps(forged)}\n"
-    )
+    record = f"MESSAGE_ID={Verdict.DOUBLE_FREE.message_id}\nEBPFWATCH_JSON={json.dumps(forged)}\n"
     send = "import socket, sys; socket.socket(1, 2).sendto(sys.argv[1].encode(), sys.argv[2])"
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     words = [*nobody, "/usr/bin/python3", "-c", send, record, SOCKET]

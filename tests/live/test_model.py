@@ -16,21 +16,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ebpfwatch.catalogue.layout import OBJECT_BITS, State
+from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.commands.selftest import double_free
-from ebpfwatch.events.wire import (
-    OBJECT_BITS,
-    Bucket,
-    KernelVerdict,
-    State,
-    VerdictEvent,
-    decode,
-)
+from ebpfwatch.events.wire import Bucket, VerdictEvent, decode
 from ebpfwatch.kernel import libbpf
 from ebpfwatch.kernel.playback import Playback
 from ebpfwatch.kernel.session import NEVER, Session
-from ebpfwatch.verdicts.confidence import CRITICAL
 from ebpfwatch.verdicts.correlator import judge
-from ebpfwatch.verdicts.finding import Confidence, Verdict
+from ebpfwatch.verdicts.finding import Confidence
 from ebpfwatch.verdicts.knowledge import Knowledge
 from ebpfwatch.verdicts.lifecycle import Step, Witness, step
 from tests.live.conftest import load_session
@@ -131,7 +125,7 @@ class Judged(Model):
         for wanted, event in pairs:
             finding = judge(event, knowledge(wanted.lost), 1)
             assert finding is not None
-            if finding.verdict not in CRITICAL | {Verdict.IDENTITY_CHANGED}:
+            if not finding.verdict.damage:
                 assert finding.confidence is not Confidence.CONFIRMED
                 continue
             self.critical += 1
@@ -240,7 +234,7 @@ def test_identity_changed_is_found(session: Session, bed: Playback) -> None:
     bed.inode.ino = 2
     bed.free()
     (event,) = verdicts(session, bed.object)
-    assert event.verdict is KernelVerdict.IDENTITY_CHANGED
+    assert event.verdict is Verdict.IDENTITY_CHANGED
     assert event.life is not None
     assert (event.life.ino, event.ino) == (1, 2)
 
@@ -268,7 +262,8 @@ def test_an_entry_that_another_cpu_wrote_late_tells_no_identity(
     bed.free()
     found = [event.verdict for event in verdicts(session, bed.object)]
     free = session.counters()["free"] - before["free"]
-    assert (found, free) == ([] if late else [KernelVerdict.IDENTITY_CHANGED], 1)
+    assert found == ([] if late else [Verdict.IDENTITY_CHANGED])
+    assert free >= 1  # the programs are attached: other inodes of this machine die, too
 
 
 def test_an_inode_that_was_never_listed_is_not_alive(session: Session, bed: Playback) -> None:
@@ -291,7 +286,7 @@ def test_a_free_by_a_stranger_is_found(session: Session, bed: Playback) -> None:
     bed.free(call_site=0xFFFFFFFFC0DE0000)
     session.configure(0, ())
     (event,) = verdicts(session, bed.object)
-    assert event.verdict is KernelVerdict.FOREIGN_FREE
+    assert event.verdict is Verdict.FOREIGN_FREE
     assert event.call_site == 0xFFFFFFFFC0DE0000
 
 
@@ -307,7 +302,7 @@ def test_eviction_in_reclaim_during_an_unlink_is_a_candidate(
     bed.evict()
     bed.shrink_end()
     (event,) = verdicts(session, bed.object)
-    assert event.verdict is KernelVerdict.FREED_IN_RECLAIM
+    assert event.verdict is Verdict.FREED_IN_RECLAIM
     assert event.reclaim_pid
     assert (event.unlink_in_flight, event.name) == (True, "ebpfwatch-selftest")
     bed.unlink_exit()
@@ -340,7 +335,7 @@ def test_two_unlinks_at_once_are_context(session: Session, bed: Playback) -> Non
         os._exit(0)
     os.waitpid(child, 0)
     (event,) = verdicts(session, bed.object)
-    assert event.verdict is KernelVerdict.CONCURRENT_UNLINK
+    assert event.verdict is Verdict.CONCURRENT_UNLINK
     assert event.unlinked.pid == os.getpid() and event.who.pid == child
     bed.evict()  # and with that life its note ends
     bed.free()
@@ -396,7 +391,7 @@ def test_an_unlink_whose_return_nobody_saw_is_not_in_flight(
     bed.free()
     bed.free()
     (event,) = verdicts(session, bed.object)
-    assert (event.verdict, event.unlink_in_flight) == (KernelVerdict.DOUBLE_FREE, False)
+    assert (event.verdict, event.unlink_in_flight) == (Verdict.DOUBLE_FREE, False)
     bed.alloc()
 
 
@@ -419,7 +414,7 @@ def test_without_names_the_verdicts_are_the_same(ext4: Path) -> None:
         )
         double_free(bed)
         (event,) = verdicts(session, bed.object)
-        assert event.verdict is KernelVerdict.DOUBLE_FREE
+        assert event.verdict is Verdict.DOUBLE_FREE
         assert event.unlinked.pid == os.getpid()
         assert (event.name, event.parents, event.directory_ino) == ("", (), 0)
     finally:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from ebpfwatch.events.wire import Flag, KernelVerdict, VerdictEvent, decode
+from ebpfwatch.catalogue.layout import Flag
+from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.events.wire import VerdictEvent, decode
 from tests.live.workbench import Workbench
 
 
@@ -54,11 +56,11 @@ def test_a_second_eviction_is_still_one(fentry: Workbench, freed: bool) -> None:
         bed.inode.state = 0x20
     bed.evict()
     (event,) = verdicts(fentry)
-    assert event.verdict is KernelVerdict.DOUBLE_EVICT
+    assert event.verdict is Verdict.DOUBLE_EVICT
     bed.free()
     bed.free()
     (event,) = verdicts(fentry)
-    assert event.verdict is KernelVerdict.DOUBLE_FREE
+    assert event.verdict is Verdict.DOUBLE_FREE
 
 
 def test_memory_that_is_no_inode_is_not_called_alive(fentry: Workbench) -> None:
@@ -71,6 +73,6 @@ def test_memory_that_is_no_inode_is_not_called_alive(fentry: Workbench) -> None:
     bed.free()
     bed.inode.reused = False
     (event,) = verdicts(fentry)
-    assert event.verdict is KernelVerdict.DOUBLE_FREE
+    assert event.verdict is Verdict.DOUBLE_FREE
     assert event.flags & Flag.WITNESS_NO_INODE and not event.flags & Flag.WITNESS_PUBLISHED
     bed.alloc()

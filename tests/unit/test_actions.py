@@ -16,10 +16,11 @@ from ebpfwatch.actions import Actions
 from ebpfwatch.actions.command import Command
 from ebpfwatch.actions.crash import Crash
 from ebpfwatch.actions.snapshot import Snapshot
+from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.config import ActionsConfig, Config
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.paths import Paths
-from ebpfwatch.verdicts.finding import Confidence, Finding, Severity, Verdict
+from ebpfwatch.verdicts.finding import Confidence, Finding, Severity
 from tests.unit.test_verdicts import judged
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to give a directory away")

@@ -11,9 +11,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from ebpfwatch.events.wire import KernelVerdict
+from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.verdicts.advice import advice
-from ebpfwatch.verdicts.finding import SCHEMA, Confidence, Finding, Moment, Process, Verdict
+from ebpfwatch.verdicts.finding import SCHEMA, Confidence, Finding, Moment, Process
 from tests.unit.test_verdicts import EVENT, judged
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -45,8 +45,8 @@ def test_the_schema_is_one() -> None:
     assert DOCUMENT["properties"]["schema"]["const"] == SCHEMA
 
 
-@pytest.mark.parametrize("kind", [k for k in KernelVerdict if k is not KernelVerdict.NONE])
-def test_every_verdict_is_as_documented(kind: KernelVerdict) -> None:
+@pytest.mark.parametrize("kind", list(Verdict))
+def test_every_verdict_is_as_documented(kind: Verdict) -> None:
     """With an entry in the table and without, with a name and without; and the way back."""
     for change in ({}, {"life": None, "name": "", "stack": ()}):
         finding = judged(dataclasses.replace(EVENT, verdict=kind, **change))  # type: ignore[arg-type]

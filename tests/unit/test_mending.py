@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import pytest
 
-from ebpfwatch.events.wire import COUNTERS
+from ebpfwatch.catalogue.counters import COUNTERS
 from ebpfwatch.kernel import libbpf
 from ebpfwatch.kernel.session import Session
 

@@ -10,16 +10,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebpfwatch.events.wire import (
-    OBJECT_DEAD,
-    OBJECT_QUEUED,
-    ActorStruct,
-    Bucket,
-    KernelVerdict,
-    LifeFlag,
-    VerdictRecord,
-    selftest_record,
-)
+from ebpfwatch.catalogue.layout import OBJECT_DEAD, OBJECT_QUEUED, LifeFlag
+from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.events.wire import ActorStruct, Bucket, VerdictRecord, selftest_record
 from ebpfwatch.postmortem.blackbox import entries, transitions, verdicts
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +63,7 @@ def test_the_last_verdicts_outlive_user_space() -> None:
     later = selftest_record(OBJECT, 43, 7, 2000)
     events = verdicts([later, never, record + b"padding"])
     assert [event.ino for event in events] == [42, 43]
-    assert events[0].verdict is KernelVerdict.DOUBLE_FREE
+    assert events[0].verdict is Verdict.DOUBLE_FREE
 
 
 @given(st.binary(max_size=5000))

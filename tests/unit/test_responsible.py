@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from ebpfwatch.verdicts.finding import Actor, Confidence, Frame, Responsible, Strength, Verdict
+from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.verdicts.finding import Actor, Confidence, Frame, Responsible, Strength
 from ebpfwatch.verdicts.responsible import Clues, describe_taints, responsible
 from ebpfwatch.verdicts.stacks import frame, in_softirq, is_own_caller, own_frames, resolve
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.commands import main
 from ebpfwatch.daemon.this_boot import FILE, ThisBoot
 from ebpfwatch.paths import Paths
 from ebpfwatch.postmortem.last_boot import kernel_boot_id
 from ebpfwatch.sinks import kmsg
 from ebpfwatch.sinks.store import Store, acknowledge, acknowledge_all, read_all
-from ebpfwatch.verdicts.finding import Confidence, Finding, Verdict
+from ebpfwatch.verdicts.finding import Confidence, Finding
 from tests.unit.test_verdicts import judged
 
 KEY = ("double_free", "confirmed")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ebpfwatch.events.wire import KernelVerdict
+from ebpfwatch.catalogue.verdicts import numbered
 from tests.vm.guest import Outcome
 from tests.vm.places import journaled
 
@@ -93,6 +93,6 @@ def _traced(console: str) -> Iterator[tuple[int, str, int]]:
         digits, rest, verdict, ino = found.groups()
         ns = int(digits) * 1000 if rest == "us " else round(float(digits + rest) * 1e9)
         try:
-            yield ns, KernelVerdict(int(verdict)).name.lower(), int(ino)
+            yield ns, numbered(int(verdict)).value, int(ino)
         except ValueError:  # a verdict of another version
             continue

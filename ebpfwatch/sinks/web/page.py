@@ -13,11 +13,13 @@ import os
 from pathlib import Path
 
 from ebpfwatch import __version__
-from ebpfwatch.sinks.status import COUNTERS, LOSSES, HookStatus, Status
+from ebpfwatch.catalogue.counters import EVENTS, LOSSES
+from ebpfwatch.catalogue.roles import BY_CANARY
+from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.sinks.status import HookStatus, Status
 from ebpfwatch.sinks.web.svg import LEVELS, level, size, watermarks
 from ebpfwatch.text.printable import printable
-from ebpfwatch.verdicts.finding import Confidence, Finding, Severity, Verdict
-from ebpfwatch.verdicts.knowledge import NOT_BY_CANARY
+from ebpfwatch.verdicts.finding import Confidence, Finding, Severity
 
 __all__ = ["headline", "page", "style_hash"]
 
@@ -83,7 +85,7 @@ def headline(status: Status) -> tuple[str, str, str]:
     attached = [hook for hook in status.hooks if hook.attached]
     alive = sum(hook.alive is True for hook in attached)
     unknown = [h.role for h in attached if h.alive is None and not h.off]
-    unproven = [role for role in unknown if role not in NOT_BY_CANARY]
+    unproven = [role for role in unknown if role in BY_CANARY]
     if unproven or not alive:
         return (
             "warn",
@@ -228,7 +230,7 @@ def _zones(status: Status) -> str:
 
 
 def _lives(status: Status) -> str:
-    rows = [(text, status.counters.get(name, 0)) for name, text in COUNTERS.items()]
+    rows = [(text, status.counters.get(name, 0)) for name, text in EVENTS.items()]
     rows += [
         ("inodes dying now", status.table_dying),
         ("dead inodes remembered", status.table_dead),
