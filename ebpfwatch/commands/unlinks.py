@@ -19,6 +19,7 @@ from ebpfwatch.kernel import libbpf
 from ebpfwatch.kernel.protocol import LoadRequest
 from ebpfwatch.kernel.session import Session, load, start_loader
 from ebpfwatch.system import privileges
+from ebpfwatch.system.clock import ahead_ns
 from ebpfwatch.system.log import say
 from ebpfwatch.text.printable import printable
 
@@ -163,7 +164,7 @@ class _Watch:
 
     def _print_all(self) -> None:
         self._session.consume()
-        offset_ns = time.time_ns() - time.monotonic_ns()
+        offset_ns = ahead_ns(time.CLOCK_REALTIME)
         lines = []
         while self._session.records:
             try:

@@ -16,6 +16,7 @@ from ebpfwatch.daemon.this_boot import ThisBoot
 from ebpfwatch.events import wire
 from ebpfwatch.kernel.session import Session
 from ebpfwatch.kernel.symbols import Symbols
+from ebpfwatch.system.clock import ahead_ns
 from ebpfwatch.system.log import say
 from ebpfwatch.verdicts.correlator import Knowledge, judge
 from ebpfwatch.verdicts.folding import Folder
@@ -150,7 +151,7 @@ class Judging:
             alive=self._liveness.alive,
             lost=self._losses.lost,
             symbol=self._symbols.name,
-            realtime_offset_ns=time.time_ns() - time.monotonic_ns(),
+            realtime_offset_ns=ahead_ns(time.CLOCK_REALTIME),
             test_object=self._is_test,
             frames=self._session.frames,
             taints=self._symbols.taints,

@@ -9,6 +9,7 @@ import time
 
 from ebpfwatch.host import ParseError
 from ebpfwatch.paths import Paths
+from ebpfwatch.system.clock import ahead_ns
 from ebpfwatch.verdicts.finding import Process
 
 __all__ = ["process"]
@@ -31,7 +32,7 @@ def process(paths: Paths, tgid: int, ns: int) -> Process | None:
     except (OSError, ParseError):
         return None
     # Ticks are coarse, and start times run on CLOCK_BOOTTIME, which is never behind.
-    if started_ns > ns + _suspended_ns() + _NS // 10:
+    if started_ns > ns + ahead_ns(time.CLOCK_BOOTTIME) + _NS // 10:
         return None
     exe, parent, cgroup = "", "", ""
     with contextlib.suppress(OSError):
@@ -51,10 +52,6 @@ def _stat(text: str) -> tuple[int, int]:
         return int(fields[1]), int(fields[19]) * _NS // os.sysconf("SC_CLK_TCK")
     except (IndexError, ValueError):
         raise ParseError(f"/proc/PID/stat: {text[:80]!r}") from None
-
-
-def _suspended_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
 
 
 def _cgroup(text: str) -> str:

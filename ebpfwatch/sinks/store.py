@@ -18,6 +18,7 @@ from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.system import durable
+from ebpfwatch.system.clock import ahead_ns
 from ebpfwatch.system.files import open_regular, why_not_ours
 from ebpfwatch.verdicts.finding import Finding
 
@@ -117,7 +118,7 @@ def of_boot(state_directory: Path, boot_id: str) -> Iterator[dict[str, Any]]:
 
     One of a version that did not note the boot is of this one if it is younger than it.
     """
-    booted_us = (time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)) * 1e6
+    booted_us = ahead_ns(time.CLOCK_REALTIME, time.CLOCK_BOOTTIME) / 1e3
     for body in read_all(state_directory):
         try:
             ours = bool(boot_id) and body["boot_id"] == boot_id
