@@ -9,12 +9,11 @@ import time
 from typing import Any
 
 from ebpfwatch.host.place import place
-from ebpfwatch.host.process import process
+from ebpfwatch.host.process import Process, process
 from ebpfwatch.host.sources import Sources
 from ebpfwatch.host.state import HostReader, HostState
 from ebpfwatch.host.zoneinfo import Zone
 from ebpfwatch.paths import Paths
-from ebpfwatch.verdicts.finding import Process
 from ebpfwatch.verdicts.recorder import Recorder
 
 __all__ = ["Surroundings"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import time
@@ -10,12 +11,25 @@ import time
 from ebpfwatch.host import ParseError
 from ebpfwatch.paths import Paths
 from ebpfwatch.system.clock import ahead_ns
-from ebpfwatch.verdicts.finding import Process
 
-__all__ = ["process"]
+__all__ = ["Process", "process"]
 
 _NS = 1_000_000_000
 _UNIT = re.compile(r"[^/]+\.(?:service|scope)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """What /proc said of a task that still lived when the verdict fell; "" where it says nothing.
+
+    ``unit`` is the systemd unit in ``cgroup``.
+    """
+
+    exe: str
+    ppid: int
+    parent: str
+    cgroup: str
+    unit: str
 
 
 def process(paths: Paths, tgid: int, ns: int) -> Process | None:

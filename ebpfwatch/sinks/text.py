@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+from ebpfwatch.host.process import Process
 from ebpfwatch.text.printable import printable
 from ebpfwatch.text.times import utc
 from ebpfwatch.verdicts.advice import advice
@@ -18,7 +19,6 @@ from ebpfwatch.verdicts.finding import (
     Confidence,
     Finding,
     Moment,
-    Process,
     Responsible,
     Strength,
 )

@@ -11,6 +11,7 @@ import enum
 from typing import Any
 
 from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.host.process import Process
 from ebpfwatch.text.jsonable import jsonable
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "Frame",
     "Identity",
     "Moment",
-    "Process",
     "Responsible",
     "Severity",
     "Strength",
@@ -78,20 +78,6 @@ class Frame:
         name = f"{self.symbol}+{self.offset:#x}" if self.symbol else f"{self.address:#x}"
         module = f" [{self.module}]" if self.module else ""
         return name + module + (f" ({self.taints})" if self.taints else "")
-
-
-@dataclasses.dataclass(frozen=True)
-class Process:
-    """What /proc said of a task that still lived when the verdict fell; "" where it says nothing.
-
-    ``unit`` is the systemd unit in ``cgroup``.
-    """
-
-    exe: str
-    ppid: int
-    parent: str
-    cgroup: str
-    unit: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Callable
 
-from ebpfwatch.verdicts.finding import Process, Responsible
+from ebpfwatch.host.process import Process
+from ebpfwatch.verdicts.finding import Responsible
 
 __all__ = ["Knowledge"]
 

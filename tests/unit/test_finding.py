@@ -12,8 +12,9 @@ import jsonschema
 import pytest
 
 from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.host.process import Process
 from ebpfwatch.verdicts.advice import advice
-from ebpfwatch.verdicts.finding import SCHEMA, Confidence, Finding, Moment, Process
+from ebpfwatch.verdicts.finding import SCHEMA, Confidence, Finding, Moment
 from tests.unit.test_verdicts import EVENT, judged
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -20,11 +20,12 @@ from prometheus_client import generate_latest
 from ebpfwatch.catalogue.counters import LOSSES
 from ebpfwatch.commands import main
 from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.host.process import Process
 from ebpfwatch.kernellog.known import KINDS
 from ebpfwatch.sinks import journal, kmsg, metrics, store, text
 from ebpfwatch.sinks.status import HookStatus, Status
 from ebpfwatch.verdicts.early import Early
-from ebpfwatch.verdicts.finding import Finding, Moment, Process
+from ebpfwatch.verdicts.finding import Finding, Moment
 from tests.unit.host import fixture
 from tests.unit.test_verdicts import judged
 
