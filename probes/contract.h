@@ -174,6 +174,7 @@ struct life {
 
 /* One unlink, remembered by the inode's address. */
 struct note {
+	__u64 seal; /* check sum over what the unlink wrote */
 	__u64 inode;
 	__u64 parent_ino;
 	__u32 flags;
@@ -194,6 +195,8 @@ struct task {
 	__u32 reclaim_pid; /* inside shrink_slab */
 	__u32 unlink_pid; /* inside ext4_unlink, of this inode: */
 	__u64 inode;
+	__u32 reclaim_depth; /* what reclaims may be made to reclaim inside */
+	__u32 reserved;
 };
 
 /* The name of the task that runs on a CPU, as of a tick of the clock. */

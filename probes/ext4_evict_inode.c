@@ -70,7 +70,7 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 	WHOLE(note);
 	if (note) {
 		flags |= LIFE_UNLINKED;
-		if (in_flight(note))
+		if (in_flight(note) && is_locked(inode))
 			flags |= LIFE_IN_FLIGHT;
 		if (note->flags & NOTE_CANARY)
 			flags |= LIFE_CANARY;
@@ -120,6 +120,7 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 	life->freed.ns = 0;
 	life->destroyed.ns = 0;
 	life->seal = seal_of(why.object, life);
+	count_if_taken(bucket, way, why.object);
 	if (note)
 		note->flags |= NOTE_SPENT;
 	if (flags & LIFE_CANARY)

@@ -5,7 +5,8 @@
  * Remembers who deleted which name, until the inode dies of it.  The VFS holds the inode's lock around
  * ->unlink, so a second task inside it for the same inode broke that rule.
  * With NO_NAMES only that it was deleted, when and by whom: what the verdicts are made of.
- * Invariant: at most one note an inode; a note overwritten is a name not known, never a wrong one.
+ * Invariant: at most one note an inode; a note overwritten, or written by two CPUs at once (then its seal is
+ * broken), is a name not known, never a wrong one.
  */
 #include "task.h"
 #include "verdict.h"
@@ -108,13 +109,14 @@ static __always_inline void on_unlink_enter(void *ctx, u64 parent, u64 dentry)
 		return;
 	/* A former life's note is spent: its inode was evicted. */
 	if (note->inode == inode && !(note->flags & NOTE_SPENT) && note->actor.pid != pid &&
-	    in_flight(note))
+	    in_flight(note) && !is_locked_by_us(inode))
 		report_concurrent(ctx, inode);
 	note->inode = 0;
 	copy_name(note, parent, dentry, &seen);
 	note->result = 0;
 	fill_named(&note->actor, ns, 0, pid_tgid);
 	note->flags = NOTE_IN_FLIGHT;
+	note->seal = seal_of_note(note, inode);
 	if (config && config->canary_tgid && config->canary_tgid == note->actor.tgid) {
 		note->flags |= NOTE_CANARY;
 		report_canary(ctx, inode, 0);

@@ -16,7 +16,8 @@ static __always_inline struct life *free_of_unknown(struct bucket *bucket, struc
 	if (why->flags & WITNESS_PUBLISHED)
 		why->verdict = VERDICT_FREE_WHILE_ALIVE;
 	else if (why->flags & WITNESS_NO_INODE)
-		why->verdict = VERDICT_DOUBLE_FREE; /* its page has gone another way since the first */
+		why->verdict =
+			VERDICT_DOUBLE_FREE; /* its page has gone another way since the first */
 	else
 		count(never_lived(why) ? COUNTER_FREE_ABORTED : COUNTER_FREE_UNMATCHED, 1);
 
@@ -120,7 +121,11 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 		other = why.flags & WITNESS_IDENTITY &&
 			(why.ino != life->ino || why.generation != life->generation) &&
 			life->seal == seal_of(object, life);
-		/* Only now: if the way is still ours, what was read above was, too. */
+		/*
+		 * What was read above may be another's: arm64 may load the key first.  The identity
+		 * has its seal; grace_ns and flags are used only where the swap of the key below, a full
+		 * barrier, finds it as it is here.
+		 */
 		key = key_of(bucket, way, object);
 	}
 	before = key ? life : NULL;

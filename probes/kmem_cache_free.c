@@ -24,19 +24,42 @@ static __always_inline bool is_stranger(u64 call_site)
 	       call_site != config->call_sites[2] && call_site != config->call_sites[3];
 }
 
+#ifndef FREE_FROM_SLAB
+/* From the RCU callback to the slab free in idle's softirq, which nobody preempts: two ticks. */
+#define DUE_NS_MAX 20000000ull
+/* The same in a task, which may be preempted in between (RCU's threads, PREEMPT_RT). */
+#define DUE_NS_MAX_TASK 10000000000ull
+
+/*
+ * Whether this is the slab free that follows the RCU callback: in the same call, so the current task is
+ * the same, and soon.  Where that free was not seen, the mark must not excuse another's, later.
+ */
+static __always_inline bool is_due(const struct life *life, u64 key)
+{
+	struct settings *config = get_settings();
+	u32 pid = bpf_get_current_pid_tgid();
+	u64 ns = coarse_ns();
+
+	if (!(key & OBJECT_DEAD) || !(life->flags & LIFE_SLAB_FREE_DUE) || !config)
+		return false;
+	/* What was due before we were attached (the governor) has come and gone. */
+	if (life->freed.ns + 1000000000ull < config->any_free_since)
+		return false;
+	return life->freed.pid == pid &&
+	       life->freed.ns + (pid ? DUE_NS_MAX_TASK : DUE_NS_MAX) >= ns;
+}
+#endif
+
 static __always_inline void on_any_free(void *ctx, u64 object, u64 call_site)
 {
 #ifndef FREE_FROM_SLAB
-	struct settings *config = get_settings();
 	struct bucket *bucket = bucket_of(object);
 	u32 way = bucket ? find_way(bucket, object) : NO_WAY;
 
 	if (bucket && way != NO_WAY) {
 		struct life *life = life_in(bucket, way);
 
-		/* What was due before we were attached (the governor) has come and gone. */
-		if (key_of(bucket, way, object) & OBJECT_DEAD && life->flags & LIFE_SLAB_FREE_DUE &&
-		    config && life->freed.ns + 1000000000ull >= config->any_free_since) {
+		if (is_due(life, key_of(bucket, way, object))) {
 			life->flags &= ~LIFE_SLAB_FREE_DUE;
 			if (life->flags & LIFE_CANARY)
 				report_step(ctx, HOOK_ANY_FREE, object, life->ino, life->generation,

@@ -3,8 +3,10 @@
  * vmscan:mm_shrink_slab_end.
  *
  * Marks the task as reclaiming while a shrinker runs.
- * Invariant: start and end come in pairs in one task; the kernel does not reclaim inside reclaim
- * (PF_MEMALLOC).
+ * Invariant: start and end come in pairs in one task.  A shrinker that kswapd or direct reclaim runs does
+ * not reclaim again (PF_MEMALLOC: __alloc_pages_slowpath() in mm/page_alloc.c), but drop_slab() runs
+ * without it: what its shrinkers allocate may reclaim, inside the scan that goes on afterwards.  Hence
+ * a depth, where no end can be missed; the kretprobe's can (maxactive), and ends it all.
  */
 #include "task.h"
 
@@ -16,9 +18,14 @@ static __always_inline void on_shrink_start(void)
 	count(COUNTER_SHRINK_START, 1);
 	if (!task || !pid)
 		return;
-	if (task->reclaim_pid && task->reclaim_pid != pid)
+	if (task->reclaim_pid == pid) {
+		task->reclaim_depth++;
+		return;
+	}
+	if (task->reclaim_pid)
 		count(COUNTER_RECLAIM_CONTEXT_LOST, 1);
 	task->reclaim_pid = pid;
+	task->reclaim_depth = 1;
 }
 
 static __always_inline void on_shrink_end(void)
@@ -27,8 +34,15 @@ static __always_inline void on_shrink_end(void)
 	struct task *task = task_slot(pid);
 
 	count(COUNTER_SHRINK_END, 1);
-	if (task && task->reclaim_pid == pid)
-		task->reclaim_pid = 0;
+	if (!task || task->reclaim_pid != pid)
+		return;
+#ifndef RECLAIM_KPROBE
+	if (task->reclaim_depth > 1) {
+		task->reclaim_depth--;
+		return;
+	}
+#endif
+	task->reclaim_pid = 0;
 }
 
 #ifdef RECLAIM_RAW_TRACEPOINT

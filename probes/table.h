@@ -94,7 +94,11 @@ static __always_inline bool swap_key(u64 *key, u64 old, u64 new)
 #ifdef HAVE_CMPXCHG
 	return __sync_val_compare_and_swap(key, old, new) == old;
 #else
-	/* No compare-and-swap before Linux 5.12: the seal finds what two CPUs tear. */
+	/*
+	 * No compare-and-swap before Linux 5.12: another CPU may take the way in between, and what it
+	 * writes, or what we write, is overwritten.  Then the seal is broken, or count_if_taken() finds
+	 * it.
+	 */
 	if (*key != old)
 		return false;
 	*key = new;
@@ -122,6 +126,15 @@ static __always_inline u32 choose_way(struct bucket *bucket, u32 first)
 			dead = way;
 	}
 	return dead == NO_WAY ? first : dead;
+}
+
+/* After an entry was written: whether another CPU has overwritten its key since, as above. */
+static __always_inline void count_if_taken(struct bucket *bucket, u32 way, u64 object)
+{
+#ifndef HAVE_CMPXCHG
+	if (!key_of(bucket, way, object))
+		count(COUNTER_TORN, 1);
+#endif
 }
 
 /* Claims a way for `key`, forgetting what was there; NO_WAY if other CPUs were faster. */

@@ -6,6 +6,7 @@
  */
 #include "inode.h"
 #include "table.h"
+#include "task.h"
 
 static __always_inline u64 inode_of(u64 object)
 {
@@ -131,16 +132,71 @@ static __always_inline struct note *note_of(u64 inode)
 	return notes.lookup(&index);
 }
 
-/* Whether the unlink has not returned: its return was seen only if the hook has been there since. */
+/* Over all of a note that an unlink writes once, but the end of a long name. */
+static __always_inline u64 seal_of_note(const struct note *note, u64 inode)
+{
+	const u64 *name = (const u64 *)note->name, *comm = (const u64 *)note->actor.comm;
+	u64 seal = inode;
+
+	seal = (seal << 7 | seal >> 57) ^ note->actor.ns;
+	seal = (seal << 7 | seal >> 57) ^ ((u64)note->actor.pid << 32 | note->actor.cpu);
+	seal = (seal << 7 | seal >> 57) ^ comm[0];
+	seal = (seal << 7 | seal >> 57) ^ note->parent_ino;
+	seal = (seal << 7 | seal >> 57) ^ note->directory;
+	seal = (seal << 7 | seal >> 57) ^ name[0];
+	seal = (seal << 7 | seal >> 57) ^ name[1];
+	return seal;
+}
+
+/*
+ * Whether that unlink has not returned.  Its return was seen only if the hook has been there since;
+ * and up to Linux 5.8 ext4_unlink() has three returns on errors between its two tracepoints (a
+ * quota that cannot be had, a directory block that cannot be read), so the task itself must not have
+ * begun another one since.
+ */
 static __always_inline bool in_flight(const struct note *note)
 {
-	struct settings *config;
+	struct settings *config = get_settings();
+	struct task *task = task_slot(note->actor.pid);
 
-	if (!(note->flags & NOTE_IN_FLIGHT))
+	if (!(note->flags & NOTE_IN_FLIGHT) || !config || !task)
 		return false;
-	config = get_settings();
-	return config && note->actor.ns >= config->unlink_since;
+	return note->actor.ns >= config->unlink_since && task->unlink_pid == note->actor.pid &&
+	       task->inode == note->inode;
 }
+
+#ifdef OFF_I_RWSEM_OWNER
+/* Who holds an inode's lock for writing; 0 = nobody (bit 0: readers do, kernel/locking/rwsem.c). */
+static __always_inline u64 lock_owner(u64 inode)
+{
+	u64 owner = 0;
+
+	READ(owner, inode + OFF_I_RWSEM_OWNER);
+	return owner & 1 ? 0 : owner & ~7ull;
+}
+
+static __always_inline bool is_locked_by_us(u64 inode)
+{
+	return lock_owner(inode) == bpf_get_current_task();
+}
+
+/* vfs_unlink() holds it around ->unlink (fs/namei.c): what came back with an error let it go. */
+static __always_inline bool is_locked(u64 inode)
+{
+	return lock_owner(inode) != 0;
+}
+#else
+/* PREEMPT_RT keeps no owner, and other kernels may not (CONFIG_RWSEM_SPIN_ON_OWNER). */
+static __always_inline bool is_locked_by_us(u64 inode)
+{
+	return false;
+}
+
+static __always_inline bool is_locked(u64 inode)
+{
+	return true;
+}
+#endif
 
 #ifdef TRACE_VERDICTS
 /*
@@ -246,13 +302,15 @@ static __always_inline void report(void *ctx, u32 hook, const struct suspicion *
 	if (note && note->inode == inode_of(why->object) &&
 	    (life ? life->flags & LIFE_UNLINKED : !(note->flags & NOTE_SPENT))) {
 		record->note = *note;
-		if (!in_flight(note))
+		if (life ? !(life->flags & LIFE_IN_FLIGHT) : !in_flight(note))
 			record->note.flags &= ~NOTE_IN_FLIGHT;
-		record->flags |= NOTE_VALID;
-		read_parents(record, note, life ? life->dev : why->dev);
-	} else {
-		__builtin_memset(&record->note, 0, sizeof(record->note));
+		if (record->note.seal == seal_of_note(&record->note, inode_of(why->object)))
+			record->flags |= NOTE_VALID;
 	}
+	if (record->flags & NOTE_VALID)
+		read_parents(record, &record->note, life ? life->dev : why->dev);
+	else
+		__builtin_memset(&record->note, 0, sizeof(record->note));
 	fill_actor(&record->actor, ns, why->call_site);
 	bytes = bpf_get_stack(ctx, record->stack, sizeof(record->stack), 0);
 	record->stack_bytes = bytes > 0 ? bytes : 0;

@@ -220,6 +220,7 @@ STRUCTS: tuple[Struct, ...] = (
     Struct(
         "note",
         (
+            _M("seal", "u64", "check sum over what the unlink wrote"),
             _M("inode", "u64"),
             _M("parent_ino", "u64"),
             _M("flags", "u32"),
@@ -244,6 +245,8 @@ STRUCTS: tuple[Struct, ...] = (
             _M("reclaim_pid", "u32", "inside shrink_slab"),
             _M("unlink_pid", "u32", "inside ext4_unlink, of this inode:"),
             _M("inode", "u64"),
+            _M("reclaim_depth", "u32", "what reclaims may be made to reclaim inside"),
+            _M("reserved", "u32"),
         ),
         "What a task is in the middle of; the pids are 0 when nobody is.",
     ),

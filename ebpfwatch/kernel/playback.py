@@ -40,6 +40,7 @@ class FakeInode:
         True  #: False: its list head is NULL, as some kernels' constructor leaves it
     )
     reused: bool = False  #: the memory is somebody else's: the list does not point back
+    lock_owner: int = 0  #: the task that holds its lock for writing
     dev: int = 0
     name: bytes = b"ebpfwatch-selftest"
     directory: bytes = b"made-up"
@@ -106,6 +107,8 @@ class Playback:
         put("I", base + at["OFF_I_COUNT"], inode.count)
         put("Q", base + at["OFF_I_SB"], self.object + _SUPER)
         put("Q", base + at["OFF_I_SB_LIST"], self._next(list_head))
+        if "OFF_I_RWSEM_OWNER" in at:
+            put("Q", base + at["OFF_I_RWSEM_OWNER"], inode.lock_owner)
         put("Q", _LISTED + 8, 0 if inode.reused else list_head)
         put("I", _SUPER + at["OFF_S_DEV"], inode.dev)
         put("Q", _DENTRY + at["OFF_D_INODE"], self.inode_address)
@@ -114,6 +117,7 @@ class Playback:
         for dentry, above in ((_DENTRY, _DIRECTORY), (_DIRECTORY, _ROOT), (_ROOT, _ROOT)):
             put("Q", dentry + at["OFF_D_PARENT"], self.object + above)
         put("Q", _DIRECTORY + at["OFF_D_INODE"], self.inode_address)
+        put("Q", _ROOT + at["OFF_D_INODE"], self.object)
         put("Q", _DIRECTORY + at["OFF_D_NAME"], self.object + _DIRECTORY_NAME)
         page[_DIRECTORY_NAME : _DIRECTORY_NAME + len(inode.directory)] = inode.directory
         map_update(self._maps["selftest_page"], 0, bytes(page))
@@ -141,6 +145,10 @@ class Playback:
         """ext4_unlink is entered; the parent directory is played by the inode itself."""
         self.write()
         self._run("ext4_unlink_enter", self.inode_address, self.object + _DENTRY)
+
+    def another_dentry(self) -> int:
+        """The address of one whose inode is another."""
+        return int(self.object + _ROOT)
 
     def unlink_exit(self, result: int = 0) -> None:
         """ext4_unlink returns."""

@@ -88,15 +88,17 @@ class Compiler:
         ]
         self._flags = [f"-DHAVE_{name.upper()}" for name, have in features.items() if have]
 
-    def compile(self, unit: str, flags: list[str]) -> Module:
-        """Compile a unit of probes/ without kernel headers; raises bcc's own exceptions."""
-        return self._compile(unit, _SHIM, self._shim_flags + self._flags + flags)
+    def compile(self, unit: str, flags: list[str], more: str = "") -> Module:
+        """Compile a unit of probes/, and ``more`` C after it, without kernel headers; raises bcc's
+        own exceptions.
+        """
+        return self._compile(unit, _SHIM, self._shim_flags + self._flags + flags, more)
 
     def compile_with_headers(self, unit: str, headers: Path) -> Module:
         """Compile a unit that includes the kernel's headers."""
         return self._compile(unit, headers, self._flags)
 
-    def _compile(self, unit: str, tree: Path, flags: list[str]) -> Module:
+    def _compile(self, unit: str, tree: Path, flags: list[str], more: str = "") -> Module:
         os.environ["BCC_KERNEL_SOURCE"] = str(tree)
-        text = source.unit(PROBES, unit)
+        text = source.unit(PROBES, unit) + more
         return Module(self._bcc.BPF(text=text.encode(), cflags=flags))

@@ -16,11 +16,19 @@ import dataclasses
 import os
 import random
 import struct
+import threading
 
 from ebpfwatch.catalogue.counters import COUNTERS
 from ebpfwatch.catalogue.layout import Flag, LifeFlag, State
 from ebpfwatch.catalogue.verdicts import Verdict
-from ebpfwatch.events.wire import StepEvent, StepRecord, VerdictEvent, VerdictRecord, decode
+from ebpfwatch.events.wire import (
+    LAYOUTS,
+    StepEvent,
+    StepRecord,
+    VerdictEvent,
+    VerdictRecord,
+    decode,
+)
 from ebpfwatch.kernel.libbpf import map_lookup, map_update, raw_tracepoint_test_run
 from ebpfwatch.kernel.playback import PAGE_BYTES, FakeInode
 from ebpfwatch.kernel.session import Session
@@ -30,6 +38,7 @@ __all__ = ["Action", "Arena", "Model", "dry_session", "history"]
 
 WAYS = 4
 RING_BYTES = 4096
+TASK_SLOTS = 1024
 STRANGER = 0xFFFFFFFFC0DE0000
 _SUPER, _DENTRY, _LISTED, _NAME = 3584, 3712, 3808, 4000
 _FIELDS = ("INO", "GENERATION", "NLINK", "STATE", "COUNT", "SB", "SB_LIST")
@@ -176,7 +185,7 @@ class Model:
         self.spent = False  # the life that the note is of was evicted
         self.unlinking: int | None = None
         self.note_flags = LifeFlag(0)
-        self.reclaiming = False
+        self.reclaiming = 0  # how deep
         self.canary = False
         self.expected: list[Expected] = []
         self.ring = 0
@@ -195,7 +204,8 @@ class Model:
             arena.write(index)
             arena.run("alloc", index)
         arena.write(0)
-        arena.run("shrink_end", 0)
+        slot = threading.get_native_id() % TASK_SLOTS
+        map_update(arena.session.maps["tasks"], slot, bytes(LAYOUTS["task"]()))
         arena.run("unlink_enter", 0)
         arena.run("unlink_exit", 0)
         arena.records()
@@ -362,11 +372,11 @@ class Model:
 
     def _shrink_start(self, index: int) -> None:
         self.counters["shrink_start"] += 1
-        self.reclaiming = True
+        self.reclaiming += 1
 
     def _shrink_end(self, index: int) -> None:
         self.counters["shrink_end"] += 1
-        self.reclaiming = False
+        self.reclaiming = max(0, self.reclaiming - 1)
 
     def _evict(self, index: int) -> None:
         inode, entry = self.arena.inodes[index], self._entry_of(index)

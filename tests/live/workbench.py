@@ -11,15 +11,18 @@ import os
 from collections.abc import Sequence
 
 from ebpfwatch.catalogue.ladder import UNITS
+from ebpfwatch.events.wire import VerdictEvent, decode
+from ebpfwatch.kernel.libbpf import raw_tracepoint_test_run
 from ebpfwatch.kernel.playback import Playback
+from ebpfwatch.kernel.protocol import Features, Loaded
 from ebpfwatch.kernel.session import Session
-from ebpfwatch.loader import offsets, source
+from ebpfwatch.kernel.tracebuffer import Dump
+from ebpfwatch.loader import offsets
 from ebpfwatch.loader.btf import Btf
-from ebpfwatch.loader.compiler import Compiler, Module
+from ebpfwatch.loader.compiler import Compiler
 from ebpfwatch.loader.prober import Prober
 from ebpfwatch.loader.running import version_code
 from ebpfwatch.loader.verify import STAND_INS
-from ebpfwatch.paths import PROBES
 
 __all__ = ["RUNGS", "Workbench"]
 
@@ -74,44 +77,52 @@ _PROGRAMS = (
 class Workbench:
     """A session of programs that are loaded, attached nowhere; ``bed`` drives them."""
 
-    def __init__(self, defines: Sequence[str] = (), without: Sequence[str] = ()) -> None:
+    def __init__(self, defines: Sequence[str] = (), **places: int) -> None:
         btf = Btf()
         prober = Prober(version_code(), {}, btf)
-        self._compiler = Compiler(prober.version, prober.features())
-        where = offsets.from_btf(btf)
-        flags = [f"-D{name}={value}" for name, value in where.items()]
-        flags += [f"-DOFF_VFS_INODE={STAND_INS['vfs_inode']}"]
-        flags += [f"-DEXT4_INODE_CACHE={STAND_INS['cache']:#x}ULL"]
-        flags += [f"-DDEAD_STATE={STAND_INS['dead_state']:#x}u"]
-        flags += [f"-DEXT4_FREE_SITE={STAND_INS['call_site']:#x}ULL"]
-        flags += ["-DTABLE_BUCKETS=64", "-DNOTE_SLOTS=64", "-DRING_PAGES=64"]
-        flags += [f"-D{define}" for define in (*RUNGS, *defines) if define not in without]
-        text = source.unit(PROBES, "ebpfwatch.c") + _WRAPPERS
-        self._module = self._compile(text, flags)
-        names = UNITS["ebpfwatch.c"].maps
-        maps = [os.dup(self._module.map(name)) for name in names]
-        programs = [name for name in _PROGRAMS if f"int {name}(" in text]
-        fds = [os.dup(self._module.load("raw_tracepoint", name)) for name in programs]
-        reply = {
-            "maps": names,
-            "programs": programs,
-            "hooks": [],
-            "offsets": {**where, "OFF_VFS_INODE": STAND_INS["vfs_inode"]},
-            "features": prober.features(),
-            "learned": STAND_INS,
-            "links": [],
+        features = prober.features()
+        where = {**offsets.from_btf(btf), "OFF_VFS_INODE": STAND_INS.vfs_inode, **places}
+        values: dict[str, object] = {
+            **where,
+            "EXT4_INODE_CACHE": f"{STAND_INS.cache:#x}ULL",
+            "DEAD_STATE": f"{STAND_INS.dead_state:#x}u",
+            "EXT4_FREE_SITE": f"{STAND_INS.call_site:#x}ULL",
+            "TABLE_BUCKETS": 64,
+            "NOTE_SLOTS": 64,
+            "RING_PAGES": 64,
         }
-        self.session = Session(reply, maps + fds)
-        session = self.session
-        self.bed = Playback(session.programs, session.maps, session.offsets, session.learned)
-
-    def _compile(self, text: str, flags: list[str]) -> Module:
-        compiler = self._compiler
-        return Module(
-            compiler._bcc.BPF(
-                text=text.encode(), cflags=[*compiler._shim_flags, *compiler._flags, *flags]
-            )
+        flags = [f"-D{name}={value}" for name, value in values.items()]
+        flags += [f"-D{define}" for define in (*RUNGS, *defines)]
+        compiler = Compiler(prober.version, {**features, "cmpxchg": "NO_CMPXCHG" not in defines})
+        self._module = compiler.compile("ebpfwatch.c", flags, _WRAPPERS)
+        maps = UNITS["ebpfwatch.c"].maps
+        fds = [os.dup(self._module.map(name)) for name in maps]
+        fds += [os.dup(self._module.load("raw_tracepoint", name)) for name in _PROGRAMS]
+        loaded = Loaded(
+            hooks=(),
+            features=Features(**features, btf=True),
+            offsets=where,
+            learned=STAND_INS,
+            maps=maps,
+            programs=_PROGRAMS,
+            places=(),
+            slab_free_ns=0.0,
+            dump=Dump(False, ""),
         )
+        self.session = Session(loaded, fds)
+        session = self.session
+        self.bed = Playback(session.programs, session.maps, where, STAND_INS)
+
+    def run(self, program: str, *arguments: int) -> None:
+        """Run one of the programs by hand."""
+        raw_tracepoint_test_run(self.session.programs[program], *arguments)
+
+    def verdicts(self) -> list[VerdictEvent]:
+        """What the ring holds; it is empty then."""
+        self.session.consume()
+        events = [decode(record) for record in self.session.records]
+        self.session.records.clear()
+        return [event for event in events if isinstance(event, VerdictEvent)]
 
     def close(self) -> None:
         """Unload."""
