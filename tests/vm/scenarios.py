@@ -103,6 +103,11 @@ _MISTAKES = (
         "dput() of a directory 146 times too often, under 200 children; reclaim on two CPUs",
     ),
     (
+        "dirs_put",
+        ("dentry_killed_in_use", "dentry_killed_twice"),
+        "16 directories put too often, inodes ending on both CPUs: the whole chain",
+    ),
+    (
         "iput_open",
         ("put_without_reference", "evicted_in_use"),
         "iput() once too often, the file held open",

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * causes.ko path=FILE cause=NAME [count=N]: the mistakes that end in a double free, on purpose, for tests in a guest.
+ * causes.ko path=FILE cause=NAME [count=N] [often=N]: the mistakes that end in a double free, on purpose, for tests in a guest.
  *
  * crime.ko frees twice; this module makes the mistake that somebody else's free later suffers from.  Nothing happens
  * at insmod but that FILE's objects are looked up.  "go" in /sys/module/causes/parameters/go makes the mistake:
  *
- *   dir_put        dput() of the directory FILE, COUNT times too often: it has children, which hold references
+ *   dir_put        dput() of the directory FILE, OFTEN times too often: its children hold references of it
+ *   dirs_put       the same for FILE1 ... FILEcount
  *   iput_open      iput() once too often; the caller holds the file open
  *   iput_idle      the same, and nobody holds it
  *   dput_open      dput() once too often; the caller holds the file open
@@ -41,6 +42,8 @@ static char *cause = "";
 module_param(cause, charp, 0400);
 static int count = 1;
 module_param(count, int, 0400);
+static int often = 1;
+module_param(often, int, 0400);
 
 #define MOST 4096
 
@@ -56,7 +59,8 @@ static bool is(const char *name)
 
 static void confess(void *object)
 {
-	pr_info("cause: %s object=%px ino=%lu at=%llu\n", cause, object, victim_ino, ktime_get_ns());
+	pr_info("cause: %s object=%px ino=%lu at=%llu\n", cause, object, victim_ino,
+		ktime_get_ns());
 }
 
 static int remove(struct inode *directory, struct dentry *dentry)
@@ -72,22 +76,13 @@ static int remove(struct inode *directory, struct dentry *dentry)
 
 static void dput_all(void)
 {
-	int i;
+	int i, j;
 
 	confess(dentries[0]);
 	for (i = 0; i < found; i++)
-		dput(dentries[i]);
+		for (j = 0; j < often; j++)
+			dput(dentries[i]);
 	barrier(); /* no tail call: it would leave our text out of every stack */
-}
-
-static void dput_directory(void)
-{
-	int i;
-
-	confess(dentries[0]);
-	for (i = 0; i < count; i++)
-		dput(dentries[0]);
-	barrier();
 }
 
 static void iput_once(void)
@@ -186,7 +181,8 @@ static void two_threads(int (*function)(void *))
 	unsigned int cpu, number = 0;
 
 	confess(dentries[0]);
-	for_each_online_cpu(cpu) {
+	for_each_online_cpu(cpu)
+	{
 		if (number == 2)
 			break;
 		task = kthread_create(function, (void *)(long)number++, "causes/%u", cpu);
@@ -218,7 +214,8 @@ static const struct {
 	bool many, no_file; /* FILE1 ... FILEcount; FILE is not looked up */
 	int references;     /* that the module takes of each dentry */
 } causes[] = {
-	{ "dir_put", dput_directory },
+	{ "dir_put", dput_all },
+	{ "dirs_put", dput_all, .many = true },
 	{ "iput_open", iput_once },
 	{ "iput_idle", iput_once },
 	{ "dput_open", dput_all },

@@ -15,8 +15,6 @@
  *   benign     the first free is swallowed, so that the second harms nothing
  *   twice      ext4_destroy_inode() again at once, and a second free by an RCU callback of its own; the first is
  *              swallowed, as with "benign", so that it can be committed as often as wanted
- *   dentry     no crime: FILE's dentry looks as if it were still on its inode's list of aliases when it is freed,
- *              so that dentry_free() warns, as in the case; the harm is undone by what dentry_free() does next
  *
  * Each crime is one line in the kernel log: "crime: SCENARIO object=... ino=... generation=... at=NS", and so is the
  * second free that comes of "destroy", "shrink" and "twice"; NS is CLOCK_MONOTONIC, as in the findings.
@@ -52,7 +50,6 @@ static struct kmem_cache *cache;
 static unsigned long victim_ino;
 static u32 victim_generation;
 static bool freed, freed_again, reused, done;
-static struct dentry *victims_dentry;
 static struct inode
 	*last_inode; /* of the latest RCU callback, of any file, while vfs_inode is not known; */
 static struct task_struct *last_task; /* it is freed in the same context, */
@@ -244,19 +241,6 @@ static int on_any_destroy(struct kprobe *probe, struct pt_regs *regs)
 	return 1;
 }
 
-/* dentry_free(dentry): d_alias shares its memory with d_rcu, which is written right after the warning. */
-static int on_dentry_free(struct kprobe *probe, struct pt_regs *regs)
-{
-	struct dentry *dentry = (struct dentry *)regs->regs[0];
-
-	if (dentry != victims_dentry || done)
-		return 0;
-	done = true;
-	dentry->d_u.d_alias.pprev = &dentry->d_u.d_alias.next;
-	confess("dentry");
-	return 0;
-}
-
 /* inode_init_always(super, inode) */
 static int on_init(struct kprobe *probe, struct pt_regs *regs)
 {
@@ -271,7 +255,6 @@ static struct kprobe slab_free = { .symbol_name = "kmem_cache_free", .pre_handle
 static struct kprobe destroy = { .symbol_name = "ext4_destroy_inode", .pre_handler = on_destroy };
 static struct kprobe any_destroy = { .symbol_name = "destroy_inode",
 				     .pre_handler = on_any_destroy };
-static struct kprobe dentry_free_ = { .symbol_name = "dentry_free", .pre_handler = on_dentry_free };
 static struct kprobe queueing = { .symbol_name = "call_rcu", .pre_handler = on_call_rcu };
 static struct kprobe callback = { .pre_handler = on_callback };
 static struct kprobe init_always = { .symbol_name = "inode_init_always", .pre_handler = on_init };
@@ -328,7 +311,6 @@ static int find_victim(void)
 	victim_ino = d_inode(found.dentry)->i_ino;
 	victim_generation = d_inode(found.dentry)->i_generation;
 	victim = d_inode(found.dentry);
-	victims_dentry = found.dentry;
 	path_put(&found);
 	return 0;
 }
@@ -358,16 +340,14 @@ static int arm(void)
 		if (error)
 			return error;
 	}
-	if (is("dentry"))
-		return register_kprobe(&dentry_free_);
 	return 0;
 }
 
 /* unregister_kprobe() ignores a probe that is not registered. */
 static void disarm(void)
 {
-	struct kprobe *probes[] = { &slab_free,   &callback, &init_always, &destroy,
-				    &any_destroy, &queueing, &dentry_free_ };
+	struct kprobe *probes[] = { &slab_free, &callback,    &init_always,
+				    &destroy,   &any_destroy, &queueing };
 
 	unregister_kprobes(probes, ARRAY_SIZE(probes));
 }

@@ -1,10 +1,11 @@
 # $1: a mistake of modules/causes.c. Then the ordinary work that meets its consequence, or its victims.
 watch
 cause=$1
-cd /mnt/vdb
+cd /mnt/vdb || exit 3
 echo x >victim
 sync
-hold() { for file in "$@"; do sleep 1000 <$file & holders="$holders $!"; done; }
+# Open for writing: whatever ends the inode contradicts its i_writecount, too.
+hold() { for file in "$@"; do sleep 1000 9<>"$file" & holders="$holders $!"; done; }
 release() { kill $holders; sleep 2; }
 ready() { insmod /payload/causes.ko cause=$cause "$@" || exit 3; noted causes; }
 go() { echo 1 >/sys/module/causes/parameters/go; }
@@ -21,7 +22,19 @@ dir_put) # each of 200 children holds a reference of its directory: 54 are left
     mkdir dir
     for i in $(seq 200); do : >dir/$i; done
     sync
-    ready path=/mnt/vdb/dir count=146
+    ready path=/mnt/vdb/dir often=146
+    go
+    ;;
+dirs_put) # the whole chain: the same directory killed on both CPUs, while inodes end on both
+    for dir in $(seq 16); do
+        mkdir dir$dir
+        for i in $(seq 60); do : >dir$dir/$i; done
+    done
+    sync
+    ready path=/mnt/vdb/dir count=16 often=56
+    # dash's own `:` makes the files and one rm ends them all, so that callbacks of inodes stand in both queues
+    on_each_cpu "for round in 1 2 3 4 5 6; do for i in \$(seq 300); do : >end-\$cpu-\$i; done; rm end-\$cpu-*; done" &
+    sleep 2
     go
     ;;
 iput_open | dput_open)
@@ -44,7 +57,7 @@ dput_many)
     release
     ;;
 dput_deleted)
-    exec 9<victim
+    exec 9<>victim
     rm victim
     ready path=/proc/self/fd/9
     go
@@ -61,7 +74,7 @@ iput_reused)
     ready path=/mnt/vdb/victim
     rm victim
     sleep 5
-    on_each_cpu 'for i in $(seq 3000); do : >new-$cpu-$i; done'
+    on_each_cpu "for i in \$(seq 3000); do : >new-\$cpu-\$i; done"
     go
     rm new-*
     ;;
@@ -89,7 +102,7 @@ files_leaked) # no crime: what do those say who are asked?
     many 2000
     ready path=/mnt/vdb/victim count=2000
     go
-    cd /payload
+    cd /payload || exit 3
     python3 -m ebpfwatch check >/results/check 2>&1
     python3 -m ebpfwatch cache >/results/cache 2>&1
     ;;
@@ -99,5 +112,5 @@ storm
 reclaim
 sleep 10
 storm
-cd /payload
+cd /payload || exit 3
 finish
