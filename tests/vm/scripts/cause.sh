@@ -25,16 +25,20 @@ dir_put) # each of 200 children holds a reference of its directory: 54 are left
     ready path=/mnt/vdb/dir often=146
     go
     ;;
-dirs_put) # the whole chain: the same directory killed on both CPUs, while inodes end on both
-    for dir in $(seq 16); do
-        mkdir dir$dir
-        for i in $(seq 60); do : >dir$dir/$i; done
-    done
+dirs_put) # the whole chain
+    # Each directory has two children and one reference too few: the first child's end kills it, the second's kills it
+    # again. A call of the shrinker takes 1024 dentries, oldest first, so two CPUs at it end the first and the second
+    # children at the same time, and queue the directories' rcu_heads on both, among those of innocent inodes.
+    echo 2 >/proc/sys/vm/drop_caches
+    for i in $(seq 300); do mkdir dir$i; done
+    for i in $(seq 300); do : >dir$i/1; done
+    for i in $(seq 724); do : >between$i; done
+    for i in $(seq 300); do : >dir$i/2; done
+    many 1000
     sync
-    ready path=/mnt/vdb/dir count=16 often=56
-    # dash's own `:` makes the files and one rm ends them all, so that callbacks of inodes stand in both queues
-    on_each_cpu "for round in 1 2 3 4 5 6; do for i in \$(seq 300); do : >end-\$cpu-\$i; done; rm end-\$cpu-*; done" &
-    sleep 2
+    ready path=/mnt/vdb/dir count=300 often=1
+    on_each_cpu "for round in 1 2 3 4 5 6; do for i in \$(seq 100); do : >end-\$cpu-\$i; done; rm end-\$cpu-*; done" &
+    sleep 1
     go
     ;;
 iput_open | dput_open)
@@ -108,6 +112,7 @@ files_leaked) # no crime: what do those say who are asked?
     ;;
 esac
 reclaim
+ls -lR >/dev/null
 storm
 reclaim
 sleep 10
