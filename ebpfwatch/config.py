@@ -123,6 +123,7 @@ class MetricsConfig:
 
     listen: str = key("127.0.0.1:9866", _address)
     web_config: str = key("", _absolute_or_none)
+    host: str = key("minimal", one_of("minimal", "full"))
 
 
 @dataclasses.dataclass(frozen=True)

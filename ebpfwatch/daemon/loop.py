@@ -85,6 +85,7 @@ class Daemon:
         self._surroundings = Surroundings(paths, self._sources, self._host)
         self._bursts = ReclaimBursts()
         self._cpu_percent = 0.0
+        self._config_up_to_date = True
         self._decode_errors = 0
         self._mend_at = 0.0  # when to try again to open a CPU's buffer
         self._fill = TableFill(0, 0, 0)
@@ -218,7 +219,11 @@ class Daemon:
         if self._web is not None:
             from ebpfwatch.sinks import metrics
 
-            self._web.start(metrics.registry(self.status), self.status, self._delivery.recent)
+            self._web.start(
+                metrics.registry(self.status, self._paths.proc, self._config.metrics.host),
+                self.status,
+                self._delivery.recent,
+            )
             url = self._web.url
         lock.publish(
             {
@@ -428,7 +433,9 @@ class Daemon:
             new = config.load(self._config_path)
         except EbpfwatchError as error:
             say(f"keeping the old configuration: {error}", "err")
+            self._config_up_to_date = False
         else:
+            self._config_up_to_date = True
             for key in config.restart_needed(self._config, new):
                 say(f"{key} has changed and takes effect at the next restart", "warning")
             self._config = new
@@ -514,6 +521,8 @@ class Daemon:
             early_warning=self._precursors.active,
             web_exposed=self._web.exposed if self._web else "",
             web_up_to_date=self._web.up_to_date if self._web else True,
+            config_up_to_date=self._config_up_to_date,
+            certificate_expires=self._web.certificate_expires if self._web else 0.0,
             ready=True,
         )
 

@@ -59,12 +59,16 @@ _SETTINGS = (
 )
 
 
-def collect(host: HostState) -> Iterator[Metric]:
-    """All families, in a fixed order."""
+def collect(host: HostState, full: bool) -> Iterator[Metric]:
+    """All families, in a fixed order; unless ``full``, without those that node_exporter has by
+    default under names of its own.
+    """
     yield from _zones(host)
-    yield from _memory(host)
-    yield from _reclaim(host)
-    yield from _objects(host)
+    yield from _slabs(host)
+    if full:
+        yield from _memory(host)
+        yield from _reclaim(host)
+        yield from _objects(host)
     yield from _disks(host)
     yield from _kernel(host)
 
@@ -117,7 +121,7 @@ def _memory(host: HostState) -> Iterator[Metric]:
         host.memory.commit_ratio if host.memory else None,
     )
     yield _labelled(
-        _gauges("vm_setting", "Settings of /proc/sys/vm, in the kernel's units.", "name"),
+        _gauges("vm_setting", "Settings of /proc/sys/vm; the unit is the name's.", "name"),
         (((name,), getattr(host.vm, name, None)) for name in _SETTINGS),
     )
 
@@ -138,7 +142,7 @@ def _reclaim(host: HostState) -> Iterator[Metric]:
     )
 
 
-def _objects(host: HostState) -> Iterator[Metric]:
+def _slabs(host: HostState) -> Iterator[Metric]:
     objects = _gauges("slab_objects", "Objects of a slab cache.", "cache", "state")
     size = _gauges("slab_bytes", "Memory of a slab cache.", "cache")
     for name in CACHES:
@@ -148,6 +152,9 @@ def _objects(host: HostState) -> Iterator[Metric]:
         size.add_metric([name], _number(getattr(cache, "bytes", None)))
     yield objects
     yield size
+
+
+def _objects(host: HostState) -> Iterator[Metric]:
     vfs = host.vfs
     yield _gauge("filefd_allocated", "Open files.", getattr(vfs, "files", None))
     yield _gauge("filefd_maximum", "fs.file-max.", getattr(vfs, "files_max", None))

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Callable
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -36,18 +37,29 @@ SINKS = ("journal", "store", "kmsg")
 COLLECTORS = (*SOURCES, "mounts", "table", "memory", "boot_id")
 
 
-def registry(status: Callable[[], Status]) -> CollectorRegistry:
-    """A registry of our own: nothing that a library registered at import."""
+def registry(
+    status: Callable[[], Status], proc: Path | None = None, host: str = "minimal"
+) -> CollectorRegistry:
+    """A registry of our own: nothing that a library registered at import.
+
+    With ``proc`` it has the usual process_* families, too.
+    """
     result = CollectorRegistry(auto_describe=False)
-    result.register(WatchCollector(status))
+    result.register(WatchCollector(status, host))
+    if proc is not None:
+        ProcessCollector(pid=lambda: "self", proc=str(proc), registry=result)
     return result
 
 
 class WatchCollector:
-    """Turns the status into metric families; ``status`` is called once a scrape."""
+    """Turns the status into metric families; ``status`` is called once a scrape.
 
-    def __init__(self, status: Callable[[], Status]) -> None:
+    ``host``: "minimal" leaves out what node_exporter has under names of its own, "full" does not.
+    """
+
+    def __init__(self, status: Callable[[], Status], host: str = "minimal") -> None:
         self._status = status
+        self._host = host
 
     def describe(self) -> list[Metric]:
         """Nothing: collecting at registration would ask for a status that is not there yet."""
@@ -62,7 +74,7 @@ class WatchCollector:
         yield from _table(status)
         yield from _findings(status)
         yield from _kernel_log(status)
-        yield from host_metrics.collect(status.host)
+        yield from host_metrics.collect(status.host, self._host == "full")
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
@@ -112,10 +124,18 @@ def _self(status: Status) -> Iterator[Metric]:
         "1 if /metrics can be read from the network without TLS or without a password.",
         float(bool(status.web_exposed)),
     )
+    reloaded = GaugeMetricFamily(
+        "ebpfwatch_config_last_reload_successful",
+        "0 while this configuration on disk is wrong and an older one is in force.",
+        labels=["file"],
+    )
+    reloaded.add_metric(["main"], float(status.config_up_to_date))
+    reloaded.add_metric(["web"], float(status.web_up_to_date))
+    yield reloaded
     yield _gauge(
-        "web_config_last_reload_successful",
-        "0 while the web configuration on disk is wrong and an older one is in force.",
-        float(status.web_up_to_date),
+        "web_certificate_expiry_timestamp_seconds",
+        "When the certificate of /metrics expires, in seconds since the epoch; NaN without one.",
+        status.certificate_expires or math.nan,
     )
     yield _gauge(
         "governor_step",
@@ -123,16 +143,15 @@ def _self(status: Status) -> Iterator[Metric]:
         status.governor_step,
     )
     yield _gauge(
-        "watcher_cpu_percent",
-        "What daemon and programs cost, in percent of one CPU: the governor's measure.",
-        status.watcher_cpu_percent,
+        "watcher_cpu_ratio",
+        "What daemon and programs cost, in parts of one CPU: the governor's measure.",
+        status.watcher_cpu_percent / 100,
     )
     yield _counter(
         "trapped_frees",
         "Frees from any slab cache, where seeing one costs a kprobe's trap (before Linux 5.16).",
         status.trapped_frees,
     )
-    yield _gauge("resident_memory_bytes", "Resident memory of the daemon.", status.rss_bytes)
     yield _gauge(
         "kernel_memory_bytes",
         "Memory the kernel has charged for our maps and programs.",
@@ -282,7 +301,7 @@ def _findings(status: Status) -> Iterator[Metric]:
 
 def _unacknowledged(status: Status) -> Iterator[Metric]:
     """What an alert asks for: it outlives a restart, and ends when somebody says so."""
-    labels = ["verdict", "confidence"]
+    labels = ["verdict", "confidence", "kind"]
     count = GaugeMetricFamily(
         "ebpfwatch_findings_unacknowledged",
         "Findings since the machine booted that nobody has acknowledged (ebpfwatch report --ack).",
@@ -297,7 +316,13 @@ def _unacknowledged(status: Status) -> Iterator[Metric]:
     for verdict in Verdict:
         for confidence in Confidence:
             key = verdict.value, confidence.value
-            count.add_metric(key, status.findings_open.get(key, 0))
-            age.add_metric(key, status.finding_ages.get(key, math.nan))
+            labels = [*key, _kind(verdict)]
+            count.add_metric(labels, status.findings_open.get(key, 0))
+            age.add_metric(labels, status.finding_ages.get(key, math.nan))
     yield count
     yield age
+
+
+def _kind(verdict: Verdict) -> str:
+    context = (Verdict.FREED_IN_RECLAIM, Verdict.CONCURRENT_UNLINK)
+    return "context" if verdict in context else "effect"

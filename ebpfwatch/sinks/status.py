@@ -62,7 +62,8 @@ class Status:
     ``kernel_log`` counts the kernel's own messages since the machine booted, by kind of
     ``kernellog.known``.
     ``web_exposed`` says what should stand between the network and /metrics and does not ("TLS and a
-    password"); ``web_up_to_date`` is False while the web configuration on disk is wrong.
+    password"); ``web_up_to_date`` and ``config_up_to_date`` are False while that configuration on
+    disk is wrong; ``certificate_expires`` is 0 without a certificate.
     ``watcher_cpu_percent`` is of one CPU, in the last tick, as the governor measures it;
     ``trapped_frees`` counts frees from any slab cache, where seeing one costs a kprobe's trap.
     ``kernel_memory_bytes`` is what our maps and programs have charged.
@@ -98,6 +99,8 @@ class Status:
     early_warning: bool = False
     web_exposed: str = ""
     web_up_to_date: bool = True
+    config_up_to_date: bool = True
+    certificate_expires: float = 0.0
     ready: bool = False
 
     @property

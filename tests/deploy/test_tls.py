@@ -133,7 +133,7 @@ def test_new_certificate_and_password_without_a_restart(
     guarded.wait_log("keeping the old web configuration")
     time.sleep(1.1)
     metrics = curl(guarded, *ca, "-u", "prometheus:another", path="/metrics")[1]
-    assert "ebpfwatch_web_config_last_reload_successful 0.0" in metrics
+    assert 'ebpfwatch_config_last_reload_successful{file="web"} 0.0' in metrics
     assert guarded.process.poll() is None
 
 

@@ -206,7 +206,7 @@ def test_watermarks_are_those_of_zoneinfo(daemon: DaemonProcess) -> None:
             assert metrics[series] == int(value) * page
             checked += 1
     assert checked
-    assert not math.isnan(metrics["ebpfwatch_resident_memory_bytes"])
+    assert not math.isnan(metrics["process_resident_memory_bytes"])
 
 
 def test_it_gives_up_what_it_does_not_need(daemon: DaemonProcess) -> None:

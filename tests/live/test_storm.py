@@ -96,6 +96,6 @@ def test_the_daemon_stays_small_and_silent_in_a_storm(
     metrics = daemon.settled_metrics()
     found = {name: n for name, n in metrics.items() if name.startswith("ebpfwatch_findings") and n}
     assert found == {}
-    assert metrics["ebpfwatch_resident_memory_bytes"] <= 32e6
+    assert metrics["process_resident_memory_bytes"] <= 32e6
     assert 0 < metrics["ebpfwatch_kernel_memory_bytes"] <= 8e6
     assert metrics['ebpfwatch_lifecycle_events_total{event="evict"}'] >= 20000

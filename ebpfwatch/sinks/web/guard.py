@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.sinks.web import webconfig
+from ebpfwatch.sinks.web.certificate import expiry
 from ebpfwatch.sinks.web.passwords import Passwords
 from ebpfwatch.sinks.web.webconfig import TlsServerConfig, WebConfig
 from ebpfwatch.system.files import read_regular, why_not_roots
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Guard"]
 
 _AGAIN_SECONDS = 5.0
+_CERTIFICATE_BYTES = 1 << 20
 
 
 class Guard:
@@ -43,6 +45,7 @@ class Guard:
         self._said: set[str] = set()
         self._again = 0.0
         self.up_to_date = True  #: False while the file on disk is wrong and an older one is used
+        self.expires = 0.0  #: when the certificate does, in seconds since the epoch; 0 without one
         if path:
             self._read()
 
@@ -107,6 +110,7 @@ class Guard:
         # All of it was right: now it counts.
         self._config, self._context, self._passwords = config, context, passwords
         self._stamp = stamp
+        self.expires = _expires(config.tls_server_config)
         self._warn_of_others()
 
     def _warn_of_others(self) -> None:
@@ -133,6 +137,16 @@ def _identity(path: str) -> object:
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _expires(tls: TlsServerConfig) -> float:
+    """0 where it cannot be told: that alone must not keep anybody out."""
+    if not tls.cert_file:
+        return 0.0
+    try:
+        return expiry(read_regular(tls.cert_file, _CERTIFICATE_BYTES))
+    except (OSError, ValueError):
+        return 0.0
 
 
 def _context(path: str, tls: TlsServerConfig) -> ssl.SSLContext | None:

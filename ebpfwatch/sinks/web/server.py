@@ -89,6 +89,11 @@ class Web:
         """Whether the web configuration on disk is the one in force."""
         return self._server.guard.up_to_date
 
+    @property
+    def certificate_expires(self) -> float:
+        """Seconds since the epoch; 0 without a certificate."""
+        return self._server.guard.expires
+
     def start(
         self,
         registry: CollectorRegistry,
