@@ -316,13 +316,8 @@ def _unacknowledged(status: Status) -> Iterator[Metric]:
     for verdict in Verdict:
         for confidence in Confidence:
             key = verdict.value, confidence.value
-            labels = [*key, _kind(verdict)]
+            labels = [*key, verdict.kind.value]
             count.add_metric(labels, status.findings_open.get(key, 0))
             age.add_metric(labels, status.finding_ages.get(key, math.nan))
     yield count
     yield age
-
-
-def _kind(verdict: Verdict) -> str:
-    context = (Verdict.FREED_IN_RECLAIM, Verdict.CONCURRENT_UNLINK)
-    return "context" if verdict in context else "effect"

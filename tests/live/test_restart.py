@@ -15,8 +15,9 @@ from ebpfwatch.sinks.store import Store, acknowledge
 from tests.live.conftest import DaemonProcess, command, start_daemon
 from tests.unit.test_verdicts import judged
 
-OPEN = 'ebpfwatch_findings_unacknowledged{confidence="confirmed",verdict="double_free"}'
-AGE = 'ebpfwatch_finding_age_seconds{confidence="confirmed",verdict="double_free"}'
+LABELS = '{confidence="confirmed",kind="effect",verdict="double_free"}'
+OPEN = f"ebpfwatch_findings_unacknowledged{LABELS}"
+AGE = f"ebpfwatch_finding_age_seconds{LABELS}"
 TOTAL = 'ebpfwatch_findings_total{confidence="confirmed",test="%s",verdict="double_free"}'
 
 

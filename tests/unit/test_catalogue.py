@@ -35,12 +35,6 @@ def alert(name: str) -> str:
     return next(str(r["expr"]) for g in groups for r in g["rules"] if r.get("alert") == name)
 
 
-def alternatives(expression: str, operator: str) -> set[str]:
-    """The verdicts that an expression compares with, as ``verdict=~"a|b"``."""
-    found = re.findall(rf'verdict{re.escape(operator)}"([^"]+)"', expression)
-    return {word for group in found for word in group.split("|")}
-
-
 # Each check takes the rows and says which of them the other place lacks.
 
 
@@ -56,10 +50,11 @@ def lacks_in_readme(verdicts: set[str], roles: set[str]) -> set[str]:
 
 
 def lacks_in_alerts(verdicts: set[str], roles: set[str]) -> set[str]:
-    """Every verdict of damage is critical when confirmed; and nothing else is."""
-    critical = {verdict.value for verdict in Verdict if verdict.damage}
+    """Every verdict of damage, and every cause, is critical when confirmed; nothing else is."""
+    critical = {v.value for v in Verdict if v.damage or v.kind is Kind.CAUSE}
     wanted = critical | (verdicts - {verdict.value for verdict in Verdict})
-    told = alternatives(alert("EbpfwatchDoubleFree"), "=~")
+    rules = alert("EbpfwatchDamage") + alert("EbpfwatchCause")
+    told = {v.value for v in Verdict if f'kind="{v.kind.value}", confidence="confirmed"' in rules}
     return told ^ wanted
 
 

@@ -181,7 +181,9 @@ def test_nothing_at_all(tmp_path: Path) -> None:
     reader = HostReader(Paths(proc=tmp_path, sys=tmp_path), Sources(lambda line, level: None))
     state = reader.state()
     assert set(state.problems) == set(SOURCES) - {"swaps", "pressure", "vm", "ext4", "crash"}
-    scrape = generate_latest(metrics.registry(lambda: Status(started=0, host=state))).decode()
+    scrape = generate_latest(
+        metrics.registry(lambda: Status(started=0, host=state), host="full")
+    ).decode()
     assert "ebpfwatch_memory_free_bytes NaN" in scrape
     assert 'ebpfwatch_crash_ready{item="kdump"} NaN' in scrape
     assert json.dumps(HostState().to_json()) == "{}"

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from prometheus_client import generate_latest
 
+from ebpfwatch.catalogue.verdicts import Kind
 from ebpfwatch.kernellog.known import KNOWN, Relation
 from ebpfwatch.sinks import metrics
 from ebpfwatch.sinks.status import Status
@@ -481,7 +482,8 @@ def test_every_metric_of_the_dashboard_exists() -> None:
 def test_values_of_labels_in_the_rules_exist() -> None:
     """Verdicts, kinds, events: each alternative of each matcher stands in the exposition."""
     for label in ("verdict", "confidence", "event", "kind"):
-        known = set(re.findall(rf'{label}="([^"]*)"', GOLDEN)) | {"cause"}
+        known = set(re.findall(rf'{label}="([^"]*)"', GOLDEN))
+        known |= {kind.value for kind in Kind} if label == "kind" else set()
         for metric, matchers in re.findall(r"(ebpfwatch_\w+)\{([^}]*)\}", RULES.read_text()):
             for value in re.findall(rf'\b{label}[!=]=?~?"([^"]*)"', matchers):
                 assert set(value.split("|")) <= known, (metric, label, value)
