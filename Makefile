@@ -46,7 +46,7 @@ DEB_PACKAGES  := build-essential debhelper dh-python pybuild-plugin-pyproject py
                  python3-shtab python3-yaml help2man bash-completion lintian man-db mmdebstrap
 
 .PHONY: run test lint format unit live test-vm test-postmortem guests alerts test-alerts test-deploy screenshots \
-        deb test-deb contract golden bench soak fuzz sbom audit faults install-run install-test install-deploy \
+        deb test-deb contract mutations golden bench soak fuzz sbom audit faults install-run install-test install-deploy \
         bench-vm install-bench install-vm test-install image test-image install-deb clean
 
 run: install-run  ## install what the daemon needs and follow the kernel in the foreground
@@ -102,8 +102,12 @@ deb: install-deb  ## dist/ebpfwatch_VERSION_all.deb, lintian clean
 test-deb: install-deb $(VENV)/.test  ## the package in a clean Debian 12: installed, upgraded, purged
 	$(RUN) -m pytest tests/deb
 
-contract:  ## rewrite probes/contract.h from ebpfwatch/catalogue
+contract:  ## rewrite probes/contract.h and docs/catalogue.md from ebpfwatch/catalogue
 	$(RUN) -m ebpfwatch.catalogue.header >probes/contract.h
+	$(RUN) -m ebpfwatch.catalogue.tables >docs/catalogue.md
+
+mutations: install-test  ## drop rows, swap counters, change constants: a test fails each time (minutes)
+	$(RUN) -m tests.trust.mutations
 
 golden:  ## rewrite tests/golden from the present output
 	EBPFWATCH_GOLDEN=1 $(RUN) -m pytest -q tests/unit/test_sinks.py -k golden

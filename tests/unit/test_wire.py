@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebpfwatch.catalogue import header
+from ebpfwatch.catalogue import header, tables
 from ebpfwatch.catalogue.layout import Flag
 from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.events import wire
@@ -41,9 +41,10 @@ def test_every_struct_has_the_same_layout(tmp_path: Path) -> None:
             assert int(told[f"{name}.{field}"]) == getattr(mirror, field).offset, (name, field)
 
 
-def test_the_header_is_what_the_catalogue_writes() -> None:
+def test_header_and_page_are_what_the_catalogue_writes() -> None:
     """Nobody edits probes/contract.h by hand, and nobody forgets `make contract`."""
     assert HEADER.read_text() == header.text()
+    assert (HEADER.parents[1] / "docs/catalogue.md").read_text() == tables.text()
 
 
 def test_a_verdict_decodes() -> None:
