@@ -19,8 +19,13 @@ EVENTS  := 4000000
 RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev procps python3-venv python3-systemd python3-yaml \
                  python3-prometheus-client
 TEST_PACKAGES := $(RUN_PACKAGES) help2man gcc libc6-dev e2fsprogs mount util-linux bpftool prometheus \
-                 prometheus-alertmanager curl systemd python3-bcrypt strace python3-capstone \
-                 shellcheck
+                 prometheus-alertmanager curl systemd python3-bcrypt strace python3-capstone
+
+# Where the linters and the unit tests run: with the daemon's own packages where those are installed,
+# else in a plain venv that pip fills.
+PLAIN := .venv-plain
+TOOLS := $(if $(wildcard $(VENV)/.test),$(VENV),$(PLAIN))
+READY := $(if $(wildcard $(VENV)/.test),,$(PLAIN)/.test)
 
 C_SOURCES     := $(wildcard probes/*.[ch] tests/*/*.c tests/vm/modules/*.c)
 SHELL_SOURCES := .ci/run deploy/ebpfwatch-generator deploy/image/ebpfwatch \
@@ -45,29 +50,46 @@ IMAGE_PACKAGES := mmdebstrap qemu-user-static binfmt-support arch-test squashfs-
 DEB_PACKAGES  := build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools \
                  python3-shtab python3-yaml help2man bash-completion lintian man-db mmdebstrap
 
-.PHONY: run test lint format unit live test-vm test-postmortem guests alerts test-alerts test-deploy screenshots \
-        deb test-deb contract mutations golden bench soak fuzz sbom audit faults install-run install-test install-deploy \
-        bench-vm install-bench install-vm test-install image test-image install-deb clean
+# Every target here is no file, and has a line for `make help`.
+TARGETS := $(shell sed -n 's/^\([a-z-]*\):.*  \#\# .*/\1/p' $(MAKEFILE_LIST))
+.PHONY: $(TARGETS)
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1: \2/p' $(MAKEFILE_LIST) | \
+	    while IFS=: read -r name text; do printf '%-16s%s\n' "$$name" "$$text"; done
 
 run: install-run  ## install what the daemon needs and follow the kernel in the foreground
 	$(RUN) -m ebpfwatch run --config $(CONFIG)
 
-test: install-test lint unit live fuzz alerts guests  ## everything that CI runs
+# By a make of its own: which venv the linters and the unit tests use is seen when the file is read.
+test: install-test  ## everything that CI runs; as root
+	$(MAKE) lint unit live fuzz alerts guests
 
-lint:  ## style and types of Python, C and shell
-	$(VENV)/bin/ruff format --check ebpfwatch tests deploy
-	$(VENV)/bin/ruff check ebpfwatch tests deploy
-	$(VENV)/bin/mypy
-	$(VENV)/bin/clang-format --dry-run --Werror $(C_SOURCES)
-	shellcheck $(SHELL_SOURCES)
+quick:  ## style and the fast unit tests: under 30 s from a clone, without root and without apt
+	@began=$$(date +%s) && $(MAKE) --no-print-directory style fast && \
+	    echo "make quick: $$(($$(date +%s) - began)) s"
 
-format:  ## write Python and C in the project's style
-	$(VENV)/bin/ruff format ebpfwatch tests deploy
-	$(VENV)/bin/ruff check --fix-only ebpfwatch tests deploy
-	$(VENV)/bin/clang-format -i $(C_SOURCES)
+lint: style types  ## style and types of Python, C and shell
 
-unit:  ## no root, no BCC
-	$(RUN) -m pytest tests/unit
+style: $(READY)  ## ruff, clang-format, shellcheck
+	$(TOOLS)/bin/ruff format --check ebpfwatch tests deploy
+	$(TOOLS)/bin/ruff check ebpfwatch tests deploy
+	$(TOOLS)/bin/clang-format --dry-run --Werror $(C_SOURCES)
+	$(TOOLS)/bin/shellcheck $(SHELL_SOURCES)
+
+types: $(READY)  ## mypy, over the tests, too
+	$(TOOLS)/bin/mypy
+
+format: $(READY)  ## write Python and C in the project's style
+	$(TOOLS)/bin/ruff format ebpfwatch tests deploy
+	$(TOOLS)/bin/ruff check --fix-only ebpfwatch tests deploy
+	$(TOOLS)/bin/clang-format -i $(C_SOURCES)
+
+fast: $(READY)  ## the unit tests that are not slow, on all CPUs
+	$(TOOLS)/bin/python3 -m pytest -q -n auto --hypothesis-profile=quick -m "not slow" tests/unit
+
+unit: $(READY)  ## all unit tests: no root, no BCC
+	$(TOOLS)/bin/python3 -m pytest tests/unit
 
 live:  ## as root, on the running kernel
 	EBPFWATCH_STORM=$(STORM) $(RUN) -m pytest tests/live
@@ -88,7 +110,7 @@ guests: install-vm install-deb  ## Debian's oldest and newest kernel as arm64 gu
 alerts:  ## as root: from the kernel to a webhook, through Prometheus and Alertmanager
 	$(RUN) -m pytest tests/deploy/test_alerts.py
 
-test-alerts: install-test alerts
+test-alerts: install-test alerts  ## the same, installing what it needs
 
 test-deploy: install-deploy  ## as root: real Prometheus, Alertmanager and Chromium around the real daemon
 	$(RUN) -m pytest tests/deploy
@@ -141,8 +163,8 @@ faults: install-test  ## as root: kill -9 at random points, KILLS=n, then every 
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.faults --kills $(KILLS)
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m pytest -p tests.trust.survived $(FAULTS)
 
-install-run: $(VENV)/.run
-install-test: $(VENV)/.test
+install-run: $(VENV)/.run  ## as root: what the daemon needs
+install-test: $(VENV)/.test  ## as root: what the tests need besides
 
 # A venv over the system Python, because bcc comes with that one.
 $(VENV)/.run: Makefile
@@ -155,7 +177,14 @@ $(VENV)/.test: $(VENV)/.run tests/requirements.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
-install-deploy: $(VENV)/.deploy
+# What the full venv has from the distribution comes from pip here.
+$(PLAIN)/.test: tests/requirements.txt
+	python3 -m venv $(PLAIN)
+	$(PLAIN)/bin/pip install --quiet --disable-pip-version-check --no-compile -r tests/requirements.txt \
+	    bcrypt 'capstone>=4,<6' 'prometheus-client>=0.9,<1' 'pyyaml>=5.3,<7'
+	touch $@
+
+install-deploy: $(VENV)/.deploy  ## as root: what test-deploy needs
 
 # npm brings what Debian has not; without npm the tests that need it say so.
 $(VENV)/.deploy: $(VENV)/.test Makefile
@@ -168,11 +197,11 @@ bench-vm: install-vm  ## the same on kprobe and fentry rungs: arm64 guests that 
 	$(RUN) -m tests.bench.guests --kernels "$(KERNELS)" $(if $(KERNELS),,--write docs/performance.md)
 
 # The headers are for bcc's memleak; where Debian's are not to be had, the table says that it was not measured.
-install-bench: $(VENV)/.test
+install-bench: $(VENV)/.test  ## as root: what bench needs
 	sh deploy/install-packages.sh $(BENCH_PACKAGES)
 	-sh deploy/install-packages.sh linux-headers-$$(dpkg --print-architecture)
 
-install-vm: $(VENV)/.test
+install-vm: $(VENV)/.test  ## as root: what the guests need
 	sh deploy/install-packages.sh $(VM_PACKAGES)
 
 test-install: install-test install-deb  ## as root: docs/install.md, word by word, and the playbook, in a fresh Debian 12 with systemd
@@ -186,8 +215,8 @@ image: install-deb  ## dist/ebpfwatch-image_VERSION_arm64.deb: self-contained, f
 test-image: image install-vm  ## the image in a 4.19 guest that has no Python
 	$(RUN) -m tests.vm.matrix --kernels 4.19 --scenarios image
 
-install-deb:
+install-deb:  ## as root: what the packages need
 	sh deploy/install-packages.sh $(DEB_PACKAGES)
 
-clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean:  ## remove what make has made here
+	rm -rf $(VENV) $(PLAIN) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -9,10 +9,14 @@ import os
 import sys
 import traceback
 from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING
 
 from ebpfwatch import __version__
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.system.log import defect, put, say
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 __all__ = ["COMMANDS", "main", "parser", "positive"]
 
@@ -42,6 +46,10 @@ class _Parser(argparse.ArgumentParser):
         put("stderr", self.format_usage().rstrip())
         say(f"{message}; see `{self.prog} --help`", "err")
         raise SystemExit(int(Exit.USAGE))
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        """As argparse of Python 3.11.2 does; 3.11.7's drops the OSError of a full disk."""
+        print(message, end="", file=file or sys.stderr)
 
 
 def parser(wanted: Container[str] = COMMANDS) -> argparse.ArgumentParser:

@@ -5,7 +5,6 @@ What a test lacks here is named in its skip reason, never passed over in silence
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,11 +38,11 @@ __all__ = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here is live; without root nothing of it can run."""
+    """Everything here is live; without root and BCC nothing of it can run."""
     for item in items:
-        item.add_marker(pytest.mark.live)
-        if os.geteuid() != 0:
-            item.add_marker(pytest.mark.skip(reason="needs root: sudo make live"))
+        if "tests/live" in str(item.path):
+            item.add_marker(pytest.mark.live)
+            item.add_marker(pytest.mark.needs("root", "bcc"))
 
 
 @pytest.fixture(scope="session")

@@ -115,12 +115,11 @@ def test_every_real_program_is_loaded_and_none_is_left() -> None:
     assert_nothing_more(before)
 
 
+@pytest.mark.needs("strace")
 def test_nothing_real_is_attached(tmp_path: Path) -> None:
     """Told by the system calls: what is attached, for a moment, are the empty programs of the
     ladder; every program that was compiled is loaded and never named again.
     """
-    if not shutil.which("strace"):
-        pytest.skip("no strace: apt-get install strace")
     log = tmp_path / "trace"
     words = ["strace", "-f", "-qq", "-e", "trace=bpf", "-o", str(log)]
     check("--config", ROOT / "config.example.yaml", wrap=tuple(words))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import pytest
 
 from tests.live.conftest import ROOT, command, write_config
 
+pytestmark = pytest.mark.needs("strace")
+
 #: Directories in which everybody may put a link at a name that can be guessed.
 SHARED = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
 CREATES = "open,openat,creat,mkdir,mkdirat,mknod,mknodat,symlink,symlinkat,link,linkat,rename,renameat,renameat2,chmod,fchmod,fchmodat"  # noqa: E501
@@ -26,8 +27,6 @@ def traced(tmp_path: Path, ext4: Path) -> Iterator[tuple[Path, list[str]]]:
     """A daemon under strace and with the worst umask: loaded, a canary flown, a finding in each
     sink, a snapshot taken, stopped; its directory and its system calls.
     """
-    if not shutil.which("strace"):
-        pytest.skip("no strace: apt-get install strace")
     config = write_config(tmp_path, snapshot="true")
     calls, log = tmp_path / "calls", tmp_path / "log"
     words = ["strace", "-f", "-y", "-qq", "-s", "4096", "-e", f"trace={CREATES}", "-o", str(calls)]

@@ -88,6 +88,7 @@ def test_part_of_a_file_is_part(tmp_path: Path, cachestat: bool) -> None:
     assert look(tmp_path, cachestat=cachestat).bytes == PAGE
 
 
+@pytest.mark.needs("root")  # others may not ask about files of root
 def test_both_ways_agree(tmp_path: Path) -> None:
     """cachestat and mincore, on the interpreter's own libraries."""
     if Residency().method != "cachestat":
@@ -187,12 +188,11 @@ def test_filesystems_that_may_hang_are_not_touched() -> None:
     assert [mount.path for mount in left] == ["/net", "/home/x/mnt"]
 
 
+@pytest.mark.needs("root")  # to become somebody else
 def test_another_users_files_are_counted_not_guessed(tmp_path: Path) -> None:
     """An ordinary user may not ask about files that are not theirs: mincore would call all of
     them resident.
     """
-    if os.geteuid() != 0:
-        pytest.skip("needs root to become somebody else")
     cached(tmp_path / "roots")
     fd = os.open(tmp_path / "roots", os.O_RDONLY)
     script = (
@@ -213,10 +213,9 @@ def test_another_users_files_are_counted_not_guessed(tmp_path: Path) -> None:
     assert done.stdout.split()[-1] == "refused", done.stderr
 
 
+@pytest.mark.needs("root")  # to become somebody else
 def test_directories_that_may_not_be_read_are_told(tmp_path: Path) -> None:
     """By an ordinary user: counted below the root that is walked; the root itself is an error."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to become somebody else")
     with tempfile.TemporaryDirectory() as open_to_all:
         os.chmod(open_to_all, 0o755)
         (Path(open_to_all) / "secret").mkdir(0o700)
@@ -251,6 +250,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "Not a directory" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_whole_machine(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a directory: processes and mounts of this machine, bounded."""
     assert main(["cache", "--seconds", "3", "--top", "5"]) == 0

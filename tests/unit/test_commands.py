@@ -68,6 +68,7 @@ def test_the_table(words: list[str], code: int, out: str, err: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize("words", ["triage README.md", "print-probes", "report --json", "--help"])
 def test_an_answer_that_cannot_be_written_is_told(words: str, buffered: bool) -> None:

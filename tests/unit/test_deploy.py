@@ -50,7 +50,7 @@ def _installed(tmp_path: Path, *drop_ins: str) -> Path:
     return tmp_path
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+@pytest.mark.needs("systemd")
 @pytest.mark.parametrize(
     ("drop_ins", "limit"),
     [
@@ -72,7 +72,7 @@ def test_the_unit_exposes_little(tmp_path: Path, drop_ins: tuple[str, ...], limi
     assert level and float(level.group(1)) <= limit
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+@pytest.mark.needs("systemd")
 def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
     """systemd-analyze verify, without and with the drop-ins."""
     old = ("before-cap-bpf.conf", "without-btf.conf")
@@ -182,7 +182,8 @@ def test_every_dependency_of_the_package_is_installed_for_the_run() -> None:
         assert wanted in makefile.partition("DEB_PACKAGES")[2], name
 
 
-@pytest.mark.skipif(not shutil.which("help2man"), reason="help2man is not installed: make deb")
+@pytest.mark.slow
+@pytest.mark.needs("help2man")
 def test_the_man_pages_say_what_the_parser_says(tmp_path: Path) -> None:
     """One page a command with all its options, and every key of the configuration."""
     words = ["sh", str(DEPLOY / "man/build.sh"), str(tmp_path), __version__]
@@ -198,6 +199,7 @@ def test_the_man_pages_say_what_the_parser_says(tmp_path: Path) -> None:
         assert line in keys
 
 
+@pytest.mark.needs("dpkg")
 def test_installing_what_is_there_touches_nothing(tmp_path: Path) -> None:
     """deploy/install-packages.sh: no network for what is installed, and one line for the rest."""
     script = str(DEPLOY / "install-packages.sh")
@@ -235,6 +237,15 @@ def test_the_bill_of_materials_names_files_and_dependencies(tmp_path: Path) -> N
     assert parts["/usr/file"]["hashes"] == [{"alg": "SHA-256", "content": abc}]
 
 
+@pytest.mark.needs("make")
+def test_make_help_tells_every_target() -> None:
+    """One line each, with words: a target that nobody can find is run by nobody."""
+    targets = re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text())
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    told = [line.split()[0] for line in done.stdout.splitlines() if len(line.split()) > 1]
+    assert told == targets
+
+
 #: What of deploy/ is run or read as it is shipped, and by whom.
 EXERCISED = {
     "build-deb.sh": "tests/deb/conftest.py",
@@ -254,6 +265,7 @@ EXERCISED = {
 }
 
 
+@pytest.mark.needs("git")
 def test_every_file_of_deploy_is_exercised_by_a_test() -> None:
     """A file that nothing exercises is a promise that nobody keeps: who adds one says who does."""
     listed = subprocess.run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import os
 import time
 from collections.abc import Callable
@@ -20,10 +19,6 @@ from ebpfwatch.sinks.web.passwords import Hasher, Passwords, _basic
 
 # htpasswd -nbBC 4 '' secret
 HASH = "$2y$04$.M2Am9ftGgE8Pv14FwoLDuQPxCAKsJRFhzs9n4SrDGPo28PIfVvnm"
-
-needs_bcrypt = pytest.mark.skipif(
-    not importlib.util.find_spec("bcrypt"), reason="no bcrypt: apt-get install python3-bcrypt"
-)
 
 
 def basic(user: str, password: str) -> str:
@@ -181,7 +176,7 @@ def test_paths_begin_at_the_file(tmp_path: Path) -> None:
     assert (tls.cert_file, tls.key_file) == (str(tmp_path / "a.pem"), "/b.pem")
 
 
-@needs_bcrypt
+@pytest.mark.needs("bcrypt")
 def test_passwords() -> None:
     """The right one, and nothing else; htpasswd's $2y$ included."""
     passwords = Passwords({"prometheus": HASH, "b": HASH.replace("2y", "2b")})
@@ -203,7 +198,7 @@ def test_passwords() -> None:
         assert not passwords.allow(header), header
 
 
-@needs_bcrypt
+@pytest.mark.needs("bcrypt")
 def test_the_right_password_is_remembered_and_no_wrong_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -300,7 +295,7 @@ def test_who_has_gone_is_not_hashed_for() -> None:
     bench.hasher.stop()
 
 
-@needs_bcrypt
+@pytest.mark.needs("bcrypt")
 def test_a_changed_file_counts_and_a_broken_one_does_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -223,6 +223,7 @@ def test_the_lists_of_all_slabs_are_walked_seldom(tmp_path: Path) -> None:
 # -- any text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARSERS)
 @settings(max_examples=200)
 @given(data=st.data())

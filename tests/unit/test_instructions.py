@@ -16,9 +16,7 @@ from ebpfwatch.triage import explain, fault, instructions
 from ebpfwatch.triage.registers import describe, object_and_page, slab_cache_offset
 from tests.unit.test_triage import LOGS, parse, sample, triage
 
-pytestmark = pytest.mark.skipif(
-    not instructions.available(), reason=f"no Capstone: {instructions.INSTALL}"
-)
+pytestmark = pytest.mark.needs("capstone")
 
 ROOT = Path(__file__).parents[2]
 #: What the slab, the lists and the drivers do with memory, as gcc writes it: text, the register

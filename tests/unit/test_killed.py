@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from ebpfwatch.sinks import store
 from ebpfwatch.system import durable
 from ebpfwatch.verdicts.finding import Finding
@@ -29,6 +31,7 @@ for number in itertools.count():
 """
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_no_half_file(tmp_path: Path) -> None:
     """Six times at a moment of chance: every file is a whole finding, and there are at most as
     many as are kept and one that was about to go; what was being written goes at the next start.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,6 @@ WHERE = {"job": "ebpfwatch", "instance": "db1:9866"}
 
 GROUPS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"]
 ALERTS = {r["alert"]: r for g in GROUPS for r in g["rules"] if "alert" in r}
-
-needs_promtool = pytest.mark.skipif(
-    not shutil.which("promtool"), reason="no promtool: apt-get install prometheus"
-)
 
 FINDINGS = "ebpfwatch_findings_total{test='%s',verdict='%s',confidence='%s'}"
 OPEN = "ebpfwatch_findings_unacknowledged{verdict='%s',kind='%s',confidence='%s'}"
@@ -310,7 +305,8 @@ def promtool_case(
     }
 
 
-@needs_promtool
+@pytest.mark.slow
+@pytest.mark.needs("promtool")
 def test_each_alert_fires_and_is_silent(tmp_path: Path) -> None:
     """Labels and annotations word by word; and no alert from what must not raise one."""
     tests = []
@@ -405,7 +401,8 @@ TIMELINES: list[tuple[str, str, dict[str, str], dict[str, bool]]] = [
 ]
 
 
-@needs_promtool
+@pytest.mark.slow
+@pytest.mark.needs("promtool")
 @pytest.mark.parametrize("line", TIMELINES, ids=[line[0] for line in TIMELINES])
 def test_alerts_over_days(tmp_path: Path, line: tuple[Any, ...]) -> None:
     """Nothing but a boot or an acknowledgement ends what is critical; a day ends the rest."""
@@ -430,7 +427,7 @@ def test_alerts_over_days(tmp_path: Path, line: tuple[Any, ...]) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-@needs_promtool
+@pytest.mark.needs("promtool")
 def test_promtool_accepts_the_files() -> None:
     """The rules by themselves, and the configuration that names them."""
     for what in (["rules", RULES], ["config", DEPLOY / "prometheus.yml"]):

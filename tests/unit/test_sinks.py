@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -72,7 +71,7 @@ def test_the_exposition_is_the_golden_one() -> None:
     assert exposition() == GOLDEN.read_text()
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool: apt-get install prometheus")
+@pytest.mark.needs("promtool")
 def test_promtool_finds_nothing() -> None:
     """Names, types and help by Prometheus's own linter."""
     linted = subprocess.run(
@@ -127,7 +126,7 @@ def test_damaged_files_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert f"files that hold no finding, or half of one: 1; the first: {newest.name}" in said.err
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+@pytest.mark.needs("root")  # to become somebody else
 def test_a_journal_that_is_closed_is_not_an_empty_one() -> None:
     """Exit 77 for who may not read root's records; nothing at all for root."""
     with tempfile.TemporaryDirectory() as directory:

@@ -52,6 +52,7 @@ def parse(data: bytes) -> list[Report]:
     return [*found, *parser.close()]
 
 
+@pytest.mark.needs("capstone")
 @pytest.mark.parametrize("path", LOGS, ids=lambda path: path.stem)
 def test_every_sample_gets_the_verdict_beside_it(path: Path) -> None:
     """The verdict, the count of each kind, and the words that must be said."""
@@ -239,6 +240,7 @@ def test_any_bytes(data: bytes) -> None:
     explain.tell(triage(data), "x")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(st.integers(), st.integers(1, 60), st.integers(0, len(CORPUS)), st.integers(0, 20000))
 def test_damaged_logs(seed: int, flips: int, begin: int, size: int) -> None:
@@ -292,6 +294,7 @@ print(result.counts.lines, grown, result.verdict)
 """
 
 
+@pytest.mark.slow
 def test_100_megabytes_in_bounded_memory(tmp_path: Path) -> None:
     """Reports without end, every one different, and lines of a megabyte: under 32 MB more."""
     corpus = tmp_path / "corpus"
@@ -319,7 +322,13 @@ TABLE = [
     (["triage", "/"], 64, "", "cannot read /: Is a directory"),
     (["triage", sys.executable], 64, "", "is a vmcore or a program, not a log"),
     (["triage", "--vmlinux", "/nonexistent", "-"], 64, "", "cannot read /nonexistent"),
-    (["triage", "--vmlinux", "README.md", "-"], 64, "", "README.md has no symbols"),
+    pytest.param(
+        ["triage", "--vmlinux", "README.md", "-"],
+        64,
+        "",
+        "README.md has no symbols",
+        marks=pytest.mark.needs("binutils"),
+    ),
 ]
 
 
@@ -408,6 +417,7 @@ int main(void) { dentry_free(); }
 """
 
 
+@pytest.mark.needs("cc", "binutils")
 def test_vmlinux_names_file_and_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Against a real image with debug information: a program of ours in the kernel's place."""
     (tmp_path / "fs").mkdir()

@@ -89,7 +89,7 @@ def test_a_lock_where_others_can_write_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "victim").read_text() == "precious"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to give a directory away")
+@pytest.mark.needs("root")  # to give a directory away
 def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     """Whoever owns it can exchange what is in it."""
     (tmp_path / "theirs").mkdir()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from ebpfwatch.events import wire
 HEADER = Path(__file__).parents[2] / "probes/contract.h"
 
 
-@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler: apt-get install gcc")
+@pytest.mark.needs("cc")
 def test_every_struct_has_the_same_layout(tmp_path: Path) -> None:
     """Size and every offset, as the host's compiler sees the header."""
     asks = []
