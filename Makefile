@@ -97,7 +97,7 @@ live:  ## as root, on the running kernel
 test-vm: install-vm install-deb  ## crimes in arm64 guests: KERNELS=4.19 or KERNEL=/an/image, SCENARIOS=benign,destroy
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.vm.matrix \
 	    --kernels "$(or $(KERNEL),$(KERNELS))" --scenarios "$(SCENARIOS)" $(if $(MINUTES),--minutes $(MINUTES)) \
-	    $(if $(SCENARIOS)$(KERNEL)$(KERNELS),,--table docs/detection.md --survival docs/evidence.md)
+	    $(if $(SCENARIOS)$(KERNEL)$(KERNELS),$(if $(FIGURES),--sections docs/detection.md),--table docs/detection.md --survival docs/evidence.md)
 
 test-postmortem: install-vm  ## a vmcore of a second free, made in a guest and read here
 	$(RUN) -m pip install --quiet --disable-pip-version-check 'drgn>=0.0.30,<1'

@@ -14,16 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.trust.figures import between
 from tests.unit.test_verdicts import judged
 from tests.vm import kernels
 from tests.vm.guest import Outcome, held_up
-from tests.vm.judge import untold
+from tests.vm.judge import Row, untold
 from tests.vm.leads import leads
 from tests.vm.moments import Moments, moments
 from tests.vm.places import PLACES, places
 from tests.vm.scenarios import SCENARIOS, Scenario
 from tests.vm.store import making
-from tests.vm.table import table
+from tests.vm.table import sections, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -267,3 +268,23 @@ def test_each_mistake_of_the_module_has_a_scenario_and_a_script() -> None:
     prepared = set(re.findall(r"\w+", " ".join(re.findall(r"^([\w |]+)\)", script, re.MULTILINE))))
     scenarios = {s.arguments[0] for s in SCENARIOS if s.script == "cause"}
     assert made == scenarios == prepared
+
+
+def test_a_part_of_the_matrix_rewrites_its_part_of_the_page(tmp_path: Path) -> None:
+    """A mistake's row goes between its marks on the page as it is in docs/, the rest stays."""
+    row = Row(
+        *("6.12", "6.12.1", "cause:iput_open", "iput() once too often", ["evicted_in_use"]),
+        *({}, True, None, None, None, "silent", "", True, "", 3100.0, None),
+    )
+    page = tmp_path / "detection.md"
+    page.write_text((ROOT / "docs/detection.md").read_text())
+    before = page.read_text()
+    parts = {mark: text for mark, text in sections([row], {}).items() if text}
+    assert list(parts) == ["mistakes"]
+    between(page, "mistakes", parts["mistakes"])
+    line = "| 6.12.1 | iput() once too often | evicted_in_use | 3100 ms |  | yes | silent |"
+    assert line in page.read_text()
+    outside = re.compile(r"<!-- mistakes -->.*<!-- /mistakes -->", re.DOTALL)
+    assert outside.sub("", page.read_text()) == outside.sub("", before)
+    for mark in sections([], {}):
+        assert before.count(f"<!-- {mark} -->") == 1

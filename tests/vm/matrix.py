@@ -27,7 +27,7 @@ from tests.vm.judge import Row, judge, tails
 from tests.vm.root import mount_binfmt, root_image
 from tests.vm.scenarios import SCENARIOS, Scenario
 from tests.vm.survival import survival, whole
-from tests.vm.table import table
+from tests.vm.table import sections, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -188,6 +188,7 @@ def _arguments() -> argparse.Namespace:
         "--collect", action="store_true", help="run nothing: the table of what is in --results"
     )
     parser.add_argument("--table", type=Path, help="write the table here")
+    parser.add_argument("--sections", type=Path, help="write the tables of what was run here")
     parser.add_argument("--survival", type=Path, help="write what survived into this page")
     arguments = parser.parse_args()
     arguments.scenarios = arguments.scenarios.replace(",", " ").split()
@@ -251,7 +252,7 @@ def main() -> int:
         results = arguments.results / kernel.name / scenario.name
         kept = _kept(results)
         if arguments.collect:
-            return kept or f"nothing is in {results}"
+            return kept or "not run"
         if arguments.resume and kept is not None and kept.ok:
             return kept
         try:
@@ -274,6 +275,10 @@ def main() -> int:
     }
     if arguments.table:
         arguments.table.write_text(table(rows, {**skipped, **missing}))
+    if arguments.sections:
+        for mark, text in sections(rows, {}).items():
+            if text:
+                between(arguments.sections, mark, text)
     if arguments.survival:
         between(arguments.survival, "survival", survival(rows))
     for row in rows:

@@ -143,7 +143,7 @@ _MISTAKES = (
         ("unlocked_unlink",),
         "two kernel threads delete the same 2000 files, each with a reference, unlocked",
     ),
-    ("unlink_shared", ("unlocked_unlink",), "the same with one dentry, sharing one reference"),
+    ("unlink_shared", ("unlocked_unlink",), "the same, sharing one reference of each"),
     ("write_freed", ("written_after_free",), "mark_inode_dirty() of an inode that has been freed"),
     (
         "free_live",

@@ -4,19 +4,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from tests.vm.judge import Row
 from tests.vm.scenarios import SCENARIOS
 from tests.vm.survival import whole
 
-__all__ = ["table"]
+__all__ = ["sections", "table"]
 
 _HEAD = """\
 # Detection in guests
 
-Written by `make test-vm`, which also says what is not as it must be. Each line of the first table is an arm64
-guest of its own in which tests/vm/modules/crime.c frees one inode wrongly while the daemon runs. *Lead* is the
+Written by `make test-vm`, which also says what is not as it must be; `FIGURES=1` with `SCENARIOS=` writes the parts
+that were run. Each line of the first three tables is an arm64 guest of its own.
+"""
+
+_CRIMES = """\
+## Crimes: an inode freed twice
+
+tests/vm/modules/crime.c frees one inode wrongly while the daemon runs. *Lead* is the
 time from the crime, when the verdict fell, to the kernel's own first complaint in its log; none where the kernel
 never complained. *Ahead* is the time from a `double_destroy` to the second free that it announces, as the module
 saw that; none where it never came, because two callbacks in one list lost each other.
@@ -25,7 +31,7 @@ saw that; none where it never came, because two callbacks in one list lost each 
 |---|---|---|---|---|---|---|---|
 """
 
-_ALONE = """
+_ALONE = """\
 ## Who notices without us
 
 The same crimes without the daemon: with what the kernel does anyway (Debian's and the 4.19 kernel have the
@@ -37,7 +43,7 @@ After the crime 4000 files are created and deleted; *silent* means that nothing 
 |---|---|---|---|---|---|---|
 """
 
-_MISTAKES = """
+_MISTAKES = """\
 ## Mistakes, before anything is freed twice
 
 tests/vm/modules/causes.c makes each of these on purpose, in a guest of its own, and ordinary work goes on: churn,
@@ -48,7 +54,7 @@ word* ends at the first warning, BUG or oops in its log, and is empty where the 
 |---|---|---|---|---|---|---|
 """
 
-_CHURN = """
+_CHURN = """\
 ## Churn
 
 150 s in each guest (emulated, 1 GB, two CPUs): files and trees made, renamed and deleted in a loop, `find /` and
@@ -59,7 +65,7 @@ missed + forgotten + torn; the difference to the evicted are inodes in their gra
 |---|---|---|---|---|---|---|---|
 """
 
-_PRICE = """
+_PRICE = """\
 ## What a rung costs
 
 A thousand files created and deleted, with an empty program on one place against the same without, five pairs, in
@@ -71,44 +77,54 @@ silicon adds the price of the kprobe's trap, which no instruction count shows.
 |---|---|---|---|
 """
 
-_REST = """
+_REST = """\
 ## The rest
 
 | kernel | scenario | result |
 |---|---|---|
 """
 
+_MISSING = """\
+## What did not run
+
+| guest | why |
+|---|---|
+"""
+
 _OWN_TABLES = ("churn", "price")
 _TOOLS = ("nothing", "slub_debug", "kfence", "kfence-sampled")
 
 
-def table(rows: list[Row], missing: Mapping[str, str]) -> str:
-    """The whole page; ``missing`` are the guests that were not run for it, and why."""
+def sections(rows: list[Row], missing: Mapping[str, str]) -> dict[str, str]:
+    """Each part of the page by its mark, "" where there is nothing for it; ``missing`` are the
+    guests that were not run for it, and why.
+    """
     alone = [scenario.name for scenario in SCENARIOS if scenario.alone]
     judges = [scenario.name for scenario in SCENARIOS if scenario.judges]
     mistakes = [row for row in rows if row.scenario.startswith("cause:")]
     crimes = [row for row in rows if row.scenario not in alone + judges and row not in mistakes]
-    text = _HEAD + "".join(map(_crime, crimes))
     compared = [row for row in rows if row.scenario in alone]
-    if compared:
-        text += _ALONE + _comparison(compared, crimes)
-    if mistakes:
-        text += _MISTAKES + "".join(map(_mistake, mistakes))
     churned = [row for row in rows if row.scenario == "churn"]
-    if churned:
-        text += _CHURN + "".join(map(_churn, churned))
-    for row in rows:
-        if row.scenario == "price" and row.ok:
-            text += _PRICE + "".join(
-                f"| {' | '.join(line.split('|'))} |\n" for line in row.extra.splitlines()
-            )
+    prices = [row.extra.splitlines() for row in rows if row.scenario == "price" and row.ok]
+    priced = [f"| {' | '.join(line.split('|'))} |\n" for lines in prices for line in lines]
     rest = [row for row in rows if row.scenario in judges and row.scenario not in _OWN_TABLES]
-    if rest:
-        text += _REST + "".join(f"| {r.release} | {r.what} | {r.why or 'passed'} |\n" for r in rest)
-    if missing:
-        text += "\n## What did not run\n\n| guest | why |\n|---|---|\n"
-        text += "".join(f"| {guest} | {why} |\n" for guest, why in missing.items())
-    return text
+    parts: dict[str, tuple[str, Iterable[str]]] = {
+        "crimes": (_CRIMES, map(_crime, crimes)),
+        "mistakes": (_MISTAKES, map(_mistake, mistakes)),
+        "alone": (_ALONE, [_comparison(compared, crimes)] if compared else []),
+        "churn": (_CHURN, map(_churn, churned)),
+        "price": (_PRICE, priced),
+        "rest": (_REST, (f"| {r.release} | {r.what} | {r.why or 'passed'} |\n" for r in rest)),
+        "missing": (_MISSING, (f"| {guest} | {why} |\n" for guest, why in missing.items())),
+    }
+    texts = {mark: (head, "".join(lines)) for mark, (head, lines) in parts.items()}
+    return {mark: head + lines if lines else "" for mark, (head, lines) in texts.items()}
+
+
+def table(rows: list[Row], missing: Mapping[str, str]) -> str:
+    """The whole page."""
+    parts = sections(rows, missing).items()
+    return _HEAD + "".join(f"\n<!-- {mark} -->\n{text}<!-- /{mark} -->\n" for mark, text in parts)
 
 
 def _ms(value: float | None) -> str:

@@ -15,7 +15,7 @@
  *   iput_stale     iput() of an inode that the module has no reference of: it has been freed
  *   iput_reused    the same once another inode lives there
  *   unlink_each    two kernel threads delete FILE1 ... FILEcount, each with a reference, without the directory's lock
- *   unlink_shared  two kernel threads in vfs_unlink() of one dentry at once, without the directory's lock
+ *   unlink_shared  the same, both threads sharing one reference of each
  *   write_freed    mark_inode_dirty() of an inode that has been freed
  *   free_live      ext4's own RCU callback called for a living inode: the slab hands its memory out again
  *   rcu_twice      one rcu_head queued on two CPUs, COUNT times, some 300 us apart: their callback lists cross
@@ -224,7 +224,7 @@ static const struct {
 	{ "iput_stale", iput_once },
 	{ "iput_reused", iput_once },
 	{ "unlink_each", NULL, .many = true, .references = 2 },
-	{ "unlink_shared", NULL, .references = 1 },
+	{ "unlink_shared", NULL, .many = true, .references = 1 },
 	{ "write_freed", write_freed },
 	{ "free_live", free_live },
 	{ "rcu_twice", NULL, .no_file = true },

@@ -82,15 +82,11 @@ iput_reused)
     go
     rm new-*
     ;;
-unlink_each)
+unlink_each | unlink_shared)
     many 2000
     ready path=/mnt/vdb/victim count=2000
     go
     sleep 20
-    ;;
-unlink_shared)
-    ready path=/mnt/vdb/victim
-    go
     ;;
 free_live)
     hold victim
