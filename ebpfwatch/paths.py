@@ -8,14 +8,17 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-__all__ = ["PROBES", "Paths"]
+__all__ = ["PROBES", "Paths", "beside"]
 
-#: The C sources: beside the package in a checkout, inside it when installed.
-PROBES = next(
-    path
-    for path in (Path(__file__).parent / "probes", Path(__file__).parent.parent / "probes")
-    if path.is_dir() or path.parent == Path(__file__).parent.parent
-)
+
+def beside(name: str) -> Path:
+    """A directory that lies beside the package in a checkout, and inside it when installed."""
+    inside = Path(__file__).parent / name
+    return inside if inside.is_dir() else Path(__file__).parent.parent / name
+
+
+#: The C sources.
+PROBES = beside("probes")
 
 
 @dataclasses.dataclass(frozen=True)

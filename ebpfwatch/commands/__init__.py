@@ -23,6 +23,7 @@ __all__ = ["COMMANDS", "main", "parser", "positive"]
 #: name: one line of help. The module of the same name (with _ for -) is imported only when needed.
 COMMANDS = {
     "run": "watch this machine until stopped",
+    "status": "is it watching, was anything found: one screen, and an exit code for monitoring",
     "check": "a doctor: real programs tried, crash survival, memory, storage, modules, remedies",
     "selftest": "play a double free on a made-up object through the running daemon, to every sink",
     "unlinks": "show every unlink as it happens: who, which path, which inode, the result",
@@ -30,7 +31,7 @@ COMMANDS = {
     "report": "show findings, newest first",
     "triage": "read the log of a machine that is dead: is it this bug, why, what to do next",
     "cache": "which files and mounts hold the page cache, and how many inodes are in memory",
-    "print-probes": "print the C as it would be compiled",
+    "print-probes": "print the C source of the programs as it would be compiled",
     "check-config": "read a configuration file and say what is wrong with it",
 }
 
@@ -66,11 +67,17 @@ def parser(wanted: Container[str] = COMMANDS) -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"ebpfwatch {__version__}")
     subparsers = whole.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for name, text in COMMANDS.items():
-        sub = subparsers.add_parser(name, help=text, description=text.capitalize() + ".")
+        sub = subparsers.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         if name in wanted:
             module = importlib.import_module(f"ebpfwatch.commands.{name.replace('-', '_')}")
+            sub.epilog = getattr(module, "EXAMPLES", None)
             module.configure(sub)
-            sub.set_defaults(run=module.run)
+            sub.set_defaults(run=module.run, parser=sub)
     return whole
 
 
@@ -100,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in _FULL or error.filename is not None:
             return _defect(words, error)
         _give_up_stdout()
-        say(f"cannot write the answer: {error.strerror}", "err")
+        say(f"the output could not be written: {error.strerror}", "err")
         return int(Exit.CANTCREAT)
     except Exception as error:
         return _defect(words, error)
@@ -113,7 +120,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def _run(words: list[str]) -> int:
     command_line = parser([word for word in words if word in COMMANDS][:1])
     try:
-        arguments = command_line.parse_args(words)
+        arguments, unknown = command_line.parse_known_args(words)
+        if unknown:
+            # Of the command that was given it, with that one's usage.
+            asked = getattr(arguments, "parser", command_line)
+            asked.error(f"unrecognized arguments: {' '.join(unknown)}")
     finally:
         _flush()  # --help ends here
     if not arguments.command:

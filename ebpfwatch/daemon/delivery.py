@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
+import os
 from pathlib import Path
 from typing import Callable
 
@@ -21,7 +22,8 @@ from ebpfwatch.verdicts.finding import Finding, Severity
 
 __all__ = ["Delivery"]
 
-_RECENT = 10
+_RECENT = 50
+_ROOM_BYTES = 1 << 20  # some findings with all their stacks
 
 
 class Delivery:
@@ -40,6 +42,7 @@ class Delivery:
         self._paths = paths
         self._recent: collections.deque[Finding] = collections.deque(maxlen=_RECENT)
         self._store_errors = 0
+        self._store_problem = ""
         self.disk = Worker("disk")
 
     def connect(self) -> None:
@@ -94,6 +97,28 @@ class Delivery:
     def recent(self) -> tuple[Finding, ...]:
         """The last findings, newest first; safe from any thread."""
         return tuple(self._recent)
+
+    def look(self) -> None:
+        """Find out, on the disk's thread, whether a finding could be written now."""
+        self.disk.submit(self._look)
+
+    def _look(self) -> None:
+        try:
+            room = os.statvfs(self.store.directory)
+        except OSError as error:
+            self._store_problem = f"{self.store.directory}: {error.strerror}"
+            return
+        if room.f_flag & os.ST_RDONLY:
+            self._store_problem = f"{self.store.directory} is mounted read-only"
+        elif room.f_bfree * room.f_frsize < _ROOM_BYTES or (room.f_files and not room.f_ffree):
+            self._store_problem = f"no room in {self.store.directory}"
+        else:
+            self._store_problem = ""
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Sinks that could take no finding now, and why."""
+        return {"store": self._store_problem} if self._store_problem else {}
 
     @property
     def errors(self) -> dict[str, int]:

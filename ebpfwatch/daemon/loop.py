@@ -43,6 +43,7 @@ from ebpfwatch.kernel.session import TableFill, load, start_loader
 from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.paths import Paths
 from ebpfwatch.postmortem.last_boot import kernel_boot_id
+from ebpfwatch.sinks import statusfile, summary
 from ebpfwatch.sinks.status import HookStatus, Status
 from ebpfwatch.system import privileges
 from ebpfwatch.system.imports import absent, without
@@ -136,6 +137,7 @@ class Daemon:
             self._session.close()
             if not self._delivery.disk.finish(_STOP_SECONDS):
                 say("the disk does not answer: what is not on it is in the journal", "err")
+            statusfile.remove(self._paths.run)
             lock.release()
         say("stopped; the probes are unloaded")
 
@@ -382,6 +384,15 @@ class Daemon:
         if self._symbols.refresh():
             self._delivery.disk.submit(self._boot.remember)
         notify(f"WATCHDOG=1\nSTATUS={self._status_line()}")
+        self._delivery.look()
+        self._write_status()
+
+    def _write_status(self) -> None:
+        """For `ebpfwatch status`, which sees by the file's age that we hang."""
+        url = self._web.url if self._web else "off"
+        body = summary.to_json(self.status(), url, self._config.state_directory)
+        with contextlib.suppress(OSError):
+            statusfile.write(self._paths.run, body)
 
     def _save_this_boot(self) -> None:
         """On the disk's worker; what fails there is tried again at the next tick."""
@@ -501,6 +512,7 @@ class Daemon:
             findings_open=self._this_boot.open,
             finding_ages=self._this_boot.ages(time.monotonic_ns()),
             sink_errors=self._delivery.errors,
+            sink_problems=self._delivery.problems,
             actions=dict(self._actions.counts),
             collector_errors=dict(self._sources.errors),
             host=self._host.state(),

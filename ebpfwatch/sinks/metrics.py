@@ -281,6 +281,12 @@ def _findings(status: Status) -> Iterator[Metric]:
     yield _counters(
         "sink_errors", "Findings a sink could not take.", "sink", status.sink_errors, SINKS
     )
+    ready = GaugeMetricFamily(
+        "ebpfwatch_sink_ready", "0 while this sink could take no finding.", labels=["sink"]
+    )
+    for sink in SINKS:
+        ready.add_metric([sink], float(sink not in status.sink_problems))
+    yield ready
     actions = CounterMetricFamily(
         "ebpfwatch_actions",
         "Actions at findings: done, failed, or skipped because of their limits.",

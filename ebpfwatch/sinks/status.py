@@ -54,6 +54,7 @@ class Status:
     process of ours saw them, ``actions`` by (action, result).  ``findings_open`` are those that
     nobody has acknowledged, by (verdict, confidence), and ``finding_ages`` the seconds since the
     last of each; ``kernel_log_ages`` is the same by kind.
+    ``sink_problems`` says which sink could take no finding now, and why.
     Times are seconds since the epoch.
     ``horizon_seconds`` is the age of the oldest dead inode the table still remembers; younger ones
     may be forgotten where they shared a bucket.
@@ -79,6 +80,7 @@ class Status:
     findings_open: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
     finding_ages: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
     sink_errors: dict[str, int] = dataclasses.field(default_factory=dict)
+    sink_problems: dict[str, str] = dataclasses.field(default_factory=dict)
     actions: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
     collector_errors: dict[str, int] = dataclasses.field(default_factory=dict)
     host: HostState = HostState()

@@ -94,7 +94,7 @@ def test_an_answer_that_cannot_be_written_is_told(words: str, buffered: bool) ->
     assert shell(">/dev/full") == (
         (code, told)
         if silent
-        else (73, "ebpfwatch: cannot write the answer: No space left on device\n")
+        else (73, "ebpfwatch: the output could not be written: No space left on device\n")
     )
     reader, writer = os.pipe()
     os.close(reader)

@@ -179,6 +179,12 @@ CASES: list[tuple[str, dict[str, str], dict[str, str], list[dict[str, str]]]] = 
         [{"ebpfwatch_sink_errors_total{sink='store'}": "1x80"}],
     ),
     (
+        "EbpfwatchSinkFailing",
+        {"ebpfwatch_sink_ready{sink='store'}": "1x40 0x40"},  # a full disk, before any finding
+        {"sink": "store"},
+        [{"ebpfwatch_sink_ready{sink='store'}": "1x80"}],
+    ),
+    (
         "EbpfwatchRestarts",
         {"ebpfwatch_start_time_seconds": "1 1 2 _ 3 3 4 5x80"},
         {},

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import dataclasses
 import hashlib
+import html
 import http.client
 import re
 import socket
@@ -15,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,8 +28,9 @@ from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.zoneinfo import Zone
 from ebpfwatch.sinks import metrics, web
 from ebpfwatch.sinks.status import HookStatus, Status
-from ebpfwatch.sinks.web import passwords, server, svg
-from ebpfwatch.sinks.web.page import headline, page
+from ebpfwatch.sinks.summary import Level, headline
+from ebpfwatch.sinks.web import passwords, runbook, server, svg
+from ebpfwatch.sinks.web.page import finding_page, page, runbook_page
 from ebpfwatch.verdicts.finding import Finding
 from tests.unit.test_sinks import STATUS
 from tests.unit.test_verdicts import judged
@@ -48,7 +51,9 @@ def test_no_name_can_become_markup(hostile: str) -> None:
     def tags(text: str) -> list[str]:
         finding = dataclasses.replace(judged(), name=text, summary=text, id=text, reasons=(text,))
         hook = HookStatus(text, text or "rung", text)
-        return re.findall("<[^>]*>", shown(dataclasses.replace(STATUS, hooks=(hook,)), finding))
+        text = shown(dataclasses.replace(STATUS, hooks=(hook,)), finding)
+        # The one attribute with a text in it: nothing in there may end it.
+        return re.findall("<[^>]*>", re.sub("href='/findings/[^'<>]*'", "", text))
 
     assert tags(f"'\"><script>{hostile}") == tags("x")
 
@@ -58,7 +63,7 @@ def test_the_page_shows_names_as_text() -> None:
     text = shown(STATUS, dataclasses.replace(judged(), name="<script>alert(1)</script>\u202e"))
     assert "name &lt;script&gt;alert(1)&lt;/script&gt;\\u202e" in text
     assert "no kprobes &lt;here&gt;" in text
-    assert "SILENT" in text and "not proven yet" in text and "absent" in text
+    assert "SILENT" in text and "not proven yet" in text and "not used" in text
 
 
 def test_what_the_governor_took_is_off_and_said() -> None:
@@ -76,42 +81,114 @@ def test_a_test_finding_is_called_one() -> None:
     )
     text = shown(quiet, dataclasses.replace(judged(), test=True))
     assert "self-test" in text and "report --tests" in text
-    assert headline(quiet)[:2] == ("ok", "All quiet")
+    assert (headline(quiet).level, headline(quiet).what) == (Level.OK, "All quiet")
+
+
+SURE = {("double_free", "confirmed"): 2}
+ALIVE = {"findings_open": {}, "hooks": (EVICT,)}
 
 
 @pytest.mark.parametrize(
-    ("changes", "level", "what"),
+    ("changes", "level", "what", "alert"),
     [
-        ({"ready": False}, "warn", "Loading"),
-        ({}, "bad", "2 confirmed: double_free"),
-        ({"findings": {}, "early_warning": True}, "bad", "Early warning"),
-        ({"findings": {}}, "bad", "Silent: any_free"),
-        ({"findings": {("freed_in_reclaim", "probable", False): 3}, "hooks": ()}, "warn", "3 cand"),
+        ({"ready": False}, Level.UNKNOWN, "Loading", ""),
+        ({"findings_open": SURE}, Level.CRITICAL, "2 confirmed: double_free", "EbpfwatchDamage"),
+        ({"early_warning": True}, Level.CRITICAL, "Early warning", "EbpfwatchEarlyWarning"),
+        ({}, Level.CRITICAL, "Silent: any_free", "EbpfwatchHookSilent"),
         (
-            {"findings": {("concurrent_unlink", "confirmed", False): 3}, "hooks": (EVICT,)},
-            "ok",
-            "All",
+            {**ALIVE, "findings_open": {("freed_in_reclaim", "confirmed"): 3}},
+            Level.WARNING,
+            "3 candidates: freed_in_reclaim",
+            "EbpfwatchCandidate",
         ),
         (
-            {"findings": {}, "hooks": (dataclasses.replace(EVICT, alive=None),)},
-            "warn",
+            {**ALIVE, "findings_open": {("double_evict", "probable"): 1}},
+            Level.WARNING,
+            "1 candidate: double_evict",
+            "EbpfwatchCandidate",
+        ),
+        (
+            {**ALIVE, "findings_open": {("concurrent_unlink", "confirmed"): 3}},
+            Level.OK,
+            "All quiet",
+            "",
+        ),
+        (
+            {**ALIVE, "hooks": (dataclasses.replace(EVICT, alive=None),)},
+            Level.WARNING,
             "Nothing found, not all proven",
+            "EbpfwatchHookUnproven",
+        ),
+        ({**ALIVE, "hooks": ()}, Level.WARNING, "Nothing found, not all proven", None),
+        (
+            {**ALIVE, "hooks": (EVICT, dataclasses.replace(EVICT, role="reclaim", alive=None))},
+            Level.OK,
+            "All quiet",
+            "",
         ),
         (
-            {
-                "findings": {},
-                "hooks": (EVICT, dataclasses.replace(EVICT, role="reclaim", alive=None)),
-            },
-            "ok",
-            "All",
+            {**ALIVE, "sink_problems": {"store": "no room in /x"}},
+            Level.WARNING,
+            "Findings cannot be kept: store",
+            "EbpfwatchSinkFailing",
+        ),
+        (
+            {**ALIVE, "config_up_to_date": False},
+            Level.WARNING,
+            "A configuration is wrong",
+            "EbpfwatchConfigNotRead",
         ),
     ],
 )
-def test_the_worst_is_the_headline(changes: dict[str, object], level: str, what: str) -> None:
+def test_the_worst_is_the_headline(
+    changes: dict[str, Any], level: Level, what: str, alert: str | None
+) -> None:
     """A confirmed finding before a silent hook before a candidate; context is no headline."""
-    found = headline(dataclasses.replace(STATUS, **changes))  # type: ignore[arg-type]
-    assert found[0] == level
-    assert found[1].startswith(what)
+    found = headline(dataclasses.replace(STATUS, **changes))
+    assert (found.level, found.what) == (level, what)
+    assert alert is None or found.alert == alert
+    assert not found.alert or f"id='{found.alert.lower()}'" in runbook_page()
+
+
+def test_what_is_acknowledged_is_told_and_no_alarm() -> None:
+    """The count stays: the memory is as damaged as before."""
+    found = headline(dataclasses.replace(STATUS, **ALIVE))  # type: ignore[arg-type]
+    assert found.level is Level.OK
+    assert found.why.startswith("2 findings, none of them open, since this machine booted")
+
+
+def test_the_page_says_where_a_finding_would_be_lost() -> None:
+    """A full disk is not "all quiet"."""
+    full = dataclasses.replace(
+        STATUS, hooks=(EVICT,), sink_problems={"store": "no room in /x"}, sink_errors={"store": 3}
+    )
+    text = shown(full)
+    assert "The sink store could take no finding now: no room in /x." in text
+    assert "3 findings could not be written to store since the start." in text
+    assert "All quiet" not in text
+
+
+def test_a_finding_has_a_page_of_its_own() -> None:
+    """Three sentences, what to do, the whole report; names are text there, too."""
+    text = finding_page(dataclasses.replace(judged(), path="<script>x</script>"), NOW)
+    assert "<script" not in text and "Path: &lt;script&gt;" in text
+    for part in ("Nothing speaks against it.", "expect a crash", "/runbook#ebpfwatchdamage"):
+        assert part in text, part
+    assert f"report --ack {judged().id}" in text
+
+
+def test_the_runbook_is_whole() -> None:
+    """Every word of the file is on the page, every alert can be linked to, no mark is left over."""
+    page_ = runbook_page()
+    source = runbook.FILE.read_text()
+    for name in re.findall(r"(?m)^## (\w+)$", source):
+        assert f"<h2 id='{name.lower()}'>{name}</h2>" in page_
+    bare = html.unescape(re.sub("<[^>]*>", " ", page_[page_.index("<main>") :]))
+    links = re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", source)
+    assert re.findall(r"\w+", bare) == [
+        word for word in re.findall(r"\w+", re.sub(r"(?m)^\d+\. ", "", links))
+    ]
+    assert "**" not in bare and "](" not in bare
 
 
 @pytest.mark.parametrize(("free", "level"), [(0, 0), (10, 1), (19, 1), (20, 2), (30, 3), (99, 3)])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 from prometheus_client.exposition import choose_encoder
 
 from ebpfwatch import __version__
-from ebpfwatch.sinks.web.page import page, style_hash
+from ebpfwatch.sinks.web.page import finding_page, page, runbook_page, style_hash
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -71,6 +71,17 @@ class Pages:
             "page", (status, findings), lambda: page(status, findings, time.time()).encode()
         )
 
+    def finding(self, id_: str) -> bytes | None:
+        """The page of one of the last findings; None for any other."""
+        found = next((finding for finding in self._findings() if finding.id == id_), None)
+        if found is None:
+            return None
+        return self._cached("finding", found, lambda: finding_page(found, time.time()).encode())
+
+    def runbook(self) -> bytes:
+        """The runbook; read once."""
+        return self._cached("runbook", None, lambda: runbook_page().encode())
+
     def _cached(self, name: str, state: object, make: Callable[[], bytes]) -> bytes:
         known = self._made.get(name)
         if known is None or not _same(known[0], state):
@@ -111,6 +122,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self._right = right
         self._answers = server
         self.code = 0
+        self.path = ""
         self.undecided = False
         self.authorization: str | None = None
         super().__init__(b"", ("", 0), server)  # type: ignore[arg-type]
@@ -185,13 +197,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             kind, body = pages.metrics(_wanted(self.headers.get("Accept", "")))
             return 200, kind, body, ""
         if path == "/":
-            body = pages.page()
-            return 200, "text/html; charset=utf-8", body, f"style-src {style_hash()}; "
+            return _html(pages.page())
+        if path == "/runbook":
+            return _html(pages.runbook())
+        if path.startswith("/findings/"):
+            found = pages.finding(path.removeprefix("/findings/"))
+            return _html(found) if found else _text(404, "not one of the last; ebpfwatch report ID")
         if path == "/-/healthy":
             return _text(200, "healthy")
         if path == "/-/ready":
             return _text(200, "ready") if pages.status().ready else _text(503, "loading")
-        return _text(404, "not found; try /metrics")
+        return _text(404, "not found; there are /, /runbook, /findings/ID and /metrics")
 
     def _answer(self, code: int, kind: str, body: bytes, policy: str) -> None:
         self.code = code
@@ -211,6 +227,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         if code == 401:
             self.send_header("WWW-Authenticate", 'Basic realm="ebpfwatch", charset="UTF-8"')
+        if self.path == "/":
+            self.send_header("Refresh", "60")  # without a script, which the policy forbids
         if code == 503:
             self.send_header("Retry-After", "1")
         self.end_headers()
@@ -224,6 +242,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Scrapes are no news."""
+
+
+def _html(body: bytes) -> _Answer:
+    return 200, "text/html; charset=utf-8", body, f"style-src {style_hash()}; "
 
 
 def _text(code: int, text: str) -> _Answer:

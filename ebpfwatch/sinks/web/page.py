@@ -14,14 +14,22 @@ from pathlib import Path
 
 from ebpfwatch import __version__
 from ebpfwatch.catalogue.counters import EVENTS, LOSSES
-from ebpfwatch.catalogue.roles import BY_CANARY
-from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.catalogue.verdicts import Kind
 from ebpfwatch.sinks.status import HookStatus, Status
+from ebpfwatch.sinks.summary import Level, headline, hook_state, watches
+from ebpfwatch.sinks.text import body, in_short
+from ebpfwatch.sinks.web import runbook
 from ebpfwatch.sinks.web.svg import LEVELS, level, size, watermarks
 from ebpfwatch.text.printable import printable
+from ebpfwatch.text.times import ago, utc
+from ebpfwatch.verdicts.advice import advice
 from ebpfwatch.verdicts.finding import Confidence, Finding, Severity
 
-__all__ = ["headline", "page", "style_hash"]
+__all__ = ["finding_page", "page", "runbook_page", "style_hash"]
+
+
+_LEVELS = {Level.OK: "ok", Level.WARNING: "warn", Level.CRITICAL: "bad", Level.UNKNOWN: "warn"}
+_SHOWN = 10
 
 
 def page(status: Status, findings: tuple[Finding, ...], now: float) -> str:
@@ -34,8 +42,8 @@ def page(status: Status, findings: tuple[Finding, ...], now: float) -> str:
         f"<style>{_style()}</style>"
         f"<header><h1>ebpfwatch</h1><span class=dim>{_e(host.nodename)} · Linux"
         f" {_e(host.release)} · {_e(host.machine)}</span><nav aria-label=Endpoints>"
-        "<a href='/metrics'>metrics</a><a href='/-/healthy'>healthy</a>"
-        "<a href='/-/ready'>ready</a></nav></header><main>"
+        "<a href='/runbook'>runbook</a><a href='/metrics'>metrics</a>"
+        "<a href='/-/healthy'>healthy</a><a href='/-/ready'>ready</a></nav></header><main>"
         + _headline(status, now)
         + _notices(status)
         + _card("Last findings", _findings(findings, now))
@@ -53,50 +61,57 @@ def page(status: Status, findings: tuple[Finding, ...], now: float) -> str:
     )
 
 
-def headline(status: Status) -> tuple[str, str, str]:
-    """(level, what, why it matters): the one thing to know, the worst first."""
-    if not status.ready:
-        return "warn", "Loading", "The programs are not attached yet; nothing is watched."
-    real = {
-        (verdict, confidence): count
-        for (verdict, confidence, test), count in status.findings.items()
-        if count and not test and verdict != Verdict.CONCURRENT_UNLINK.value
-    }
-    sure = sum(n for (_, sureness), n in real.items() if sureness == Confidence.CONFIRMED.value)
-    if sure:
-        kinds = sorted({verdict for verdict, sureness in real if sureness == "confirmed"})
-        return "bad", f"{sure} confirmed: {', '.join(kinds)}", "Read the report; save the evidence."
-    if status.early_warning:
-        return (
-            "bad",
-            "Early warning",
-            "Precursors and pressure of the known crash have come together.",
-        )
-    silent = [hook.role for hook in status.hooks if hook.attached and hook.alive is False]
-    if silent:
-        return (
-            "bad",
-            f"Silent: {', '.join(silent)}",
-            "No findings means nothing for what this hook should see.",
-        )
-    if real:
-        kinds = sorted({verdict for verdict, _ in real})
-        return "warn", f"{sum(real.values())} candidates: {', '.join(kinds)}", "Not confirmed."
-    attached = [hook for hook in status.hooks if hook.attached]
-    alive = sum(hook.alive is True for hook in attached)
-    unknown = [h.role for h in attached if h.alive is None and not h.off]
-    unproven = [role for role in unknown if role in BY_CANARY]
-    if unproven or not alive:
-        return (
-            "warn",
-            "Nothing found, not all proven",
-            f"Not proven alive: {', '.join(unproven) or 'any hook'}.",
-        )
-    return (
-        "ok",
-        "All quiet",
-        f"Nothing found since the start; {alive} of {len(attached)} hooks proven alive.",
+def finding_page(finding: Finding, now: float) -> str:
+    """One finding in full, as `ebpfwatch report ID` prints it."""
+    title = f"{finding.verdict.value} ({finding.confidence.value})"
+    steps = advice(finding)
+    what = "".join(f"<li>{_e(step)}</li>" for step in steps) or "<li>nothing</li>"
+    alert = "EbpfwatchCause" if finding.verdict.kind is Kind.CAUSE else "EbpfwatchDamage"
+    sure = finding.confidence is Confidence.CONFIRMED and finding.verdict.kind is not Kind.CONTEXT
+    section = (alert if sure else "EbpfwatchCandidate").lower()
+    return _document(
+        title,
+        "<section aria-labelledby=short><h2 id=short>"
+        + (_pill("none", "self-test") if finding.test else "")
+        + f" {_e(title)}</h2>"
+        + "".join(f"<p>{_e(line)}</p>" for line in in_short(finding))
+        + f"<p class=dim>{utc(finding.realtime_us / 1e6)}, {ago(now - finding.realtime_us / 1e6)}"
+        " ago</p></section>"
+        + f"<section aria-labelledby=do><h2 id=do>What to do</h2><ol>{what}</ol>"
+        f"<p><a href='/runbook#{section}'>The runbook</a> has more. When it is taken care of and"
+        f" the machine cannot boot yet: <code>ebpfwatch report --ack {_e(finding.id)}</code></p>"
+        "</section>" + "<section aria-labelledby=whole><h2 id=whole>The report</h2>"
+        f"<pre class=wide tabindex=0>{_lines(body(finding))}</pre></section>",
     )
+
+
+def runbook_page() -> str:
+    """The runbook of the alerts; where it was not installed, where it is."""
+    try:
+        text = runbook.FILE.read_text(encoding="utf-8")
+    except OSError as error:
+        text = f"# Runbook\n\nIt cannot be read: {printable(str(error))}."
+    return _document("Runbook", f"<section class=text>{runbook.to_html(text)}</section>", False)
+
+
+def _document(title: str, main: str, heading: bool = True) -> str:
+    host = os.uname()
+    # The runbook brings a heading of its own.
+    head = "<h1>ebpfwatch</h1>" if heading else "<strong>ebpfwatch</strong>"
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        f"<title>{_e(title)}: ebpfwatch on {_e(host.nodename)}</title>"
+        "<meta name=viewport content='width=device-width, initial-scale=1'>"
+        f"<style>{_style()}</style>"
+        f"<header>{head}<span class=dim>{_e(host.nodename)}</span>"
+        "<nav aria-label=Pages><a href='/'>state</a><a href='/runbook'>runbook</a></nav></header>"
+        f"<main>{main}</main></html>"
+    )
+
+
+def _lines(text: str) -> str:
+    """Lines stay lines; what is in each is made printable."""
+    return "\n".join(_e(line) for line in text.split("\n"))
 
 
 def _e(text: object) -> str:
@@ -126,10 +141,13 @@ def _card(title: str, body: str) -> str:
 
 
 def _headline(status: Status, now: float) -> str:
-    kind, what, why = headline(status)
+    first = headline(status)
+    alert = first.alert
+    link = f" <a href='/runbook#{alert.lower()}'>What to do</a>" if alert else ""
     return (
-        f"<div class='headline {kind}' role=status><p>{_e(what)}</p>"
-        f"<p>{_e(why)} <span class=dim>Watching for {_age(now - status.started)}.</span></p></div>"
+        f"<div class='headline {_LEVELS[first.level]}' role=status><p>{_e(first.what)}</p>"
+        f"<p>{_e(first.why)}{link} <span class=dim>Watching for"
+        f" {ago(now - status.started)}.</span></p></div>"
     )
 
 
@@ -142,6 +160,13 @@ def _notices(status: Status) -> str:
         )
     if not status.web_up_to_date:
         notices.append("The web configuration on disk is wrong; an older one is in force.")
+    if not status.config_up_to_date:
+        notices.append("The configuration on disk is wrong; an older one is in force.")
+    for sink, why in status.sink_problems.items():
+        notices.append(f"The sink {sink} could take no finding now: {why}.")
+    for sink, count in status.sink_errors.items():
+        if count:
+            notices.append(f"{count} findings could not be written to {sink} since the start.")
     off = [hook.role for hook in status.hooks if hook.off]
     if off:
         notices.append(
@@ -153,8 +178,8 @@ def _notices(status: Status) -> str:
 
 def _findings(findings: tuple[Finding, ...], now: float) -> str:
     if not findings:
-        return "<p class=dim>None since the start.</p>"
-    return "<ol class=findings>" + "".join(_finding(f, now) for f in findings) + "</ol>"
+        return "<p class=dim>None since this machine booted.</p>"
+    return "<ol class=findings>" + "".join(_finding(f, now) for f in findings[:_SHOWN]) + "</ol>"
 
 
 def _finding(finding: Finding, now: float) -> str:
@@ -175,10 +200,10 @@ def _finding(finding: Finding, now: float) -> str:
     return (
         "<li><div class=head>"
         + (_pill("none", "self-test") if finding.test else "")
-        + f"<h3>{_e(finding.verdict.value)}</h3>"
+        + f"<h3><a href='/findings/{_e(finding.id)}'>{_e(finding.verdict.value)}</a></h3>"
         + _pill("none" if finding.test else kind, finding.confidence.value)
         + f"<time class=dim datetime='{when:%Y-%m-%dT%H:%M:%SZ}'>{when:%Y-%m-%d %H:%M:%S} UTC,"
-        f" {_age(now - seconds)} ago</time></div>"
+        f" {ago(now - seconds)} ago</time></div>"
         f"<p>{_e(finding.summary)}</p>"
         f"<p class=dim>{_e(', '.join(facts))}</p>"
         f"<p class=dim>Why {_e(finding.confidence.value)}: {_e('; '.join(finding.reasons))}</p>"
@@ -188,26 +213,27 @@ def _finding(finding: Finding, now: float) -> str:
 
 def _hooks(status: Status) -> str:
     rows = "".join(
-        f"<tr><th scope=row>{_e(hook.role)}</th><td>{_alive(hook)}</td>"
-        f"<td class=mono>{_e(hook.rung or 'none')}</td><td class=why>{_e(hook.reason)}</td></tr>"
+        f"<tr><th scope=row>{_e(hook.role)}</th><td>{_state(hook)}</td>"
+        f"<td>{_e(watches(hook.role))}</td>"
+        f"<td class=mono>{_e(hook.rung)}</td><td class=why>{_e(hook.reason)}</td></tr>"
         for hook in status.hooks
     )
+    used = [hook for hook in status.hooks if hook.attached]
+    alive = sum(hook.alive is True for hook in used)
     return (
-        "<div class=wide tabindex=0 role=group aria-labelledby=hooks><table><thead><tr>"
-        "<th scope=col>hook</th><th scope=col>state</th><th scope=col>rung</th>"
-        "<th scope=col>why no better one, and its price</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
+        f"<p>{alive} of {len(used)} hooks in use are proven alive;"
+        f" {len(status.hooks) - len(used)} are not used on this kernel.</p>"
+        "<table class=stacked><thead><tr><th scope=col>hook</th><th scope=col>state</th>"
+        "<th scope=col>what it sees</th><th scope=col>how it is attached</th>"
+        "<th scope=col>why not in a better way, and what this one costs</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>"
     )
 
 
-def _alive(hook: HookStatus) -> str:
-    if not hook.attached:
-        return _pill("none", "absent")
-    if hook.off:
-        return _pill("warn", "off")
-    if hook.alive is None:
-        return _pill("fair", "not proven yet")
-    return _pill("ok", "alive") if hook.alive else _pill("bad", "SILENT")
+def _state(hook: HookStatus) -> str:
+    word = hook_state(hook)
+    kinds = {"alive": "ok", "silent": "bad", "off": "warn", "not proven yet": "fair"}
+    return _pill(kinds.get(word, "none"), "SILENT" if word == "silent" else word)
 
 
 def _pill(kind: str, text: str) -> str:
@@ -263,13 +289,5 @@ def _footer(status: Status, now: float) -> str:
     return (
         f"<footer><p>Version {_e(__version__)}; {size(status.rss_bytes)} resident,"
         f" {size(status.kernel_memory_bytes)} in the kernel. As of {drawn:%Y-%m-%d %H:%M:%S} UTC;"
-        " reload for news.</p></footer>"
+        " The page reloads every minute.</p></footer>"
     )
-
-
-def _age(seconds: float) -> str:
-    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if seconds >= length:
-            count = int(seconds // length)
-            return f"{count} {unit}{'s' if count > 1 else ''}"
-    return f"{max(0, int(seconds))} s"

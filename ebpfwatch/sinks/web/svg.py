@@ -19,7 +19,7 @@ LEVELS = (
     ("bad", "below min", "only emergencies may allocate; everybody else reclaims"),
     ("warn", "below low", "kswapd is at work"),
     ("fair", "below high", "kswapd, once woken, goes on until high"),
-    ("ok", "above high", "nothing to reclaim for"),
+    ("ok", "above high", "enough free memory; nothing is reclaimed"),
 )
 
 
