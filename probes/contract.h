@@ -107,6 +107,7 @@ enum counter {
 #define PARENTS_MAX 8 /* directories above a name */
 #define PARENTS_LEN 256 /* bytes of their names */
 #define STACK_DEPTH 32 /* frames of a verdict's stack */
+#define OURS 8 /* files of our own that probes/learn.c waits for */
 #define FIRST_STACK_DEPTH 24 /* frames of an earlier step's stack */
 
 /* The lowest bits of a bucket's key: the object's state, changed at once with it. */
@@ -270,6 +271,18 @@ struct learned {
 	__u64 object;
 	__u64 dead_state; /* i_state of an inode that was evicted */
 	__u64 vfs_inode; /* where the inode lies in its object */
+};
+
+/* What such a file's inode says, while it lives and when it is evicted. */
+struct testimony {
+	__u64 inode;
+	__u64 ino;
+	__u32 generation;
+	__u32 nlink;
+	__u32 dev;
+	__u32 state;
+	__u32 count;
+	__u32 listed; /* its link to the superblock's list leads back */
 };
 
 #endif

@@ -1,57 +1,124 @@
 /*
- * Hooks: ext4_evict_inode and kmem_cache_free, on the rungs of those roles, for a moment at start.
+ * Hooks: ext4_evict_inode and kmem_cache_free, on the rungs of those roles, and the raw tracepoint
+ * ext4:ext4_allocate_inode (inode, dir, mode), for a moment at start.
  *
- * Learns from one inode of our own what no header tells: the address of ext4's inode cache, from where it is
+ * Learns from an inode of our own what no header tells: the address of ext4's inode cache, from where it is
  * freed, where vfs_inode lies in the object, and what i_state says of an inode that was evicted (the
  * bits differ between kernels).  The watcher compiles the answers in: a comparison with a constant is all
  * that the free of another cache may cost.
- * Invariant: writes once; runs until the loader has read the answer.
+ * What the inode says of itself through the OFF_* is kept beside it: the loader knows what it put in,
+ * so offsets of another kernel are found out here (ebpfwatch/loader/learn.py).
+ * Invariant: the answer is written once; the first OURS inodes are waited for, however late RCU frees
+ * them, and no later one takes their place.
  */
-#include "compat.h"
-#include "contract.h"
+#include "inode.h"
+
+struct seen {
+	u64 allocated;
+	u64 evicted;
+};
 
 BPF_ARRAY(learned, struct learned, 1);
-BPF_ARRAY(evicted, u64, 1);
+BPF_ARRAY(seen, struct seen, 1);
+BPF_ARRAY(allocated, struct testimony, OURS);
+BPF_ARRAY(evicted, struct testimony, OURS);
+
+static __always_inline void testify(struct testimony *said, u64 inode)
+{
+	struct inode_seen fields = {};
+	u64 next = 0, back = 0;
+
+	read_inode(inode, &fields);
+	said->ino = fields.ino;
+	said->generation = fields.generation;
+	said->nlink = fields.nlink;
+	said->dev = dev_of(fields.super);
+	said->state = fields.state;
+	READ(said->count, inode + OFF_I_COUNT);
+	READ(next, inode + OFF_I_SB_LIST);
+	if (next != inode + OFF_I_SB_LIST)
+		READ(back, next + 8); /* struct list_head: next, prev */
+	said->listed = back == inode + OFF_I_SB_LIST;
+	said->inode = inode;
+}
+
+static __always_inline bool is_ours(void)
+{
+	return bpf_get_current_pid_tgid() >> 32 == LEARNER_TGID;
+}
+
+static __always_inline void learn_allocate(u64 inode)
+{
+	u32 zero = 0, index;
+	struct seen *seen_so_far = seen.lookup(&zero);
+	struct testimony *said;
+
+	if (!is_ours() || !seen_so_far)
+		return;
+	index = seen_so_far->allocated++ & (OURS - 1);
+	said = allocated.lookup(&index);
+	if (said)
+		testify(said, inode);
+}
 
 static __always_inline void learn_evict(u64 inode)
 {
-	u32 zero = 0;
-	u64 *last = evicted.lookup(&zero);
+	u32 zero = 0, index;
+	struct seen *seen_so_far = seen.lookup(&zero);
+	struct testimony *said;
 
-	if (last && bpf_get_current_pid_tgid() >> 32 == LEARNER_TGID)
-		*last = inode;
+	if (!is_ours() || !seen_so_far || seen_so_far->evicted >= OURS)
+		return;
+	index = seen_so_far->evicted++;
+	said = evicted.lookup(&index);
+	if (said)
+		testify(said, inode);
+}
+
+/* Whether it is ext4's inode cache: its name as two words, then NUL: old verifiers know no loops. */
+static __always_inline bool is_inode_cache(u64 cache)
+{
+	u64 name = 0;
+	u64 found[3] = {};
+
+	READ(name, cache + OFF_CACHE_NAME);
+	bpf_probe_read_kernel_str(found, sizeof(found), (void *)name);
+	return found[0] == 0x6f6e695f34747865ULL && found[1] == 0x65686361635f6564ULL && !found[2];
 }
 
 static __always_inline void learn_free(u64 cache, u64 object, u64 call_site)
 {
-	u64 name = 0;
-	u64 found[3] = {};
-	u32 state = 0, count = 1, size = 0;
-	u32 zero = 0;
-	u64 *last = evicted.lookup(&zero);
+	u32 state = 0, size = 0, zero = 0;
 	struct learned *answer = learned.lookup(&zero);
+	struct testimony *said;
+	u64 inode = 0;
 
-	if (!answer || answer->cache || !last)
+	if (!answer || answer->cache)
 		return;
 	/* Ours is the object that the inode lies in; its neighbours on the slab page die, too. */
-	bpf_probe_read_kernel(&size, sizeof(size), (void *)(cache + OFF_CACHE_OBJECT_SIZE));
-	if (*last - object >= size)
+	READ(size, cache + OFF_CACHE_OBJECT_SIZE);
+#pragma unroll
+	for (u32 i = 0; i < OURS; i++) {
+		u32 index = i;
+
+		said = evicted.lookup(&index);
+		if (said && said->inode - object < size)
+			inode = said->inode;
+	}
+	if (!inode || !is_inode_cache(cache))
 		return;
-	bpf_probe_read_kernel(&name, sizeof(name), (void *)(cache + OFF_CACHE_NAME));
-	bpf_probe_read_kernel_str(found, sizeof(found), (void *)name);
-	/* "ext4_inode_cache" as two words, then NUL: a loop over bytes is too much for the verifier. */
-	if (found[0] != 0x6f6e695f34747865ULL || found[1] != 0x65686361635f6564ULL || found[2])
-		return;
-	bpf_probe_read_kernel(&state, sizeof(state), (void *)(*last + OFF_I_STATE));
-	bpf_probe_read_kernel(&count, sizeof(count), (void *)(*last + OFF_I_COUNT));
-	/* An inode that never lived (a lost race in iget_locked) teaches nothing. */
-	if (!state || count)
-		return;
+	READ(state, inode + OFF_I_STATE);
 	answer->dead_state = state;
-	answer->vfs_inode = *last - object;
+	answer->vfs_inode = inode - object;
 	answer->call_site = call_site;
 	answer->object = object;
 	answer->cache = cache;
+}
+
+int ext4_allocate_inode(struct bpf_raw_tracepoint_args *ctx)
+{
+	learn_allocate(ctx->args[0]);
+	return 0;
 }
 
 #ifdef EVICT_RAW_TRACEPOINT

@@ -9,7 +9,11 @@
 #include <linux/fs.h>
 #include <linux/mm.h> /* slub_def.h uses page_address() without it */
 #include <linux/slab.h>
+#ifdef CONFIG_SLAB
+#include <linux/slab_def.h>
+#else
 #include <linux/slub_def.h>
+#endif
 
 #define OFFSETS 16
 

@@ -21,6 +21,7 @@ __all__ = [
     "OBJECT_BITS",
     "OBJECT_DEAD",
     "OBJECT_QUEUED",
+    "OURS",
     "STRUCTS",
     "WAYS",
     "Flag",
@@ -32,6 +33,7 @@ __all__ = [
     "Struct",
 ]
 
+OURS = 8
 GRACE_BUCKETS = 32
 WAYS = 4
 FIRST_STACK_DEPTH = 24
@@ -47,6 +49,7 @@ CONSTANTS: tuple[tuple[str, int, str], ...] = (
     ("PARENTS_MAX", 8, "directories above a name"),
     ("PARENTS_LEN", 256, "bytes of their names"),
     ("STACK_DEPTH", 32, "frames of a verdict's stack"),
+    ("OURS", OURS, "files of our own that probes/learn.c waits for"),
     ("FIRST_STACK_DEPTH", FIRST_STACK_DEPTH, "frames of an earlier step's stack"),
 )
 
@@ -335,5 +338,19 @@ STRUCTS: tuple[Struct, ...] = (
             _M("vfs_inode", "u64", "where the inode lies in its object"),
         ),
         "What probes/learn.c finds out from a file of our own.",
+    ),
+    Struct(
+        "testimony",
+        (
+            _M("inode", "u64"),
+            _M("ino", "u64"),
+            _M("generation", "u32"),
+            _M("nlink", "u32"),
+            _M("dev", "u32"),
+            _M("state", "u32"),
+            _M("count", "u32"),
+            _M("listed", "u32", "its link to the superblock's list leads back"),
+        ),
+        "What such a file's inode says, while it lives and when it is evicted.",
     ),
 )

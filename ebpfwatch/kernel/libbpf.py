@@ -325,7 +325,8 @@ class PerfReader:
     kernel/events/core.c), hence ``mend``.
     """
 
-    _PAGES = 16
+    #: One buffer, in pages: 64 KiB, or one page where that is as large.
+    _PAGES = max(1, 65536 // os.sysconf("SC_PAGE_SIZE"))
 
     def __init__(self, map_fd: int, sink: Callable[[bytes], None]) -> None:
         lib = library()

@@ -35,7 +35,8 @@ from ebpfwatch.loader import offsets, trap_cost
 from ebpfwatch.loader.btf import Btf, BtfError
 from ebpfwatch.loader.choice import Chooser, configure, insist, rung_of
 from ebpfwatch.loader.compiler import Compiler, Module
-from ebpfwatch.loader.learn import learn
+from ebpfwatch.loader.learn import Source, learn
+from ebpfwatch.loader.offsets import headers
 from ebpfwatch.loader.prober import Prober
 from ebpfwatch.loader.running import capabilities_missing, find_symbols, version_code
 from ebpfwatch.loader.ticks import Ticks
@@ -138,6 +139,13 @@ class _Loading:
         """Asked for once, and late: the longer between the two looks, the truer the tick."""
         return self.ticks.flags()
 
+    @property
+    def _source(self) -> Source:
+        if self.request.btf:
+            return Source(f"hooks.btf ({self.request.btf})", own=False)
+        own = self.btf is not None
+        return Source("the kernel's BTF" if own else f"what lies in {headers()}", own)
+
     def _open_btf(self, file: str) -> tuple[Btf | None, str]:
         try:
             return Btf(file=file), ""
@@ -162,7 +170,8 @@ class _Loading:
         learned = Learned()
         if self.unit.learns:
             teach = self._teach(learning_rungs, flags)
-            learned = learn(compiler, self.prober, learning_rungs, teach, self.request.mounts)
+            mounts, source = self.request.mounts, self._source
+            learned = learn(compiler, self.prober, learning_rungs, teach, mounts, source)
             offsets["OFF_VFS_INODE"] = learned.vfs_inode
             flags += _learned_flags(learned)
         flags += self._sizes(self.chooser, hooks)

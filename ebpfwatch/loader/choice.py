@@ -134,7 +134,7 @@ def insist(unit: Unit, hooks: Sequence[LoadedHook], why_no_btf: str) -> None:
             raise EbpfwatchError(
                 f"no way to hook {hook.role} on this kernel: {hook.why}"
                 + (f"; {why_no_btf}" if why_no_btf else ""),
-                "see `ebpfwatch check`; Linux 4.17 or later with ext4 tracepoints is needed",
+                "see `ebpfwatch check`; Linux 4.18 or later with ext4 tracepoints is needed",
                 Exit.UNAVAILABLE,
             )
 

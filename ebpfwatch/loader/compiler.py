@@ -60,10 +60,11 @@ class Compiler:
     """Compiles our units against the shim, or against the running kernel's headers.
 
     ``version`` is LINUX_VERSION_CODE (before Linux 5.0 it must be the running kernel's exactly);
-    ``features`` are the HAVE_* that the prober proved.
+    ``features`` are the HAVE_* that the prober proved.  ``page`` is the size of a page, 0 = this
+    machine's.
     """
 
-    def __init__(self, version: int, features: Mapping[str, bool]) -> None:
+    def __init__(self, version: int, features: Mapping[str, bool], page: int = 0) -> None:
         os.environ["BCC_KERNEL_SOURCE"] = str(_SHIM)
         try:
             import bcc
@@ -85,6 +86,8 @@ class Compiler:
             "-I/usr/include",
             f"-I/usr/include/{triplet}",
             f"-DLINUX_VERSION_CODE={version:#x}",
+            # For the size of the ring, which bcc's macro counts in pages: the machine's own.
+            f"-DPAGE_SIZE={page or os.sysconf('SC_PAGE_SIZE')}",
         ]
         self._flags = [f"-DHAVE_{name.upper()}" for name, have in features.items() if have]
 

@@ -1,27 +1,90 @@
-"""What only a living kernel tells, learned from one nameless file of our own (probes/learn.c)."""
+"""What only a living kernel tells, learned from nameless files of our own (probes/learn.c).
+
+What the probes read of such a file's inode is compared with what stat() says of the file.  So
+offsets of another kernel (headers or BTF of another build, a randomised layout) are refused here,
+before they could accuse anybody.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import fcntl
 import itertools
 import os
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from ebpfwatch.catalogue.ladder import Rung
+from ebpfwatch.catalogue.ladder import Attachment, Rung
+from ebpfwatch.catalogue.layout import OURS
 from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.events.wire import LAYOUTS
 from ebpfwatch.kernel.attach import attach_or_fail
-from ebpfwatch.kernel.libbpf import map_lookup
+from ebpfwatch.kernel.libbpf import map_lookup, map_update
 from ebpfwatch.kernel.protocol import Learned
-from ebpfwatch.loader.compiler import Compiler
+from ebpfwatch.loader.compiler import Compiler, Module
 from ebpfwatch.loader.prober import Prober
+from ebpfwatch.system.grace import force_grace_period, on_one_cpu
 
-__all__ = ["learn"]
+__all__ = ["PROGRAMS", "File", "Source", "learn", "mismatch"]
 
-_SECONDS = 5.0
+#: Programs of probes/learn.c that stand nowhere in the ladder.
+PROGRAMS = (Attachment("ext4_allocate_inode", "ext4_allocate_inode"),)
+
+#: Where the grace period cannot be forced: longer than lazy RCU waits (LAZY_FLUSH_JIFFIES, 10 s).
+_SECONDS = 15.0
 _LOOKS = 100
+_TRIES = 3  #: inodes that were others' (reclaim inside our own task may evict any)
 _FIELDS = tuple(field.name for field in dataclasses.fields(Learned))
+_LAYOUT = f"<{len(_FIELDS)}Q"
+_FS_IOC_GETVERSION = 0x80087601
+_Testimony: Any = LAYOUTS["testimony"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where the offsets are from: its name for people; ``own``: this kernel told them itself."""
+
+    name: str
+    own: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """One of our files, as the system calls tell it."""
+
+    ino: int
+    generation: int
+    major: int
+    minor: int
+
+
+def mismatch(file: File, alive: Any, evicted: Any, dead_state: int) -> str:
+    """Which offset is not this kernel's, in words; "" if all that can be compared agrees.
+
+    ``alive`` and ``evicted`` are ``struct testimony`` of probes/contract.h.
+    """
+    dev = file.major << 20 | file.minor
+    freeing = evicted.state & dead_state
+    for member, right in (
+        ("i_ino", evicted.ino == alive.ino == file.ino),
+        ("i_sb or s_dev", evicted.dev == alive.dev == dev),
+        ("i_generation", evicted.generation == file.generation),
+        ("i_nlink", evicted.nlink == 0),
+        ("i_count", alive.count >= 1 and evicted.count == 0),
+        # I_FREEING | I_CLEAR, and of the two only I_FREEING at the eviction (fs/inode.c: evict()).
+        ("i_state", _bits(dead_state) == 2 and _bits(freeing) == 1),
+        ("i_sb_list", alive.listed == 1 and evicted.listed == 0),
+    ):
+        if not right:
+            return member
+    return ""
+
+
+def _bits(word: int) -> int:
+    return bin(word).count("1")
 
 
 def learn(
@@ -30,10 +93,13 @@ def learn(
     rungs: Sequence[Rung],
     flags: list[str],
     mounts: Sequence[str],
+    source: Source,
 ) -> Learned:
-    """What the kernel tells; ``rungs`` hook the eviction and the free.
+    """What the kernel tells; ``rungs`` hook the eviction and the free.  ``source`` is where the
+    offsets are from.
 
-    Raises ``EbpfwatchError`` when no mount lets us create a file, or when it is never freed.
+    Raises ``EbpfwatchError`` when no mount lets us create a file, when it is never freed, and when
+    the offsets are not this kernel's.
     """
     module = compiler.compile("learn.c", flags)
     links = []
@@ -42,37 +108,136 @@ def learn(
             attachment = rung.attachments[0]
             symbol = prober.symbol(rung.kind, attachment)
             program = module.load(rung.kind, attachment.function)
-            links.append(attach_or_fail(rung.kind, program, attachment, symbol))
-        return _wait(module.map("learned"), mounts)
+            links.append(_attach(rung.kind, program, attachment, symbol, source))
+        for attachment in PROGRAMS:
+            program = module.load("raw_tracepoint", attachment.function)
+            place = attachment.target
+            links.append(_attach("raw_tracepoint", program, attachment, place, source))
+        return _Lesson(module, source).learn(mounts)
     finally:
         for link in links:
             os.close(link)
         module.close()
 
 
-def _wait(fd: int, mounts: Sequence[str]) -> Learned:
-    layout = f"{len(_FIELDS)}Q"
-    deadline = time.monotonic() + _SECONDS
-    # One after the other, not all at once: one that is frozen keeps whoever writes there.
-    for mount in itertools.cycle(mounts or ("",)):
-        if time.monotonic() > deadline:
-            break
-        for _ in range(_LOOKS if _die_young(mount) else 1):
-            values = struct.unpack(layout, map_lookup(fd, 0, struct.calcsize(layout)))
-            if values[0]:
-                return Learned(*values)
-            time.sleep(0.002)
-    raise EbpfwatchError(
-        f"no ext4 inode of ours was freed within {_SECONDS:.0f} s, so ext4's cache is not known",
-        "mount an ext4 filesystem read-write",
-        Exit.UNAVAILABLE,
+def _attach(kind: str, program: int, attachment: Attachment, symbol: str, source: Source) -> int:
+    """As ``attach_or_fail``; a tracepoint has fewer arguments than a program may want that was made
+    with another kernel's types (bpf_raw_tracepoint_open(): EINVAL).
+    """
+    try:
+        return attach_or_fail(kind, program, attachment, symbol)
+    except EbpfwatchError as error:
+        if source.own:
+            raise
+        raise _not_of_this_kernel(source, error.message) from None
+
+
+def _not_of_this_kernel(source: Source, why: str) -> EbpfwatchError:
+    return EbpfwatchError(
+        f"{source.name} is not of this kernel: {why}",
+        "use what belongs to this very build (uname -r, uname -v), or none: `ebpfwatch check` says"
+        " what there is",
+        Exit.CONFIG,
     )
 
 
-def _die_young(directory: str) -> bool:
-    """Allocate an inode that has no name and let it die at once; False where that cannot be."""
+class _Lesson:
+    def __init__(self, module: Module, source: Source) -> None:
+        self._maps = {
+            name: module.map(name) for name in ("learned", "seen", "allocated", "evicted")
+        }
+        self._source = source
+        self._files: dict[int, File] = {}
+        self._wrong = ""
+        self._tries = 0
+
+    def learn(self, mounts: Sequence[str]) -> Learned:
+        deadline = time.monotonic() + _SECONDS
+        created = False
+        # One after the other, not all at once: one that is frozen keeps whoever writes there.
+        for mount in itertools.cycle(mounts or ("",)):
+            if time.monotonic() > deadline or self._tries >= _TRIES:
+                break
+            with on_one_cpu():
+                file = _die_young(mount)
+                if file is not None:
+                    created = True
+                    self._files[file.ino] = file
+                    force_grace_period()
+            for _ in range(_LOOKS if file else 1):
+                answer = self._answer()
+                if answer is not None:
+                    return answer
+                time.sleep(0.002)
+        raise self._why_not(created)
+
+    def _answer(self) -> Learned | None:
+        values = struct.unpack(
+            _LAYOUT, map_lookup(self._maps["learned"], 0, struct.calcsize(_LAYOUT))
+        )
+        learned = Learned(*values)
+        if not learned.cache:
+            return None
+        self._wrong = self._compare(learned)
+        if not self._wrong:
+            return learned
+        self._forget()
+        return None
+
+    def _compare(self, learned: Learned) -> str:
+        address = learned.object + learned.vfs_inode
+        evicted = next((one for one in self._said("evicted") if one.inode == address), _Testimony())
+        alive = next((one for one in self._said("allocated") if one.inode == address), _Testimony())
+        file = self._files.get(evicted.ino)
+        if file is None:
+            return "i_ino"
+        return mismatch(file, alive, evicted, learned.dead_state)
+
+    def _said(self, name: str) -> Iterator[Any]:
+        size = ctypes.sizeof(_Testimony)
+        for index in range(OURS):
+            yield _Testimony.from_buffer_copy(map_lookup(self._maps[name], index, size))
+
+    def _forget(self) -> None:
+        """It was another's inode, or the offsets are wrong: once more, from the beginning."""
+        self._tries += 1
+        for name in ("allocated", "evicted"):
+            for index in range(OURS):
+                map_update(self._maps[name], index, bytes(_Testimony()))
+        map_update(self._maps["seen"], 0, bytes(16))
+        map_update(self._maps["learned"], 0, bytes(struct.calcsize(_LAYOUT)))
+
+    def _why_not(self, created: bool) -> EbpfwatchError:
+        evicted = [one for one in self._said("evicted") if one.inode]
+        strange = [one for one in evicted if one.ino not in self._files]
+        if self._wrong or (evicted and len(strange) == len(evicted)):
+            what = self._wrong or "i_ino"
+            return _not_of_this_kernel(self._source, f"{what} of a file of ours reads wrong")
+        if not created:
+            return EbpfwatchError(
+                "no file can be created on any ext4 filesystem, so ext4's cache is not known",
+                "mount an ext4 filesystem read-write",
+                Exit.UNAVAILABLE,
+            )
+        what = "freed" if evicted else "evicted"
+        return EbpfwatchError(
+            f"no ext4 inode of ours was seen {what} within {_SECONDS:.0f} s, so ext4's cache is not"
+            " known",
+            "see `ebpfwatch check`; if its hooks hold, report it with its output",
+            Exit.UNAVAILABLE,
+        )
+
+
+def _die_young(directory: str) -> File | None:
+    """Allocate an inode that has no name and let it die at once; None where that cannot be."""
     try:
-        os.close(os.open(directory, os.O_TMPFILE | os.O_WRONLY, 0o600))
+        fd = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except OSError:
-        return False  # read-only or full: another mount will do
-    return True
+        return None  # read-only or full: another mount will do
+    try:
+        stat = os.fstat(fd)
+        raw = fcntl.ioctl(fd, _FS_IOC_GETVERSION, bytes(8))
+    finally:
+        os.close(fd)
+    generation = struct.unpack_from("<I", raw)[0]
+    return File(stat.st_ino, generation, os.major(stat.st_dev), os.minor(stat.st_dev))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import struct
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from ebpfwatch.kernel.libbpf import map_lookup
 from ebpfwatch.loader.btf import Btf, BtfError
 from ebpfwatch.loader.compiler import Compiler
 
-__all__ = ["from_btf", "from_headers"]
+__all__ = ["from_btf", "from_headers", "headers"]
 
 #: define: (struct, member, and a member inside that one). The order is that of probes/offsets.c.
 _MEMBERS = {
@@ -57,16 +58,41 @@ def from_btf(btf: Btf) -> dict[str, int]:
         ) from None
 
 
+def headers() -> Path:
+    """Where the running kernel's headers belong."""
+    return Path(f"/lib/modules/{platform.release()}/build")
+
+
+def _release(tree: Path) -> str:
+    """Of which kernel they are (UTS_RELEASE); "" if they do not say."""
+    try:
+        text = (tree / "include/generated/utsrelease.h").read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return ""
+    found = re.search(r'^#define UTS_RELEASE "(.*)"', text, re.MULTILINE)
+    return found.group(1) if found else ""
+
+
 def from_headers(compiler: Compiler, why_no_btf: str) -> dict[str, int]:
     """Bytes by define, from /lib/modules/.../build; raises ``EbpfwatchError`` without headers."""
-    headers = Path(f"/lib/modules/{platform.release()}/build")
-    if not (headers / "include").is_dir():
+    tree = headers()
+    if not (tree / "include").is_dir():
         raise EbpfwatchError(
-            f"{why_no_btf}, and there are no kernel headers in {headers}",
-            "install the headers of this kernel, or run one with CONFIG_DEBUG_INFO_BTF=y",
+            f"{why_no_btf}, and there are no kernel headers in {tree}",
+            "install the headers of this kernel, or name BTF of it in hooks.btf: `pahole"
+            " --btf_encode_detached FILE vmlinux` makes it from the vmlinux with debug info of"
+            " this very build, on any machine",
             Exit.UNAVAILABLE,
         )
-    module = compiler.compile_with_headers("offsets.c", headers)
+    release = _release(tree)
+    if release not in ("", platform.release()):
+        raise EbpfwatchError(
+            f"the headers in {tree} are those of {release}, and this kernel is"
+            f" {platform.release()}",
+            "install the headers of this kernel",
+            Exit.CONFIG,
+        )
+    module = compiler.compile_with_headers("offsets.c", tree)
     program = module.load("raw_tracepoint", "find_offsets")
     place = Attachment("sys_enter", "find_offsets")
     link = attach_or_fail("raw_tracepoint", program, place, place.target)

@@ -14,6 +14,7 @@ from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.kernel.protocol import Learned
 from ebpfwatch.loader.choice import Chooser, rung_of
 from ebpfwatch.loader.compiler import Module
+from ebpfwatch.loader.learn import PROGRAMS
 from ebpfwatch.loader.prober import Prober
 from ebpfwatch.loader.refusal import last_words, overheard
 
@@ -58,7 +59,11 @@ class Examiner:
     def learner(self, module: Module, rungs: Iterable[Rung]) -> list[Program]:
         """The programs of probes/learn.c, on the rungs of the eviction and of the free."""
         return [
-            self._load(module, LEARNER, rung.kind, rung.attachments[0].function) for rung in rungs
+            self._load(module, LEARNER, kind, function)
+            for kind, function in (
+                *((rung.kind, rung.attachments[0].function) for rung in rungs),
+                *(("raw_tracepoint", attachment.function) for attachment in PROGRAMS),
+            )
         ]
 
     def _load(

@@ -186,3 +186,13 @@ def tear_note(bench: Workbench, inode: int) -> None:
         if note.inode == inode:
             note.actor.pid ^= 1
             libbpf.map_update(fd, slot, bytes(note))
+
+
+@pytest.mark.parametrize("page", [4096, 16384, 65536])
+def test_a_ring_is_as_large_as_it_was_asked_for(page: int) -> None:
+    """bcc's macro counts in pages, and the kernel wants whole ones (ringbuf_map_alloc_check())."""
+    bench = Workbench(page=page, RING_PAGES=4)
+    try:
+        assert libbpf.map_info(bench.session.maps["records"]).max_entries == 4 * page
+    finally:
+        bench.close()

@@ -77,11 +77,12 @@ _PROGRAMS = (
 class Workbench:
     """A session of programs that are loaded, attached nowhere; ``bed`` drives them."""
 
-    def __init__(self, defines: Sequence[str] = (), **places: int) -> None:
+    def __init__(self, defines: Sequence[str] = (), page: int = 0, **places: int) -> None:
         btf = Btf()
         prober = Prober(version_code(), {}, btf)
         features = prober.features()
-        where = {**offsets.from_btf(btf), "OFF_VFS_INODE": STAND_INS.vfs_inode, **places}
+        where = {**offsets.from_btf(btf), "OFF_VFS_INODE": STAND_INS.vfs_inode}
+        where.update((name, at) for name, at in places.items() if name.startswith("OFF_"))
         values: dict[str, object] = {
             **where,
             "EXT4_INODE_CACHE": f"{STAND_INS.cache:#x}ULL",
@@ -90,10 +91,13 @@ class Workbench:
             "TABLE_BUCKETS": 64,
             "NOTE_SLOTS": 64,
             "RING_PAGES": 64,
+            **places,
         }
         flags = [f"-D{name}={value}" for name, value in values.items()]
         flags += [f"-D{define}" for define in (*RUNGS, *defines)]
-        compiler = Compiler(prober.version, {**features, "cmpxchg": "NO_CMPXCHG" not in defines})
+        compiler = Compiler(
+            prober.version, {**features, "cmpxchg": "NO_CMPXCHG" not in defines}, page
+        )
         self._module = compiler.compile("ebpfwatch.c", flags, _WRAPPERS)
         maps = UNITS["ebpfwatch.c"].maps
         fds = [os.dup(self._module.map(name)) for name in maps]

@@ -1,1 +1,4 @@
-#define PAGE_SIZE 4096
+/* PAGE_SIZE comes from the loader: it is 16 or 64 KiB on some arm64 kernels. */
+#ifndef PAGE_SIZE
+#error "PAGE_SIZE"
+#endif

@@ -1,0 +1,76 @@
+"""Offsets that are another kernel's are refused at the start; ours are proven by a file of ours."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import pytest
+
+from ebpfwatch.catalogue.ladder import LADDER
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.kernel.protocol import Learned
+from ebpfwatch.loader import offsets
+from ebpfwatch.loader.btf import Btf
+from ebpfwatch.loader.choice import Chooser
+from ebpfwatch.loader.compiler import Compiler
+from ebpfwatch.loader.learn import Source, learn
+from ebpfwatch.loader.prober import Prober
+from ebpfwatch.loader.running import version_code
+
+
+def learned(mount: Path, **changes: int) -> Learned:
+    """Learn with the kernel's own offsets, but for these."""
+    btf = Btf()
+    prober = Prober(version_code(), {}, btf)
+    chooser = Chooser(prober, btf, "")
+    rungs = [LADDER[role][0] for role in ("evict", "any_free")]
+    where = {**offsets.from_btf(btf)}
+    where.update({name: where[name] + by for name, by in changes.items()})
+    flags = [f"-D{name}={value}" for name, value in where.items()]
+    flags += [flag for rung in rungs for flag in chooser.defines(rung)]
+    flags.append(f"-DLEARNER_TGID={os.getpid()}")
+    compiler = Compiler(prober.version, prober.features())
+    return learn(compiler, prober, rungs, flags, [str(mount)], Source("the test", own=False))
+
+
+def test_the_kernels_own_are_proven(ext4: Path) -> None:
+    """Everything that a file of ours can say agrees with stat()."""
+    assert learned(ext4).cache
+
+
+@pytest.mark.parametrize(
+    ("name", "by"),
+    [
+        ("OFF_I_INO", 8),
+        ("OFF_I_SB", 8),
+        ("OFF_S_DEV", 4),
+        ("OFF_I_GENERATION", 4),
+        ("OFF_I_NLINK", -8),
+        ("OFF_I_COUNT", -4),
+        ("OFF_I_STATE", 8),
+        ("OFF_I_SB_LIST", -16),
+    ],
+)
+def test_one_that_is_not_this_kernels_is_refused(ext4: Path, name: str, by: int) -> None:
+    """In one line, as a matter of configuration: the unit does not start again and again."""
+    with pytest.raises(EbpfwatchError) as refused:
+        learned(ext4, **{name: by})
+    assert refused.value.exit_code is Exit.CONFIG, refused.value
+    assert "is not of this kernel" in refused.value.message
+
+
+def test_headers_of_another_release_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They lie where this kernel's belong, and say whose they are."""
+    generated = tmp_path / "include/generated"
+    generated.mkdir(parents=True)
+    (generated / "utsrelease.h").write_text('#define UTS_RELEASE "4.19.78-other"\n')
+    monkeypatch.setattr(offsets, "headers", lambda: tmp_path)
+    compiler = Compiler(version_code(), {})
+    with pytest.raises(EbpfwatchError) as refused:
+        offsets.from_headers(compiler, "no BTF")
+    assert refused.value.exit_code is Exit.CONFIG
+    assert "4.19.78-other" in str(refused.value) and platform.release() in str(refused.value)
