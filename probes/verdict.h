@@ -271,7 +271,9 @@ static __always_inline void report(void *ctx, u32 hook, const struct suspicion *
 
 	count(COUNTER_VERDICT, 1);
 #ifdef TRACE_VERDICTS
-	trace_verdict(why, life);
+	/* User space may know the caller, and withdraw it (ebpfwatch/daemon/judging.py). */
+	if (why->verdict != VERDICT_FOREIGN_FREE)
+		trace_verdict(why, life);
 #endif
 	if (!record)
 		return;

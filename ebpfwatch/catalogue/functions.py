@@ -14,6 +14,7 @@ __all__ = [
     "RCU_CALLBACKS",
     "RELEASE",
     "SOFTIRQ_ENTRY",
+    "TRACERS",
 ]
 
 #: Modules that are part of every ext4 inode's ordinary death.
@@ -28,6 +29,11 @@ RCU_CALLBACKS = frozenset({"ext4_free_in_core_inode", "ext4_i_callback", "i_call
 INODE_FREERS = RCU_CALLBACKS | {
     "alloc_inode",
     "destroy_inode",
+    # Where alloc_inode() is part of its callers (fs/inode.c):
+    "iget_locked",
+    "iget5_locked",
+    "new_inode",
+    "new_inode_pseudo",
     "rcu_do_batch",
     "rcu_process_callbacks",
 }
@@ -36,6 +42,13 @@ INODE_FREERS = RCU_CALLBACKS | {
 RELEASE = re.compile(
     r"(__)?ext4_\w+|i_callback|destroy_inode|evict|iput(_final)?|dispose_list|kmem_cache_free\w*"
     r"|__kmem_cache_free|kfree|call_rcu\w*|__call_rcu\w*|clear_inode|truncate_inode_pages\w*"
+)
+
+#: What a tracer puts in a return address's place, so that it sees the return: function_graph,
+#: kretprobes and rethook, fexit and other BPF trampolines, ftrace's own. The caller is behind it.
+TRACERS = re.compile(
+    r"return_to_handler|(__)?kretprobe_trampoline|arch_rethook_trampoline|bpf_trampoline_\w+"
+    r"|ftrace_(graph_)?(caller|call|regs_caller|regs_call|trampoline|stub)\w*"
 )
 
 #: From here outwards a stack is the kernel's entry into a softirq or an interrupt, and then what

@@ -7,6 +7,7 @@ import os
 import time
 
 from ebpfwatch.actions import Actions
+from ebpfwatch.catalogue.layout import LifeFlag, State
 from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.config import Config
 from ebpfwatch.daemon.delivery import Delivery
@@ -19,9 +20,10 @@ from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.system.clock import ahead_ns
 from ebpfwatch.system.log import say
 from ebpfwatch.verdicts.correlator import Knowledge, judge
+from ebpfwatch.verdicts.finding import Frame
 from ebpfwatch.verdicts.folding import Folder
 from ebpfwatch.verdicts.losses import LossHistory
-from ebpfwatch.verdicts.stacks import frame, is_own_caller
+from ebpfwatch.verdicts.stacks import behind_tracer, frame, is_own_caller, is_tracer, resolve
 
 __all__ = ["Judging"]
 
@@ -124,14 +126,38 @@ class Judging:
             return False
         if event.object in self._test_page:
             return False
-        caller = frame(event.call_site, self._symbols.name(event.call_site), self._symbols.taints)
-        if not is_own_caller(caller):
+        caller = self._frame(event.call_site)
+        if is_tracer(caller):
+            # Each legal free would be one, as long as somebody traces kmem_cache_free.
+            hidden = behind_tracer(resolve(event.stack, event.call_site, self._frame))
+            if hidden is not None and not is_own_caller(hidden):
+                return False
+        elif not is_own_caller(caller) and not self._is_canarys(event, caller):
             return False
         if event.call_site not in self._call_sites and len(self._call_sites) < 4:
             self._call_sites = (*self._call_sites, event.call_site)
             self.configure()
-            say(f"ext4 inodes are also freed from {self._symbols.name(event.call_site)}")
+            say(
+                "somebody traces kmem_cache_free: a free by foreign code is not told meanwhile"
+                if is_tracer(caller)
+                else f"ext4 inodes are also freed from {self._symbols.name(event.call_site)}"
+            )
         return True
+
+    def _frame(self, address: int) -> Frame:
+        return frame(address, self._symbols.name(address), self._symbols.taints)
+
+    def _is_canarys(self, event: wire.VerdictEvent, caller: Frame) -> bool:
+        """The first free of a file of our own, which only ext4 frees, by code of the kernel that
+        goes by a name we do not know.
+        """
+        life = event.life
+        return (
+            life is not None
+            and LifeFlag.CANARY in life.flags
+            and life.state is not State.FREED
+            and caller.module in ("", "ext4")
+        )
 
     def _refresh_symbols(self, event: wire.VerdictEvent) -> None:
         """A module may have been loaded since; a frame without a name may be of a BPF program."""

@@ -8,6 +8,7 @@ from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.events.wire import VerdictEvent
 from ebpfwatch.verdicts.finding import Confidence
 from ebpfwatch.verdicts.knowledge import Knowledge
+from ebpfwatch.verdicts.stacks import frame, is_tracer
 
 __all__ = ["TICK_NS_MAX", "ago", "doubts", "evidence"]
 
@@ -57,6 +58,8 @@ def doubts(
             doubt(Confidence.PROBABLE, "the caller is not known")
         elif not knowledge.symbol(event.call_site):
             doubt(Confidence.PROBABLE, "the caller has no name: it may be the kernel's own")
+        elif is_tracer(frame(event.call_site, knowledge.symbol(event.call_site), lambda m: "")):
+            doubt(Confidence.PROBABLE, "a tracer hides the caller: only the stack tells who it is")
     says.extend(knowledge.reduced)
     return max(caps, key=_ORDER.index), says
 

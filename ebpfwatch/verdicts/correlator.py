@@ -126,7 +126,8 @@ def _actor(
 def _second(event: VerdictEvent, knowledge: Knowledge) -> Actor | None:
     """Who did the step that should not have happened."""
     stack = _frames(event.stack, event.call_site, knowledge)
-    if event.hook is Hook.RCU_FREE or in_softirq(stack):
+    # The callback may be called by anybody: where the frames have names, they tell.
+    if in_softirq(stack) or (event.hook is Hook.RCU_FREE and not any(f.symbol for f in stack)):
         context = "softirq"
     elif event.hook is Hook.ANY_FREE and not any(f.symbol for f in stack):
         context = "unknown"  # most frees run in softirqs, and only the frames' names tell

@@ -6,10 +6,18 @@ import re
 from collections.abc import Sequence
 from typing import Callable
 
-from ebpfwatch.catalogue.functions import INODE_FREERS, SOFTIRQ_ENTRY
+from ebpfwatch.catalogue.functions import INODE_FREERS, SOFTIRQ_ENTRY, TRACERS
 from ebpfwatch.verdicts.finding import Frame
 
-__all__ = ["frame", "in_softirq", "is_own_caller", "own_frames", "resolve"]
+__all__ = [
+    "behind_tracer",
+    "frame",
+    "in_softirq",
+    "is_own_caller",
+    "is_tracer",
+    "own_frames",
+    "resolve",
+]
 
 #: The probe itself and the tracepoint that called it are not the kernel's doing.
 _PROBES = ("bpf_prog_", "bpf_trace_run", "__bpf_trace_", "__traceiter_", "bpf_trampoline_")
@@ -53,8 +61,30 @@ def in_softirq(frames: Sequence[Frame]) -> bool:
 def is_own_caller(caller: Frame) -> bool:
     """Whether it is the kernel's or ext4's own code that frees inodes; a stranger may have a
     function of the same name.
+
+    A compiler names what it made of a function ``NAME.isra.0`` or ``NAME.llvm.123``, and a
+    livepatch is a module of its own that has ext4's functions (taint K: kernel/livepatch/core.c).
     """
-    return caller.symbol in INODE_FREERS and caller.module in ("", "ext4")
+    if caller.symbol.partition(".")[0] not in INODE_FREERS:
+        return False
+    return caller.module in ("", "ext4") or "K" in caller.taints
+
+
+def is_tracer(caller: Frame) -> bool:
+    """Whether a tracer stands between the function and its caller."""
+    return bool(TRACERS.fullmatch(caller.symbol))
+
+
+def behind_tracer(frames: Sequence[Frame]) -> Frame | None:
+    """Who called kmem_cache_free, by its stack (``resolve``), where a tracer hides it in the return
+    address; None where the stack does not tell.
+    """
+    for f in frames:
+        if not f.symbol:
+            return None
+        if not is_tracer(f) and not f.symbol.startswith("kmem_cache_free"):
+            return f
+    return None
 
 
 def own_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:

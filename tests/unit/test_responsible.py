@@ -9,7 +9,15 @@ import pytest
 from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.verdicts.finding import Actor, Confidence, Frame, Responsible, Strength
 from ebpfwatch.verdicts.responsible import Clues, describe_taints, responsible
-from ebpfwatch.verdicts.stacks import frame, in_softirq, is_own_caller, own_frames, resolve
+from ebpfwatch.verdicts.stacks import (
+    behind_tracer,
+    frame,
+    in_softirq,
+    is_own_caller,
+    is_tracer,
+    own_frames,
+    resolve,
+)
 
 TAINTS = {"crime": "OE", "vfs_monitor": "OE", "cifs": "O", "overlay": "", "ext4": ""}
 
@@ -204,7 +212,30 @@ def test_an_interrupted_stack_is_cut() -> None:
 
 def test_a_strangers_function_of_an_own_name_is_a_strangers() -> None:
     """Its free must not be learned as one of ext4's, and be silent from then on."""
-    own = ("i_callback", "rcu_do_batch", "ext4_i_callback [ext4]")
+    own = ("i_callback", "rcu_do_batch.llvm.123", "ext4_i_callback.isra.0 [ext4]")
     strange = ("i_callback [crime]", "destroy_inode [crime]", "evil_free [crime]", "")
     callers = [actor(text).stack[0] for text in (*own, *strange)]
     assert [is_own_caller(caller) for caller in callers] == [True] * 3 + [False] * 4
+
+
+def test_a_livepatched_ext4_is_ext4() -> None:
+    """Its functions lie in a module of its own, which the kernel marks."""
+    for taints, own in (("OK", True), ("O", False)):
+        assert is_own_caller(Frame(1, "i_callback", 16, "fix_ext4", taints)) is own
+
+
+@pytest.mark.parametrize(
+    ("stack", "behind"),
+    [
+        ("kmem_cache_free < return_to_handler < rcu_do_batch", "rcu_do_batch"),
+        ("kmem_cache_free < arch_rethook_trampoline < evil_free [crime]", "evil_free"),
+        ("bpf_trampoline_6442 < i_callback", "i_callback"),
+        ("kmem_cache_free < return_to_handler", None),
+        ("kmem_cache_free <  < rcu_do_batch", None),
+    ],
+)
+def test_who_is_behind_a_tracer_is_told_by_the_stack(stack: str, behind: str | None) -> None:
+    """function_graph, a kretprobe or fexit on kmem_cache_free replace the address it returns to."""
+    found = behind_tracer(actor(stack).stack)
+    assert (found.symbol if found else None) == behind
+    assert is_tracer(Frame(1, "bpf_trampoline_6442", 1)) and not is_tracer(Frame(1, "evict", 1))

@@ -450,3 +450,20 @@ def test_the_wrong_order_is_seen() -> None:
 def test_no_step_is_said_to_lie_in_the_future() -> None:
     """A tick of one CPU may be ahead of the exact time of a verdict on another."""
     assert [ago(ns) for ns in (-32_000, 850_000, 20_000_000)] == ["less than 10 ms"] * 2 + ["20 ms"]
+
+
+def test_a_task_that_calls_the_callback_itself_is_no_bystander() -> None:
+    """A synchronous second free by a system call: the stack tells, not the hook."""
+    names = {1: "ext4_free_in_core_inode+0x0", 2: "evil_write+0x10 [evil]", 3: "vfs_write+0x4"}
+    knowledge = dataclasses.replace(HEALTHY, symbol=lambda address: names.get(address, ""))
+    event = dataclasses.replace(EVENT, hook=Hook.RCU_FREE, call_site=2, stack=(1, 2, 3))
+    finding = judged(event, knowledge)
+    assert finding.second is not None and finding.second.context == "task"
+    assert "by browser (pid 13" in finding.summary
+
+
+def test_a_caller_that_a_tracer_hides_confirms_nothing() -> None:
+    """The return address is the tracer's; the stack may be another's word for it."""
+    knowledge = dataclasses.replace(HEALTHY, symbol=lambda address: "return_to_handler+0x0")
+    finding = judged(dataclasses.replace(EVENT, verdict=Verdict.FOREIGN_FREE), knowledge)
+    assert finding.confidence is Confidence.PROBABLE
