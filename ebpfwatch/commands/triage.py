@@ -1,44 +1,33 @@
-"""``ebpfwatch triage FILE|-``: what the log of a machine that is dead says about this bug."""
+"""``ebpfwatch triage FILE...|-``: what the log of a machine that crashed says about this bug."""
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import re
+import shutil
+from pathlib import Path
 
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.triage import explain
+from ebpfwatch.text.printable import printable
+from ebpfwatch.triage import compare, explain, modulefiles
 from ebpfwatch.triage.lines import Lines
-from ebpfwatch.triage.summary import read
-
-#: First bytes of files that are no log, and what to do with them.
-_MAGIC = {
-    b"\x7fELF": "is a vmcore or a program, not a log; get the log out with vmcore-dmesg FILE",
-    b"KDUMP   ": "is a vmcore, not a log; get the log out with makedumpfile --dump-dmesg FILE",
-    b"\x1f\x8b": "is compressed; try zcat FILE | ebpfwatch triage -",
-    b"\xfd7zXZ": "is compressed; try xzcat FILE | ebpfwatch triage -",
-    b"\x28\xb5\x2f\xfd": "is compressed; try zstdcat FILE | ebpfwatch triage -",
-    b"{\n": "is not one object a line; try journalctl -k -o json | ebpfwatch triage -",
-    b"data: {": "is made for a browser; try journalctl -k -o json | ebpfwatch triage -",
-    b"\x1e{": "is made for another reader; try journalctl -k -o json | ebpfwatch triage -",
-    b"LPKSHHRH": "is a journal file; try journalctl --file FILE -k -o export | ebpfwatch triage -",
-}
-
-#: journalctl -o verbose: a time, and the entry's cursor.
-_VERBOSE = re.compile(rb"[^\n]{10,60} \[s=[0-9a-f]{32};")
+from ebpfwatch.triage.logs import Log, logs
+from ebpfwatch.triage.summary import Triage
 
 EPILOG = "exit code 0: this bug, or suspected; 1: something else, undecided, or nothing found"
 
+_NARROWEST, _WIDEST = 60, 160  # columns
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Which log, and in which form to answer."""
+    """Which logs, and in which form to answer."""
     parser.epilog = EPILOG
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="dmesg, journalctl -o export or json, vmcore-dmesg, a pstore record, a console; -"
-        " reads standard input",
+        nargs="+",
+        help="dmesg, journalctl in any form, vmcore-dmesg, a pstore record, a console; compressed,"
+        " a tar, a directory of them; - reads standard input",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument(
@@ -46,44 +35,95 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the kernel's image with debug information, to name file and line of each frame",
     )
+    parser.add_argument(
+        "--modules",
+        metavar="DIR",
+        help="the files of the kernel's modules (/lib/modules/RELEASE of that machine): who prints"
+        " a line that is not known, and what the out-of-tree ones call; by default this"
+        " machine's, if the log is of its kernel",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Read, judge, tell; exit 1 if it is not this bug."""
-    with Lines(arguments.vmlinux) as lines, _open(arguments.file) as stream:
-        try:
-            triage = read(stream)
-        except OSError as error:
-            raise _cannot_read(arguments.file, error) from None
+    if arguments.modules is not None and not Path(arguments.modules).is_dir():
+        raise EbpfwatchError(
+            f"cannot read {arguments.modules}: not a directory",
+            "give the directory with the files of the modules",
+            Exit.USAGE,
+        )
+    with Lines(arguments.vmlinux) as lines:
+        found = list(logs(arguments.file))
+        boots = _boots(found)
         if arguments.json:
-            print(json.dumps(explain.to_json(triage), ensure_ascii=True))
+            print(json.dumps(_json(found, boots, arguments.modules), ensure_ascii=True))
         else:
-            print(explain.tell(triage, arguments.file, lines.name))
-    return Exit.OK if triage.verdict in ("this_bug", "suspected") else Exit.FAILED
+            width = shutil.get_terminal_size((explain.WIDTH, 24)).columns
+            width = min(max(width, _NARROWEST), _WIDEST)
+            _print(found, boots, lines, arguments.modules, width)
+    verdicts = {triage.verdict for _, triage in boots}
+    return Exit.OK if verdicts & {"this_bug", "suspected"} else Exit.FAILED
 
 
-def _open(name: str) -> io.BufferedReader:
-    try:
-        file = io.FileIO(0, closefd=False) if name == "-" else io.FileIO(name)
-        stream: io.BufferedReader = io.BufferedReader(file)
-        head = stream.peek(100)
-    except OSError as error:
-        raise _cannot_read(name, error) from None
-    hints = [hint for magic, hint in _MAGIC.items() if head.startswith(magic)]
-    if _VERBOSE.match(head):
-        hints.append("is verbose; try journalctl -k -o export | ebpfwatch triage -")
-    for hint in hints:
-        what, _, todo = hint.partition("; ")
-        if name == "-":
-            raise EbpfwatchError(f"standard input {what}", todo, Exit.USAGE)
-        raise EbpfwatchError(f"{name} {what}", todo.replace("FILE", name), Exit.USAGE)
-    return stream
+def _boots(found: list[Log]) -> list[tuple[str, Triage]]:
+    """Each boot of each log by its name; without the logs that have nothing of a kernel."""
+    boots = []
+    for log in found:
+        for number, triage in enumerate(log.boots, 1):
+            several = f", boot {number} of {len(log.boots)}" if len(log.boots) > 1 else ""
+            boots.append((f"{log.name}{several}", triage))
+    if len(boots) < 2:
+        return boots
+    wanted = [(name, t) for name, t in boots if t.groups or t.singles or t.release or t.first]
+    return wanted or boots[:1]
 
 
-def _cannot_read(name: str, error: OSError) -> EbpfwatchError:
-    what = "standard input" if name == "-" else name or "a file without a name"
-    return EbpfwatchError(
-        f"cannot read {what}: {error.strerror}",
-        "give a log file, or - for standard input",
-        Exit.USAGE,
-    )
+def _in_modules(triage: Triage, directory: str | None) -> list[str]:
+    chosen = Path(directory) if directory else modulefiles.default_directory(triage.release)
+    if chosen is None or triage.verdict in ("nothing_found", "not_this_bug"):
+        return []
+    return modulefiles.look_up(triage, chosen)
+
+
+def _print(
+    found: list[Log],
+    boots: list[tuple[str, Triage]],
+    lines: Lines,
+    directory: str | None,
+    width: int,
+) -> None:
+    several = len(boots) > 1 or len(found) > 1
+    if several:
+        for name, triage in boots:
+            print(printable(f"{name}: {explain.headline(triage)}"))
+        for log in found:
+            if log.problem:
+                print(printable(f"{log.name}: not read: it {log.problem}"))
+        crashes = compare.crashes(boots)
+        if len(crashes) > 1:
+            print(f"\n{compare.tell(crashes, width)}")
+    for name, triage in boots:
+        if several and triage.verdict == "nothing_found":
+            continue
+        if several:
+            print(f"\n{'-' * width}")
+        print(explain.tell(triage, name, lines.name, width, _in_modules(triage, directory)))
+
+
+def _json(
+    found: list[Log], boots: list[tuple[str, Triage]], directory: str | None
+) -> dict[str, object]:
+    """One log is one object; several are a list of them, and what they have in common."""
+    each = [
+        {"name": name, **explain.to_json(triage), "modules": _in_modules(triage, directory)}
+        for name, triage in boots
+    ]
+    if len(each) == 1 and len(found) == 1:
+        return each[0]
+    crashes = compare.crashes(boots)
+    return {
+        "schema": 2,
+        "logs": each,
+        "not_read": [f"{log.name} {log.problem}" for log in found if log.problem],
+        "compared": compare.compared(crashes) if len(crashes) > 1 else None,
+    }

@@ -1,8 +1,9 @@
 """The kernel's messages that are known here, as one table for the live watcher and for triage.
 
-Patterns are anchored at the start of a message.  Kernel lines may carry names that a user chose (a
-task's, a USB device's), but those never stand at the start with a whole sentence behind them: a
-comm has 15 bytes.
+Patterns are anchored at the start of a message and name more of it than a user can choose.  Kernel
+lines may begin with a name that anybody chooses: a task's (15 bytes: "NAME[123]: segfault at ...")
+or a network device's (15 characters without blanks: "NAME: renamed from ...").  So a row of 15
+characters or less is not enough, and ``recognise`` refuses lines of these forms altogether.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import dataclasses
 import enum
 import re
 
-__all__ = ["KNOWN", "KINDS", "KnownMessage", "Relation", "recognise"]
+__all__ = ["KINDS", "KNOWN", "KnownMessage", "Relation", "recognise"]
 
 
 class Relation(enum.Enum):
@@ -30,7 +31,8 @@ class KnownMessage:
 
     ``kind`` is the metric label; several rows may share it.  ``says`` is its meaning in one
     sentence, ``source`` the kernel code that prints it.  ``opens``: a report with registers or a
-    stack follows.
+    stack follows.  ``begins``: what each such message begins with, or, with a blank in front, has
+    in it; asked first, because most lines of a log are none of these.
     """
 
     kind: str
@@ -38,6 +40,7 @@ class KnownMessage:
     relation: Relation
     says: str
     source: str
+    begins: tuple[str, ...]
     opens: bool = True
 
 
@@ -49,35 +52,64 @@ _P, _D, _R, _F, _O = (
     Relation.OTHER,
 )
 # "WARNING: CPU: 2 PID: 67 at fs/dcache.c:338 f+0x24/0xa8" and, since Linux 6.18,
-# "WARNING: fs/dcache.c:338 at f+0x24/0xa8, CPU#2: kswapd0/67".
-_WARNING = r"WARNING: (?:CPU: \d+ PID: \d+ at \S+ |(?:\[.{0,200}\] )?\S+:\d+ at )"
-_SLUB = r"BUG \S+ \([^)]*\): "
+# "WARNING: fs/dcache.c:338 at f+0x24/0xa8, CPU#2: kswapd0/67", perhaps with a condition.
+_WARNING = r"WARNING: (?:(?:CPU: \d+ PID: \d+ )?at {0} |(?:\[.{{0,200}}?\] )?{0} at )"
+_DCACHE = _WARNING.format(r"\S*fs/dcache\.c:\d+")
+_INODE = _WARNING.format(r"\S*fs/inode\.c:\d+")
+# A cache's name, before Linux 5.9 with the memory cgroup's in brackets: ext4_inode_cache(33:name).
+_SLUB = r"BUG [^\s(]+(?:\(\d+:.{0,200}?\))? \((?:Not tainted|Tainted: ?[^)]*)\): "
 
 #: Order matters: the first row that matches names the message.
 KNOWN = (
     KnownMessage(
-        "dentry_alias",
+        "dentry_free",
         # The check may be inlined into its callers; other warnings of fs/dcache.c are in others.
-        _WARNING + r"(?:dentry_free|__dentry_kill|shrink_kill)\b",
+        _DCACHE + r"(?:dentry_free|__dentry_kill|shrink_kill)\b",
         _P,
-        "a dentry was freed while still on its inode's list of aliases: dentry and inode no longer"
-        " agree on who is alive",
+        "dentry_free() got a dentry that either had been freed already (it waits for RCU) or is"
+        " still on its inode's list of aliases; the check reads a word that both use, and"
+        " __dentry_kill() has just taken the dentry off that list, so a second free of the dentry"
+        " is far more likely",
         "fs/dcache.c: dentry_free(), WARN_ON(!hlist_unhashed(&dentry->d_u.d_alias))",
+        ("WARNING: ",),
+    ),
+    KnownMessage(
+        "dentry_state",
+        rf"{_DCACHE}|kernel BUG at \S*fs/dcache\.c:\d+"
+        rf"|{_WARNING.format(r'[^ ]*lib/lockref[.]c:[0-9]+')}|kernel BUG at \S*lib/lockref\.c:\d+",
+        _P,
+        "a dentry was found in a state that must not be: its references were miscounted, or it was"
+        " used after its end",
+        "fs/dcache.c, lib/lockref.c",
+        ("WARNING: ", "kernel BUG at "),
     ),
     KnownMessage(
         "dentry_in_use",
         r"BUG: Dentry \S+\{i=",
         _P,
-        "a dentry is still in use when its filesystem goes: its count was wrong",
+        "a dentry is still in use when its filesystem goes: somebody got it and did not put it",
         "fs/dcache.c: umount_check()",
+        ("BUG: Dentry ",),
         opens=False,
     ),
     KnownMessage(
+        "inode_links",
+        _INODE + r"(?:drop_nlink|inc_nlink|set_nlink|clear_nlink)\b",
+        _D,
+        "an inode's link count went below zero, or came back from zero: it was deleted twice, or"
+        " the filesystem is damaged on the disk",
+        "fs/inode.c: drop_nlink(), inc_nlink()",
+        ("WARNING: ",),
+    ),
+    KnownMessage(
         "inode_state",
-        r"kernel BUG at \S*fs/inode\.c:\d+",
+        rf"kernel BUG at \S*fs/inode\.c:\d+|{_INODE}",
         _P,
-        "an inode was used or evicted in a state that forbids it, such as I_CLEAR: it was dead",
-        "fs/inode.c: iput() and clear_inode(), BUG_ON(inode->i_state & I_CLEAR) and friends",
+        "an inode was used or ended in a state that forbids it: its references were miscounted, or"
+        " it was used after its end",
+        "fs/inode.c: iput() and clear_inode(), BUG_ON(inode->i_state & I_CLEAR); ihold(),"
+        " WARN_ON(atomic_inc_return(&inode->i_count) < 2)",
+        ("WARNING: ", "kernel BUG at "),
     ),
     KnownMessage(
         "inode_state",
@@ -85,7 +117,18 @@ KNOWN = (
         _P,
         "ext4 destroyed an inode that was not finished",
         "fs/ext4/super.c: ext4_destroy_inode()",
+        ("EXT4-fs (",),
         opens=False,
+    ),
+    KnownMessage(
+        "rcu_head_twice",
+        r"\w*call_rcu\w*\(\): Double-freed CB |ODEBUG: \w+ \S+ \(active state \d+\).{0,60}"
+        r" object type: rcu_head\b",
+        _P,
+        "an object was handed to RCU to be freed although it was waiting there already",
+        "kernel/rcu/tree.c: __call_rcu(), debug_rcu_head_queue(); lib/debugobjects.c:"
+        " debug_print_object()",
+        ("__call_rcu", "call_rcu", "ODEBUG: ", "kvfree_call_rcu"),
     ),
     KnownMessage(
         "already_free",
@@ -93,14 +136,16 @@ KNOWN = (
         _P,
         "the slab's own check saw an object freed that was free already",
         "mm/slub.c: free_consistency_checks()",
+        ("BUG ",),
     ),
     KnownMessage(
         "wrong_cache",
-        r"(?:cache_from_obj: |virt_to_cache: |kmem_cache_free: )?(?:Wrong slab cache\. |Object is"
-        r" not a Slab page)",
+        r"(?:cache_from_obj: |virt_to_cache: |kmem_cache_free: )?(?:Wrong slab cache\. \S"
+        r"|Object is not a Slab page)",
         _P,
         "an object was freed into a cache that it does not belong to (any more)",
         "mm/slab.h, mm/slub.c: cache_from_obj()",
+        ("cache_from_obj", "virt_to_cache", "kmem_cache_free", "Wrong slab", "Object is not"),
     ),
     KnownMessage(
         "slab_corruption",
@@ -108,6 +153,7 @@ KNOWN = (
         _D,
         "a slab object was written after its free, or beyond its end",
         "mm/slub.c: check_object(), on_freelist(), check_slab()",
+        ("BUG ",),
     ),
     KnownMessage(
         "slab_corruption",
@@ -116,41 +162,48 @@ KNOWN = (
         "the slab's free list contradicts itself; with a hardened free list this is how an object"
         " freed twice in a row is caught",
         "mm/slub.c: set_freepointer(), BUG_ON(object == fp)",
+        ("kernel BUG at ",),
     ),
     KnownMessage(
         "list_corruption",
-        r"list_(?:add|del)(?: corruption|\b.{0,40} corruption| double add)",
+        r"list_(?:add|del) corruption[.,] |list_add double add: new=|list_(?:add|del) corruption\b",
         _D,
         "a linked list was found broken: memory in use was handed out, or freed, under its owner",
         "lib/list_debug.c",
+        ("list_add ", "list_del "),
     ),
     KnownMessage(
         "bad_page",
-        r"BUG: Bad (?:page state in process|page map in process|rss-counter state)",
+        r"BUG: Bad (?:page state in process|page map in process|rss-counter state|page cache in"
+        r" process)",
         _D,
         "a page was freed or handed out while something still uses it",
         "mm/page_alloc.c: bad_page(); mm/memory.c: print_bad_pte()",
+        ("BUG: Bad ",),
     ),
     KnownMessage(
         "kasan",
-        r"BUG: KASAN: \S",
+        r"BUG: KASAN: [\w-]+(?: or [\w-]+)?(?: \w+)? (?:in|on|at) \S",
         _D,
-        "the sanitizer saw an access to freed memory, or a second free, at the moment it happened",
+        "the sanitizer saw a wrong access, or a second free, at the moment it happened",
         "mm/kasan/report.c",
+        ("BUG: KASAN: ",),
     ),
     KnownMessage(
         "kfence",
-        r"BUG: KFENCE: \S",
+        r"BUG: KFENCE: (?:use-after-free|out-of-bounds|memory corruption|invalid)[ \w]* (?:in|at) ",
         _D,
-        "a sampled object was used after its free or freed again, seen at the moment it happened",
+        "a sampled object was used wrongly or freed again, seen at the moment it happened",
         "mm/kfence/report.c",
+        ("BUG: KFENCE: ",),
     ),
     KnownMessage(
         "refcount",
-        r"refcount_t: (?:underflow|addition on 0|saturated|decrement hit 0)",
+        r"refcount_t: (?:underflow|addition on 0|increment on 0|saturated|decrement hit 0)",
         _D,
         "a reference count went wrong: somebody dropped what was not theirs",
         "lib/refcount.c: refcount_warn_saturate()",
+        ("refcount_t: ",),
     ),
     KnownMessage(
         "ext4_error",
@@ -159,6 +212,7 @@ KNOWN = (
         _F,
         "ext4 found its disk structures wrong, or its journal aborted",
         "fs/ext4/super.c: __ext4_error()",
+        ("EXT4-fs ", "JBD2: ", "Aborting journal"),
         opens=False,
     ),
     KnownMessage(
@@ -167,6 +221,7 @@ KNOWN = (
         _R,
         "the kernel could not get memory at once",
         "mm/page_alloc.c: warn_alloc()",
+        (" page allocation failure: ",),
     ),
     KnownMessage(
         "oom",
@@ -174,20 +229,24 @@ KNOWN = (
         _R,
         "memory ran out and a process was killed",
         "mm/oom_kill.c",
+        (" invoked oom-killer: ", "Memory cgroup out", "Out of memory"),
     ),
     KnownMessage(
         "soft_lockup",
-        r"(?:watchdog: )?(?:NMI watchdog: )?(?:BUG: soft lockup|Watchdog detected hard LOCKUP)",
+        r"(?:watchdog: )?(?:NMI watchdog: )?(?:BUG: soft lockup|Watchdog detected hard LOCKUP)"
+        r"|BUG: workqueue lockup",
         _O,
         "a CPU was busy in the kernel for too long",
         "kernel/watchdog.c",
+        ("watchdog: ", "NMI watchdog: ", "BUG: soft lockup", "Watchdog det", "BUG: workqueue l"),
     ),
     KnownMessage(
         "hung_task",
-        r"INFO: task .{1,80} blocked for more than \d+ seconds",
+        r"INFO: task .{1,80} blocked (?:in I/O wait )?for more than \d+ seconds",
         _O,
         "a task waits and waits, usually for a disk or a lock",
         "kernel/hung_task.c",
+        ("INFO: task ",),
     ),
     KnownMessage(
         "rcu_stall",
@@ -195,25 +254,37 @@ KNOWN = (
         _O,
         "a CPU held up RCU; until it goes on no inode is freed",
         "kernel/rcu/tree_stall.h",
+        ("rcu: INFO: ", "INFO: rcu"),
     ),
     KnownMessage(
         "hardware",
         r"mce: \[Hardware Error\]|\[Hardware Error\]|\{\d+\}\[Hardware Error\]|EDAC \S+: \d+ [CU]E"
         r"|SError Interrupt on CPU|Machine check events logged"
-        r"|mce: .*(?:Machine Check|Uncorrected)",
+        r"|mce: .*(?:Machine Check|Uncorrected|Memory error|recovery)"
+        r"|Memory failure: 0x[0-9a-f]+: |(?:Internal error: |Unhandled fault: |Bad mode in .{0,40})"
+        r"?synchronous (?:external abort|parity)|(?:\w+ )?\w*: ?BUS ERROR\b",
         _O,
         "the hardware reports a fault of its own",
-        "arch/x86/kernel/cpu/mce, drivers/edac, drivers/acpi/apei/ghes.c",
+        "arch/x86/kernel/cpu/mce, drivers/edac, drivers/acpi/apei/ghes.c, mm/memory-failure.c",
+        (
+            *("mce: ", "[Hardware Error]", "{", "EDAC ", "SError ", "Machine check"),
+            *("Memory failure: ", "Internal error: s", "Unhandled fault: s", "synchronous "),
+        ),
         opens=False,
     ),
     KnownMessage(
         "io_error",
-        r"(?:blk_update_request: )?(?:critical \w+ error|I/O error), dev |Buffer I/O error on dev"
+        r"(?:blk_update_request: |print_req_error: |end_request: )?(?:critical \w+ error|I/O error)"
+        r", dev |Buffer I/O error on dev"
         r"|nvme \S+ ?: (?:I/O .{0,40}timeout|controller is down)|ata\d\S*: (?:failed command"
         r"|exception Emask)|sd \S+ \[\w+\] .*(?:FAILED Result|Medium Error)",
         _O,
         "a disk does not answer, or answers with errors",
         "block/blk-core.c, drivers/nvme/host/pci.c, drivers/ata, drivers/scsi/sd.c",
+        (
+            *("blk_update_request", "print_req_error", "end_request", "critical ", "I/O error"),
+            *("Buffer I/O error", "nvme ", "ata", "sd "),
+        ),
         opens=False,
     ),
     KnownMessage(
@@ -223,6 +294,7 @@ KNOWN = (
         _O,
         "the kernel touched memory that is not there",
         "arch/arm64/mm/fault.c: die_kernel_fault(); arch/x86/mm/fault.c: show_fault_oops()",
+        ("Unable to h", "BUG: unable", "BUG: kernel NULL", "Oops: general", "general protection"),
     ),
     KnownMessage(
         "kernel_bug",
@@ -230,13 +302,16 @@ KNOWN = (
         _O,
         "the kernel found a state that must not be",
         "lib/bug.c: report_bug()",
+        ("kernel BUG at ",),
     ),
     KnownMessage(
         "warning",
-        r"WARNING: (?:CPU: \d+ PID: \d+ at |\S+:\d+ at |\[)",
+        _WARNING.format(r"\S+:\d+")
+        + r"|WARNING: (?:CPU: \d+ PID: \d+ at|\[.{1,200}?\] \S+:\d+ at)",
         _O,
         "the kernel found a state that should not be, and went on",
         "kernel/panic.c: __warn()",
+        ("WARNING: ",),
     ),
     KnownMessage(
         "panic",
@@ -244,6 +319,7 @@ KNOWN = (
         _O,
         "the kernel gave up",
         "kernel/panic.c: panic()",
+        ("Kernel panic",),
         opens=False,
     ),
 )
@@ -253,11 +329,22 @@ KINDS = tuple(dict.fromkeys(known.kind for known in KNOWN))
 
 # One regular expression for all rows: a log of 100 MB has a million lines.
 _ALL = re.compile("|".join(f"(?P<d{i}>{d.pattern})" for i, d in enumerate(KNOWN)))
+_BEGINS = tuple({word for known in KNOWN for word in known.begins if not word.startswith(" ")})
+_INSIDE = tuple({word for known in KNOWN for word in known.begins if word.startswith(" ")})
+# A task's name in front: "NAME[123]: segfault at", "NAME (123): drop_caches",
+# "NAME/123: potentially unexpected fatal signal" (arch/*/mm/fault.c, kernel/signal.c). A network
+# device's: "NAME: renamed from" (net/core/dev.c: dev_change_name()).
+_CHOSEN_BY_USERS = re.compile(
+    r".{1,15}?(?:\[\d+\]:? |\(\d+\): |/\d+: potentially|: renamed from "
+    r"|: (?:entered|left) \w+ mode| uses )"
+)
 
 
 def recognise(message: str) -> KnownMessage | None:
     """The row for a kernel message without its timestamp; None for everything ordinary."""
+    if not message.startswith(_BEGINS) and not any(word in message for word in _INSIDE):
+        return None
     found = _ALL.match(message)
-    if found is None or found.lastgroup is None:
+    if found is None or found.lastgroup is None or _CHOSEN_BY_USERS.match(message):
         return None
     return KNOWN[int(found.lastgroup[1:])]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 from ebpfwatch.kernellog.known import KnownMessage
 
 __all__ = ["Frame", "Module", "Record", "Report"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One kernel message without its prefixes; ``seconds`` since boot, None where not printed."""
+class Record(NamedTuple):
+    """One kernel message without its prefixes; ``seconds`` since boot, None where not printed.
+
+    ``boot``: the journal's name of the boot it is of, "" where the log does not say.
+    """
 
     text: str
     seconds: float | None = None
+    boot: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +41,11 @@ class Module:
 
     name: str
     flags: str = ""
+
+    @property
+    def listed(self) -> str:
+        """As the kernel lists it: name(flags)."""
+        return f"{self.name} ({self.flags})" if self.flags else self.name
 
     @property
     def foreign(self) -> bool:
@@ -76,6 +85,12 @@ class Report:
     number: int = 0
     code: str = ""
     cache: str = ""
+    #: the cache that the object was freed into, where that is another than its own
+    wrong_cache: str = ""
+    #: the list of modules has words that are no names of modules: it was cut, or mixed
+    modules_cut: bool = False
+    #: it has lines that only a kernel that dies of a fault prints
+    fatal: bool = False
     #: the registers that follow are those of user space, or of code that was interrupted
     others_registers: bool = False
     registers: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -95,6 +110,21 @@ class Report:
         first = [self.at] if self.at else []
         rest = self.frames[1:] if self.at and self.frames[:1] == first else self.frames
         return [frame.symbol.split(".")[0] for frame in [*first, *rest] if frame.sure]
+
+    @property
+    def all_frames(self) -> list[Frame]:
+        """Every frame that the report has, of whatever stack and however sure."""
+        others = [frame for frames in self.other_stacks.values() for frame in frames]
+        single = [frame for frame in (self.at, self.caller) if frame is not None]
+        return [*single, *self.frames, *self.victim_frames, *others]
+
+    @property
+    def modules_at_work(self) -> set[str]:
+        """Modules that any of these frames, or the work function, belong to."""
+        names = {frame.module for frame in self.all_frames if frame.module}
+        if self.work.endswith("]"):
+            names.add(self.work.rpartition("[")[2].rstrip("]"))
+        return names
 
     @property
     def title(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ebpfwatch.triage import fault
 from ebpfwatch.triage.assess import Weight
+from ebpfwatch.triage.causes import accused
 from ebpfwatch.triage.summary import Triage
 
 __all__ = ["modules", "next_steps"]
@@ -11,65 +12,90 @@ __all__ = ["modules", "next_steps"]
 
 def modules(triage: Triage) -> list[str]:
     """The out-of-tree ones, and whether any is on a stack."""
-    foreign = [module for module in triage.modules.values() if module.foreign]
-    if not triage.modules:
-        return []
-    if not foreign:
-        return [f"{len(triage.modules)} loaded, none of them out of tree"]
-    names = ", ".join(f"{module.name} ({module.flags})" for module in foreign)
-    said = [
-        f"out of tree: {names}. They are suspects, not culprits: loaded is all that the log says",
-    ]
-    on_stack = sorted(_at_work(triage) & {module.name for module in foreign})
-    if on_stack:
-        said.append(f"on the stack, or the work function, of a report above: {', '.join(on_stack)}")
-    elif triage.verdict in ("this_bug", "suspected") and not (triage.traced or triage.findings):
-        said.append("none of them is on a stack in this log: who freed first is not in it")
+    foreign = triage.foreign()
+    said: list[str] = []
+    if triage.modules and not foreign and not triage.modules_cut:
+        said.append(f"{len(triage.modules)} loaded, none of them out of tree")
+    if foreign:
+        names = ", ".join(module.listed for module in foreign)
+        said.append(f"out of tree: {names}. They are suspects, not culprits")
+    names_at_work = {name for name in triage.at_work if name in {m.name for m in foreign}}
+    for name, how in accused(triage):
+        said.append(f"{name} {how}")
+        names_at_work.discard(name)
+    if names_at_work:
+        listed = ", ".join(sorted(names_at_work))
+        said.append(f"on a stack of a report, which does not say that it did it: {listed}")
+    elif foreign and not triage.at_work & {module.name for module in foreign}:
+        said.append(
+            "none of them is on a stack in this log: that they are loaded is all that it says, and"
+            " who freed first is not in it"
+        )
+    if triage.modules_cut:
+        said.append("the list of modules was cut or mixed with other lines: there may be more")
     return said
-
-
-def _at_work(triage: Triage) -> set[str]:
-    """Modules whose code a report that matters shows at work."""
-    reports = [g.report for g in triage.groups if g.assessment.weight >= Weight.UNDECIDED]
-    modules = {frame.module for report in reports for frame in report.frames}
-    return modules | {report.work.partition("[")[2].rstrip("]") for report in reports}
 
 
 def next_steps(triage: Triage) -> list[str]:
     """Steps in the order in which to take them."""
+    steps = _get_the_rest(triage)
     if triage.verdict == "nothing_found":
-        return []
+        return steps
+    if triage.hardware_first:
+        steps.insert(
+            0,
+            "look at the hardware first: test the memory (memtest86+), read `ras-mc-ctl --errors`"
+            " or the machine's own log; a flipped bit in a pointer looks like this bug",
+        )
     if triage.verdict == "not_this_bug":
-        return ["follow the first complaint above; ebpfwatch has nothing to add to it"]
-    steps = _vmcore(triage)
+        return [*steps, "follow the first complaint above; ebpfwatch has nothing to add to it"]
+    steps += _vmcore(triage)
     if triage.traced:
         steps.append(
             "name the addresses that ebpfwatch printed: its next start on that machine does it by"
             " itself, and `ebpfwatch report` shows what reached the disk"
         )
-    if triage.findings:
-        steps.append("read the findings whole: `ebpfwatch report`, or state_directory/findings")
-    else:
-        steps.append(
-            "find the first free with its stack, which no log holds: run `ebpfwatch run` with"
-            " evidence.first_stacks on and do again what users did; a finding names both"
-            " contexts and the module of each frame"
-        )
-    if any(module.foreign for module in triage.modules.values()):
+    steps += _first_free(triage)
+    if triage.foreign():
         steps.append(
             "leave the out-of-tree modules out, half of them at a time, those that hook into files"
             " first; a machine without them that still crashes acquits them"
         )
     steps.append(
-        "on a test machine boot with slub_debug=FZPU,ext4_inode_cache: a second free is caught as"
-        " it happens, as long as the object was not handed out again in between; it costs memory"
-        " and time on every inode"
+        "on a test machine boot with slub_debug=FZPU,ext4_inode_cache,dentry: a second free is"
+        " caught as it happens, as long as the object was not handed out again in between; it costs"
+        " memory and time on every inode and dentry"
     )
     steps.append(
         "keep the next crash whole: kdump loaded, kernel.panic_on_oops=1; `ebpfwatch check` says"
         " what of it is missing"
     )
     return steps
+
+
+def _get_the_rest(triage: Triage) -> list[str]:
+    """Where the log is not whole."""
+    counts = triage.counts
+    if counts.behind and not counts.learned:
+        return ["cut the unknown prefix off and read the log again, or report its form"]
+    if triage.missing or counts.upside_down:
+        return [
+            "get the whole log of that boot: `journalctl -k -b -1 -o export`, vmcore-dmesg of the"
+            " dump, or the records in /var/lib/systemd/pstore"
+        ]
+    return []
+
+
+def _first_free(triage: Triage) -> list[str]:
+    if triage.findings:
+        return ["read the findings whole: `ebpfwatch report`, or state_directory/findings"]
+    if any(heading == "freed" for heading, _ in triage.first_freer):
+        return ["look at the stack of the free before, which this log has, and at who called it"]
+    return [
+        "find who was first: no stack of a first free is in this log. Run `ebpfwatch run` with"
+        " evidence.first_stacks on and do again what users did; a finding names both"
+        " contexts and the module of each frame"
+    ]
 
 
 def _vmcore(triage: Triage) -> list[str]:

@@ -9,7 +9,7 @@ import re
 from ebpfwatch.kernellog.report import Report
 from ebpfwatch.triage import instructions
 
-__all__ = ["before_fault", "describe", "object_and_page", "slab_cache_offset"]
+__all__ = ["before_fault", "describe", "object_and_page", "poison", "slab_cache_offset"]
 
 #: include/linux/poison.h; LIST_POISON2 was 0x200 in older kernels.
 _POISONS = {
@@ -22,6 +22,18 @@ _POISONS = {
 }
 _PRESENT, _WRITE, _USER, _FETCH = 1, 2, 4, 16  # arch/x86/include/asm/trap_pf.h
 _NEAR = 16  # bytes: an access may begin before the page that is not there
+
+
+def poison(address: int | None) -> str:
+    """What an address is made of that the kernel writes into freed memory; "" for another.
+
+    A field behind the pointer may have been meant: up to a page behind it, or a little before it.
+    """
+    if address is None:
+        return ""
+    behind = [value for value in _POISONS if value <= address < value + 4096]
+    before = [value for value in _POISONS if value - 256 <= address < value]
+    return _POISONS[max(behind)] if behind else _POISONS[min(before)] if before else ""
 
 
 def describe(report: Report) -> list[str]:

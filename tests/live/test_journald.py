@@ -103,7 +103,7 @@ def test_an_early_warning_is_in_the_journal(
     low = Zone(0, "Normal", 70 * mib, 66 * mib, 84 * mib, 101 * mib, 15000 * mib)
     burst = (time.monotonic(), "reclaim evicted 20000 ext4 inodes")
     precursors.judge((low,), burst, 300, journal.Journal(SOCKET, "auto"))
-    assert precursors.active and this_boot.kernel_log["dentry_alias"].number == 1
+    assert precursors.active and this_boot.kernel_log["dentry_free"].number == 1
     words = ["journalctl", "-o", "json", "-n", "1", f"MESSAGE_ID={journal.EARLY_ID}"]
     deadline = time.monotonic() + 10
     record: dict[str, str] = {}

@@ -151,9 +151,9 @@ def read_console(data: bytes) -> None:
 
 def read_kernel_log(data: bytes) -> None:
     """The log of a dead machine: told, and as JSON."""
-    result = summary.read(io.BufferedReader(io.BytesIO(data)))
-    explain.tell(result, "log")
-    json.dumps(explain.to_json(result))
+    for boot in summary.read(io.BufferedReader(io.BytesIO(data))):
+        explain.tell(boot, "log")
+        json.dumps(explain.to_json(boot))
 
 
 def read_btf(data: bytes) -> None:

@@ -84,10 +84,10 @@ CASES: list[tuple[str, dict[str, str], dict[str, str], list[dict[str, str]]]] = 
     ),
     (
         "EbpfwatchPrecursor",
-        {"ebpfwatch_kernel_log_age_seconds{kind='dentry_alias'}": "7000+60x80"},
-        {"kind": "dentry_alias"},
+        {"ebpfwatch_kernel_log_age_seconds{kind='dentry_free'}": "7000+60x80"},
+        {"kind": "dentry_free"},
         [
-            {"ebpfwatch_kernel_log_age_seconds{kind='dentry_alias'}": "NaN " * 80},
+            {"ebpfwatch_kernel_log_age_seconds{kind='dentry_free'}": "NaN " * 80},
             {"ebpfwatch_kernel_log_age_seconds{kind='io_error'}": "0+60x80"},
         ],
     ),
@@ -380,7 +380,7 @@ TIMELINES: list[tuple[str, str, dict[str, str], dict[str, bool]]] = [
     (
         "a message of the kernel before the daemon started",
         "EbpfwatchPrecursor",
-        {"ebpfwatch_kernel_log_age_seconds{kind='dentry_alias'}": "_x10 80000+60x300"},
+        {"ebpfwatch_kernel_log_age_seconds{kind='dentry_free'}": "_x10 80000+60x300"},
         {"9m": False, "11m": True, "100m": True, "130m": False},
     ),
     (

@@ -80,7 +80,7 @@ def test_the_next_boot_begins_at_nothing(tmp_path: Path, store: Store) -> None:
     """The memory is whole again, so the alert ends; the findings stay on the disk."""
     store.write(finding(0))
     before = again(tmp_path)
-    before.kernel_said("dentry_alias", 5)
+    before.kernel_said("dentry_free", 5)
     before.last_boot_ended("panic")
     before.save()
     after = again(tmp_path, "another")
@@ -91,13 +91,13 @@ def test_the_next_boot_begins_at_nothing(tmp_path: Path, store: Store) -> None:
 def test_the_kernels_messages_and_the_last_boot_are_kept(tmp_path: Path) -> None:
     """How the boot before ended is found out once a boot, by the first start."""
     before = again(tmp_path)
-    assert [before.kernel_said("dentry_alias", ns) for ns in (5, 7)] == [1, 2]
+    assert [before.kernel_said("dentry_free", ns) for ns in (5, 7)] == [1, 2]
     before.last_boot_ended("panic")
     before.save()
     after = again(tmp_path)
     after.last_boot_ended("")
-    assert after.kernel_log["dentry_alias"].number == 2
-    assert after.kernel_log_ages(1_000_000_007) == {"dentry_alias": 1.0}
+    assert after.kernel_log["dentry_free"].number == 2
+    assert after.kernel_log_ages(1_000_000_007) == {"dentry_free": 1.0}
     assert after.last_boot == "panic" and after.last_boot_ns == before.last_boot_ns > 0
 
 

@@ -34,8 +34,9 @@ CASE = next(
 
 
 def triage(data: bytes) -> Triage:
-    """The triage of a log's bytes."""
-    return read(io.BufferedReader(io.BytesIO(data)))
+    """The triage of a log's bytes: of its heaviest boot, if it has several."""
+    boots = read(io.BufferedReader(io.BytesIO(data)))
+    return max(boots, key=lambda boot: boot.weight or 0)
 
 
 def sample(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -63,6 +64,8 @@ def test_every_sample_gets_the_verdict_beside_it(path: Path) -> None:
     said = " ".join(explain.tell(result, path.name).split())
     for words in expected["says"]:
         assert words in said
+    for words in expected.get("never", ()):
+        assert words not in said
 
 
 #: What stands before a line: by the forms of journalctl, dmesg, syslog, and mail.
@@ -111,12 +114,12 @@ def _write(plain: list[Record], form: str) -> bytes:
 
 
 def test_enough_samples_and_enough_innocent_ones() -> None:
-    """At least 18, of which 6 are other diseases; every kind but a few is in one."""
+    """Many, a fifth of them of other faults; every kind but one is in one of them."""
     verdicts = [sample(path)[0]["verdict"] for path in LOGS]
-    assert len(LOGS) >= 18
-    assert verdicts.count("not_this_bug") >= 6
+    assert len(LOGS) >= 78
+    assert verdicts.count("not_this_bug") >= 15
     seen = {kind for path in LOGS for kind in sample(path)[0]["kinds"]}
-    assert set(KINDS) - seen <= {"dentry_in_use", "refcount", "rcu_stall"}
+    assert set(KINDS) - seen <= {"inode_links"}
 
 
 @pytest.mark.skipif(not CASE.exists(), reason=f"the case's own log is not at {CASE}")
@@ -127,7 +130,7 @@ def test_the_case_itself() -> None:
     for words in (
         "THIS BUG",
         "kernel 4.19.0-arm64-desktop (#5312), arm64",
-        "once: dentry_alias at fs/dcache.c:338, dentry_free+0x24/0xa8",
+        "once: dentry_free at fs/dcache.c:338, dentry_free+0x24/0xa8",
         "CPU 2; task kswapd0 (pid 67); inside memory reclaim (shrink_slab, by kswapd)",
         "kmem_cache_free+0xfc/0x1c8, called from ext4_i_callback+0x18, fault address 0xd0",
         "memcg_params.root_cache",
@@ -150,6 +153,24 @@ def test_the_case_itself() -> None:
         assert words in said
     assert [m for m in result.modules.values() if m.foreign][0].name == "cifs"
     assert len(result.modules) == 67
+
+
+#: The smallest logs that were read wrongly once, with the right verdict; 0 means that any will do
+#: as long as the kernel's message is read.
+RIGHT = {
+    **dict.fromkeys("m01 m02 m03 m16a m16b m16c m16d m16e m16f".split(), "undecided"),
+    **dict.fromkeys("m26 m28 m29 m30 m31 m05 m11 m13 m21".split(), "undecided"),
+    **dict.fromkeys("m04 m06 m07 m09 m10".split(), "this_bug"),
+    **dict.fromkeys("m08 m12 m14 m15 m17 m19 m23 m24 m25 m27 m27b".split(), "suspected"),
+    **dict.fromkeys("m20 m22".split(), "not_this_bug"),
+}
+CASES = sorted((CASE.parents[1] / "triage-cases").glob("m*.txt"))
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_logs_that_were_read_wrongly(path: Path) -> None:
+    """Those that were sent with the report of the faults."""
+    assert triage(path.read_bytes()).verdict == RIGHT[path.stem.split("-")[0]]
 
 
 def test_146_warnings_are_146(tmp_path: Path) -> None:
@@ -195,7 +216,7 @@ def test_repeated_lines_nobody_knows_are_named() -> None:
     """364 lines of an unknown module are a clue."""
     text = "".join(f"[{i}.000001] file {i} is not right, so can not go\n" for i in range(364))
     result = triage(text.encode())
-    assert list(result.repeated.values()) == [364]
+    assert [line.count for line in result.repeated] == [364]
     assert "came at least 364 times" in " ".join(explain.tell(result, "x").split())
 
 
@@ -272,7 +293,7 @@ def test_hostile_lines_take_no_time() -> None:
 
 
 _BIG = """\
-import io, random, resource, sys
+import io, random, resource, sys, time
 sys.path.insert(0, {root!r})
 from ebpfwatch.triage import explain
 from ebpfwatch.triage.summary import read
@@ -287,16 +308,18 @@ class Endless(io.RawIOBase):
         self.left -= len(part)
         return len(part)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-result = read(io.BufferedReader(Endless(), 1 << 16))
+began = time.process_time()
+result = max(read(io.BufferedReader(Endless(), 1 << 16)), key=lambda boot: boot.weight or 0)
+spent = time.process_time() - began
 text = explain.tell(result, "big")
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(result.counts.lines, grown, result.verdict)
+print(result.counts.lines, grown, spent, result.verdict)
 """
 
 
 @pytest.mark.slow
 def test_100_megabytes_in_bounded_memory(tmp_path: Path) -> None:
-    """Reports without end, every one different, and lines of a megabyte: under 32 MB more."""
+    """Reports without end, every one different, and lines of a megabyte: in 64 MB and 20 s."""
     corpus = tmp_path / "corpus"
     chaos = random.Random(1)
     parts = []
@@ -308,9 +331,10 @@ def test_100_megabytes_in_bounded_memory(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=580, check=True
     )
-    lines, kib, verdict = done.stdout.split()
+    lines, kib, seconds, verdict = done.stdout.split()
     assert verdict == "this_bug" and int(lines) > 100000
-    assert int(kib) < 32 << 10
+    assert int(kib) < 44 << 10, "with 20 MB of Python that is 64 MB"
+    assert float(seconds) < 20
 
 
 # -- the command
@@ -319,7 +343,8 @@ TABLE = [
     (["triage", "tests/fixtures/logs/oom-5.15-x86.txt"], 1, "NOT THIS BUG", ""),
     (["triage", "tests/fixtures/logs/slub-bug-6.1-x86.txt"], 0, "THIS BUG", ""),
     (["triage", "/nonexistent"], 64, "", "cannot read /nonexistent: No such file"),
-    (["triage", "/"], 64, "", "cannot read /: Is a directory"),
+    (["triage", "tests/fixtures/logs", "/nonexistent"], 64, "", "cannot read /nonexistent"),
+    (["triage", "--modules", "/nonexistent", "-"], 64, "", "/nonexistent: not a directory"),
     (["triage", sys.executable], 64, "", "is a vmcore or a program, not a log"),
     (["triage", "--vmlinux", "/nonexistent", "-"], 64, "", "cannot read /nonexistent"),
     pytest.param(
@@ -379,23 +404,21 @@ def test_standard_input_and_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "complaint"),
+    "log",
     [
-        (b"\x1f\x8b\x08\0", "is compressed; try zcat FILE"),
-        (b'{\n\t"MESSAGE" : "x"\n}\n', "is not one object a line; try journalctl -k -o json"),
-        (b'data: {"MESSAGE":"x"}\n', "is made for a browser"),
-        (b"Thu 2026-11-26 10:00:00.123456 UTC [s=" + b"0a" * 16 + b";i=1]\n", "is verbose; try"),
+        b'{\n\t"_TRANSPORT" : "kernel",\n\t"MESSAGE" : "kernel BUG at mm/slub.c:1!"\n}\n',
+        b'data: {"MESSAGE":"kernel BUG at mm/slub.c:1!"}\n\n',
+        b'\x1e{"MESSAGE":"kernel BUG at mm/slub.c:1!"}\n',
+        b"Thu 2026-11-26 10:00:00.1 UTC [s="
+        + b"0a" * 16
+        + b";i=1]\n    _TRANSPORT=kernel\n    MESSAGE=kernel BUG at mm/slub.c:1!\n",
     ],
 )
-def test_forms_that_are_not_read_are_refused(tmp_path: Path, head: bytes, complaint: str) -> None:
-    """From a file and from a pipe: nothing found would be a lie."""
-    (tmp_path / "log").write_bytes(head)
-    for name, called in (("-", "standard input"), (str(tmp_path / "log"), f"{tmp_path}/log")):
-        words = [sys.executable, "-m", "ebpfwatch", "triage", name]
-        done = subprocess.run(words, cwd=ROOT, input=head, capture_output=True)
-        assert done.returncode == 64
-        wanted = complaint if name == "-" else complaint.replace("FILE", name)
-        assert done.stderr.decode().startswith(f"ebpfwatch: {called} {wanted}")
+def test_every_form_of_the_journal(log: bytes) -> None:
+    """json-pretty, json-sse, json-seq, verbose."""
+    assert triage(log).kinds == {"slab_corruption": 1}
+    forged = log.replace(b"kernel BUG", b"x").replace(b"_TRANSPORT=kernel", b"_TRANSPORT=syslog")
+    assert triage(forged).kinds == {}
 
 
 def test_a_closed_standard_input() -> None:
