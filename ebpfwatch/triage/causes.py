@@ -65,10 +65,10 @@ def _parent_killed_again(triage: Triage) -> list[str]:
         f"the shrinker killed the PARENT of a dentry {times} although the parent was dead already:"
         " in this kernel shrink_dentry_list() calls dentry_kill() only for the parent of what it"
         " has just killed. So a directory (or a few) died while it still had children, and each"
-        " child that was reclaimed afterwards killed it once more. A directory has one reference for each"
-        " child, so somebody called dput() on it more often than he had got it, some time before,"
-        " on none of these stacks. This is the best reading of the picture, not a proof: it was"
-        " made on purpose in 4.19.78 and looked the same",
+        " child that was reclaimed afterwards killed it once more. A directory has one reference"
+        " for each child, so somebody called dput() on it more often than he had got it, some time"
+        " before, on none of these stacks. This is the best reading of the picture, not a proof:"
+        " it was made on purpose in 4.19.78 and looked the same",
         "each of these kills hands the same rcu_head to RCU again, while it waits there. That joins"
         " the callback lists of the CPUs: callbacks behind it run twice, or too early, and they are"
         " those of what reclaim frees at that time, dentries and inodes that did nothing wrong. An"

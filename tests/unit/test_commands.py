@@ -119,7 +119,7 @@ def test_a_defect_is_no_answer(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> N
     def broken(*_: object) -> None:
         raise KeyError("what nobody expected")
 
-    monkeypatch.setattr("ebpfwatch.commands.triage._open", broken)
+    monkeypatch.setattr("ebpfwatch.commands.triage.logs", broken)
     assert main(["triage", "-"]) == Exit.SOFTWARE
     said = capfd.readouterr().err
     assert "in broken" in said and "a defect of ebpfwatch: KeyError: 'what nobody expected'" in said

@@ -83,13 +83,13 @@ PREFIXES = {
 }
 
 
-@pytest.mark.parametrize("path", LOGS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("form", ["export", "json", "crlf", "utf-16", *PREFIXES])
-def test_the_form_of_the_log_does_not_matter(path: Path, form: str) -> None:
+def test_the_form_of_the_log_does_not_matter(form: str) -> None:
     """The same verdict from the journal, a log server, a Windows editor."""
-    expected, log = sample(path)
-    plain = list(records(io.BufferedReader(io.BytesIO(log)), Counts()))
-    assert triage(_write(plain, form)).verdict == expected["verdict"]
+    for path in LOGS:
+        expected, log = sample(path)
+        plain = list(records(io.BufferedReader(io.BytesIO(log)), Counts()))
+        assert triage(_write(plain, form)).verdict == expected["verdict"], path.stem
 
 
 def _write(plain: list[Record], form: str) -> bytes:
