@@ -59,6 +59,9 @@ def _crashkernel(host: HostState, memory: Memory) -> Advice:
     reserve = crashkernel_for(int(memory.total * 1.02))
     crash = host.crash
     item = "crashkernel by RAM size"
+    if crash is not None and crash.crashkernel_bytes is None and not crash.kdump_loaded:
+        why = "nothing would use the memory that is set aside; pstore (ramoops) needs no kexec"
+        return _line(item, Level.FAIL, "this kernel has no kexec", why)
     if not reserve:
         value = f"{size(memory.total)} RAM: the table has no row below 2 GiB, nothing is reserved"
         why = "give a size by hand, or use ramoops, which needs 1 MB"

@@ -49,7 +49,9 @@ def _record(crash: CrashReadiness) -> Advice:
         Level.FAIL,
         "neither kdump nor a pstore backend",
         why,
-        "apt-get install kdump-tools   # or ramoops, on the kernel command line",
+        "apt-get install kdump-tools   # or ramoops, on the kernel command line"
+        if crash.crashkernel_bytes is not None
+        else "# this kernel has no kexec, so no kdump: ramoops, on the kernel command line",
     )
 
 

@@ -18,7 +18,7 @@ from ebpfwatch.system.log import defect, put, say
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-__all__ = ["COMMANDS", "main", "parser", "positive"]
+__all__ = ["COMMANDS", "main", "parser", "positive", "seconds"]
 
 #: name: one line of help. The module of the same name (with _ for -) is imported only when needed.
 COMMANDS = {
@@ -86,6 +86,17 @@ def positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:20]) < 10**9:
         raise argparse.ArgumentTypeError("must be a whole number, at least 1 and below 10^9")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """A type for argparse: a time in seconds, up to a day."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 86400:  # no NaN either: nothing is ever later than that
+        raise argparse.ArgumentTypeError("must be a number, more than 0 and at most 86400")
+    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from ebpfwatch.commands import positive
+from ebpfwatch.commands import positive, seconds
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host import meminfo, slabinfo, vfs
 from ebpfwatch.pagecache.residency import Residency
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--top", type=positive, default=50, metavar="N", help="files to show (50)")
     parser.add_argument(
-        "--seconds", type=_seconds, default=10.0, metavar="S", help="time for all of it (10)"
+        "--seconds", type=seconds, default=10.0, metavar="S", help="time for all of it (10)"
     )
     parser.add_argument(
         "--inodes",
@@ -34,16 +34,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="end the walk when it has put N inodes into memory (20000)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 86400:  # no NaN either: nothing is ever later than that
-        raise argparse.ArgumentTypeError("must be a number, more than 0 and at most 86400")
-    return value
 
 
 def run(arguments: argparse.Namespace) -> int:

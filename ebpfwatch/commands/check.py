@@ -73,7 +73,10 @@ class _Hooks:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Output form."""
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--json", action="store_true", help="one JSON object, with every line")
+    parser.add_argument(
+        "--all", action="store_true", help="show what is fine and the plans, too; by section"
+    )
     parser.add_argument(
         "--config",
         metavar="FILE",
@@ -105,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(_body(tried, host, advice)))
     else:
-        _print(tried, advice)
+        _print(tried, advice, arguments.all)
     if tried.error is not None:
         say(str(tried.error), "err")
     return code
@@ -188,18 +191,33 @@ def _dry_run(tried: _Hooks) -> dict[str, Any]:
     }
 
 
-def _print(tried: _Hooks, advice: list[Advice]) -> None:
+def _print(tried: _Hooks, advice: list[Advice], all_: bool) -> None:
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     print(f"Linux {platform.release()} {platform.machine()}")
+    shown = advice if all_ else _problems(advice)
     section = ""
-    for line in advice:
-        if line.section != section:
+    for line in shown:
+        if all_ and line.section != section:
             section = line.section
             print(f"\n{section}: {_ABOUT[section]}")
-        _print_line(line, width)
-    counted = [line.level for line in advice if line.section != "plans"]
-    sums = ", ".join(f"{counted.count(level)} {level.value}" for level in Level)
-    print(f"\n{sums}; {_conclusion(tried)}")
+        _print_line(line, width, "" if all_ else f"{line.section}: ")
+    levels = [line.level for line in shown]
+    sums = ", ".join(f"{levels.count(level)} {level.value}" for level in _WORST if level in levels)
+    print(f"\n{sums or 'no problems'}; {_conclusion(tried)}")
+    hidden = len(advice) - len(shown)
+    if hidden:
+        plans = sum(line.section == "plans" for line in advice)
+        print(f"not shown: {hidden - plans} lines that are OK, {plans} judged plans; see --all")
+
+
+#: The worst first.
+_WORST = (Level.FAIL, Level.UNKNOWN, Level.WARN, Level.OK)
+
+
+def _problems(advice: list[Advice]) -> list[Advice]:
+    """What is not fine, the worst first; plans are what might be done, and no problem."""
+    found = [line for line in advice if line.level is not Level.OK and line.section != "plans"]
+    return sorted(found, key=lambda line: _WORST.index(line.level))
 
 
 def _conclusion(tried: _Hooks) -> str:
@@ -212,8 +230,8 @@ def _conclusion(tried: _Hooks) -> str:
     return "the watcher can do its work here"
 
 
-def _print_line(line: Advice, width: int) -> None:
-    head = f"  {line.level.value:<8}{printable(line.item)}: {printable(line.value)}"
+def _print_line(line: Advice, width: int, section: str) -> None:
+    head = f"  {line.level.value:<8}{section}{printable(line.item)}: {printable(line.value)}"
     for text, indent in ((head, 10), (printable(line.why), 10)):
         first = "" if text is head else " " * indent
         for part in textwrap.wrap(

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import datetime
 import errno
+import json
 import os
 import select
 import signal
@@ -13,6 +14,7 @@ import struct
 import time
 from types import FrameType
 
+from ebpfwatch.commands import seconds
 from ebpfwatch.errors import Exit
 from ebpfwatch.events.wire import DecodeError, UnlinkEvent, decode, device
 from ebpfwatch.kernel import libbpf
@@ -23,16 +25,37 @@ from ebpfwatch.system.clock import ahead_ns
 from ebpfwatch.system.log import say
 from ebpfwatch.text.printable import printable
 
+_AT_FDCWD = -100  # include/uapi/linux/fcntl.h
 _EVERYBODY = 0xFFFFFFFF  # probes/sys_unlink.c
 _IN_FLIGHT = 1024
 _TELL_SECONDS = 5.0
 
+EXAMPLES = """\
+examples:
+  ebpfwatch unlinks --under /var/lib/app       who deletes files there, with whole paths
+  ebpfwatch unlinks --comm rm --errors         every call of rm, also those that failed
+  ebpfwatch unlinks --json --seconds 60        a minute of them, for a program
+"""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """How long, and how much."""
-    parser.add_argument("--seconds", type=float, metavar="S", help="stop after S seconds")
+    parser.add_argument("--seconds", type=seconds, metavar="S", help="stop after S seconds")
     parser.add_argument("--count", type=_positive, metavar="N", help="stop after N lines")
     parser.add_argument("--pid", type=_positive, help="only this process")
+    parser.add_argument("--comm", metavar="NAME", help="only tasks of this name")
+    parser.add_argument(
+        "--under", metavar="DIR", help="only paths below this directory; relative ones if resolved"
+    )
+    parser.add_argument(
+        "--errors", action="store_true", help="calls that failed, too; else they are counted"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument(
+        "--no-resolve",
+        action="store_true",
+        help="leave a relative path as it is, and keep no capability at all",
+    )
     parser.add_argument(
         "--in-flight",
         type=_room,
@@ -52,9 +75,9 @@ def _room(text: str) -> int:
 
 
 def _bounded(text: str, most: int) -> int:
-    value = int(text)
+    value = int(text[:12]) if text.isascii() and text.isdigit() else 0
     if not 1 <= value <= most:
-        raise argparse.ArgumentTypeError(f"must be 1 to {most}")
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 to {most}")
     return value
 
 
@@ -72,8 +95,9 @@ def run(arguments: argparse.Namespace) -> int:
     session = load(start_loader(request))
     whose = arguments.pid or _EVERYBODY
     libbpf.map_update(session.maps["wanted"], 0, struct.pack("=I", whose))
-    # No file of others is opened from here on, so not even what the daemon keeps.
-    privileges.drop(session.counters, always=())
+    # No file of others is opened from here on; /proc/PID/cwd is read, which takes CAP_SYS_PTRACE.
+    resolving = () if arguments.no_resolve else ("sys_ptrace",)
+    privileges.drop(session.counters, always=resolving)
     watch = _Watch(session, arguments)
     with contextlib.closing(session), _Stop() as stop:
         watch.follow(stop)
@@ -114,15 +138,19 @@ class _Watch:
         self._count: int | None = arguments.count
         self._room: int = arguments.in_flight
         self._ends = time.monotonic() + (arguments.seconds or float("inf"))
-        self._read = self._shown = self._garbled = self._told = 0
+        self._read = self._shown = self._garbled = self._told = self._failed = 0
+        self._errors: bool = arguments.errors
+        self._comm: str | None = arguments.comm
+        self._under = os.path.realpath(arguments.under) if arguments.under else ""
+        self._json: bool = arguments.json
+        self._resolve = not arguments.no_resolve
         self._next_look = 0.0
 
     def follow(self, stop: _Stop) -> None:
         """Until the time or the lines are used up, or a signal comes."""
-        print(
-            f"{'TIME':15} {'PID':>7} {'COMM':16} {'RESULT':8} {'DEV':>7} {'INODE':>10} PATH",
-            flush=True,
-        )
+        say("watching; Ctrl-C ends it")
+        if not self._json:
+            print(_HEAD, flush=True)
         while not stop.asked and self._shown != self._count:
             left = self._ends - time.monotonic()
             if left <= 0:
@@ -141,6 +169,8 @@ class _Watch:
         under_way = counters["unlink"] - self._read - lost
         if under_way > 0:
             reasons["not returned when it ended"] = under_way
+        if self._failed:
+            say(f"{self._failed} calls that failed are not shown; --errors shows them")
         if any(reasons.values()):
             missing = f"{lost + max(0, under_way)} of {counters['unlink']} calls are not shown"
             say(f"{missing}: {_listed(reasons)}", "warning")
@@ -177,25 +207,79 @@ class _Watch:
             if not isinstance(event, UnlinkEvent):
                 continue
             self._read += 1
-            if self._shown != self._count:
+            path = whole_path(event) if self._resolve else event.path
+            if self._shown != self._count and self._wanted(event, path):
                 self._shown += 1
-                lines.append(line(event, offset_ns))
+                lines.append((as_json if self._json else line)(event, offset_ns, path))
         if lines:
             print("\n".join(lines), flush=True)
+
+    def _wanted(self, event: UnlinkEvent, path: str) -> bool:
+        if self._comm is not None and event.who.comm != self._comm:
+            return False
+        if self._under and not f"{os.path.normpath(path)}/".startswith(f"{self._under}/"):
+            return False
+        if event.result and not self._errors:
+            self._failed += 1
+            return False
+        return True
+
+
+def whole_path(event: UnlinkEvent) -> str:
+    """The path with the directory that it is relative to; as it is where that cannot be read, as of
+    a process that has ended.
+
+    Read after the call: a process that has changed its directory since gives the new one.
+    """
+    if event.path.startswith("/") or not event.path:
+        return event.path
+    where = "cwd" if event.dfd == _AT_FDCWD else f"fd/{event.dfd}"
+    try:
+        return os.path.join(os.readlink(f"/proc/{event.who.tgid}/{where}"), event.path)
+    except OSError:
+        return event.path
 
 
 def _listed(reasons: dict[str, int]) -> str:
     return ", ".join(f"{number} {reason}" for reason, number in reasons.items() if number)
 
 
-def line(event: UnlinkEvent, offset_ns: int) -> str:
+_HEAD = f"{'TIME':27} {'PID':>7} {'COMM':16} {'RESULT':8} {'DEV':>7} {'INODE':>10} PATH"
+
+
+def line(event: UnlinkEvent, offset_ns: int, path: str) -> str:
     """One call; a name that only the kernel knows stands for a path that could not be read."""
-    when = datetime.datetime.fromtimestamp((event.ns + offset_ns) / 1e9)
-    result = "ok" if event.result == 0 else errno.errorcode.get(-event.result, str(event.result))
     dev = ":".join(map(str, device(event.dev))) if event.ino else "-"
     inode = str(event.ino) if event.ino else "-"
-    path = printable(event.path) or f".../{printable(event.name)}"
     return (
-        f"{when:%H:%M:%S.%f} {event.who.tgid:>7} {printable(event.who.comm):16} {result:8}"
-        f" {dev:>7} {inode:>10} {path}"
+        f"{_when(event, offset_ns)} {event.who.tgid:>7} {printable(event.who.comm):16}"
+        f" {_result(event):8} {dev:>7} {inode:>10} {printable(path or f'.../{event.name}')}"
     )
+
+
+def as_json(event: UnlinkEvent, offset_ns: int, path: str) -> str:
+    """The same for programs; ``dev`` and ``inode`` are null where no ext4 inode was reached."""
+    return json.dumps(
+        {
+            "time": _when(event, offset_ns),
+            "pid": event.who.tgid,
+            "tid": event.who.pid,
+            "comm": event.who.comm,
+            "result": _result(event),
+            "dev": ":".join(map(str, device(event.dev))) if event.ino else None,
+            "inode": event.ino or None,
+            "path": path,
+            "name": event.name,
+        }
+    )
+
+
+def _when(event: UnlinkEvent, offset_ns: int) -> str:
+    """UTC, which the Z says."""
+    seconds_ = (event.ns + offset_ns) / 1e9
+    when = datetime.datetime.fromtimestamp(seconds_, datetime.timezone.utc)
+    return f"{when:%Y-%m-%dT%H:%M:%S.%f}Z"
+
+
+def _result(event: UnlinkEvent) -> str:
+    return "ok" if event.result == 0 else errno.errorcode.get(-event.result, str(event.result))

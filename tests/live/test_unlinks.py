@@ -5,6 +5,7 @@ in silence, and nobody's result under another's name.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.live.harness import ROOT, build
 
@@ -30,7 +32,7 @@ class Unlinks:
 
     def __enter__(self) -> Unlinks:
         deadline = time.monotonic() + 30
-        while not self._out.read_text().startswith("TIME"):
+        while "watching" not in self.log.read_text():
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
         return self
@@ -44,6 +46,12 @@ class Unlinks:
         """SIGTERM; the lines, by field."""
         self.process.send_signal(signal.SIGTERM)
         return self.lines()
+
+    def json(self) -> list[dict[str, Any]]:
+        """SIGTERM; the objects."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(60) == 0, self.log.read_text()
+        return [json.loads(line) for line in self._out.read_text().splitlines()]
 
     def lines(self) -> list[list[str]]:
         """The lines, by field, once it has ended."""
@@ -65,7 +73,7 @@ def test_each_unlink_is_one_line(ext4: Path, tmp_path: Path) -> None:
     for file in files:
         file.touch()
     inodes = {str(file): str(file.stat().st_ino) for file in files}
-    with Unlinks(tmp_path, "--count", 25) as watcher:
+    with Unlinks(tmp_path, "--count", 25, "--errors") as watcher:
         for file in files:
             os.unlink(file)
         for missing in ("no-such-file\n\x1b[31m", "/nonexistent/x"):
@@ -78,12 +86,34 @@ def test_each_unlink_is_one_line(ext4: Path, tmp_path: Path) -> None:
         assert shown[path][3] == "ok"
         assert shown[path][5] == inode
     assert shown["/nonexistent/x"][3] == "ENOENT"
-    assert shown["no-such-file\\x0a\\x1b[31m"][5] == "-"
+    missing = os.path.join(os.getcwd(), "no-such-file\\x0a\\x1b[31m")
+    assert shown[missing][5] == "-"
+    assert all(re.fullmatch(r"20\d\d-\S+T\S+Z", fields[0]) for fields in lines)
+
+
+def test_what_is_asked_for_is_shown(ext4: Path, tmp_path: Path) -> None:
+    """Below a directory, whole paths of relative names, and what failed is counted."""
+    (ext4 / "sub").mkdir()
+    directory = os.open(ext4 / "sub", os.O_RDONLY)
+    for name in ("one", "two"):
+        (ext4 / "sub" / name).touch()
+    (ext4 / "elsewhere").touch()
+    with Unlinks(tmp_path, "--under", ext4 / "sub", "--json") as watcher:
+        os.unlink(ext4 / "elsewhere")
+        os.unlink(ext4 / "sub/one")
+        os.unlink("two", dir_fd=directory)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(ext4 / "sub/nothing")
+        bodies = watcher.json()
+    os.close(directory)
+    assert [body["path"] for body in bodies] == [str(ext4 / "sub/one"), str(ext4 / "sub/two")]
+    assert all(body["result"] == "ok" and body["time"].endswith("Z") for body in bodies)
+    assert watcher.said(r"(\d+) calls that failed are not shown") == (1,)
 
 
 def test_it_gives_up_its_privileges(tmp_path: Path) -> None:
     """From /proc, in every thread: no capability, none to be had again, not by what it starts."""
-    with Unlinks(tmp_path) as watcher:
+    with Unlinks(tmp_path, "--no-resolve") as watcher:
         for task in Path(f"/proc/{watcher.process.pid}/task").iterdir():
             status = (task / "status").read_text()
             for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
@@ -92,7 +122,7 @@ def test_it_gives_up_its_privileges(tmp_path: Path) -> None:
         os.close(os.open(tmp_path / "victim", os.O_CREAT))
         os.unlink(tmp_path / "victim")
         assert watcher.stop()[0][6] == str(tmp_path / "victim")  # ... and it still works
-    assert watcher.log.read_text() == ""
+    assert watcher.log.read_text() == "ebpfwatch: watching; Ctrl-C ends it\n"
 
 
 def test_calls_that_there_is_no_room_for_are_counted_and_told(ext4: Path, tmp_path: Path) -> None:
@@ -140,7 +170,7 @@ def test_under_collisions_shown_and_lost_are_the_calls_made(ext4: Path, tmp_path
                 expected[str(path)] = (f"crowd-{task}", "ok", str(path.stat().st_ino))
     words = [build(tmp_path, "crowd"), ext4, str(tasks), str(count)]
     with subprocess.Popen(words, stdin=subprocess.PIPE) as crowd:
-        with Unlinks(tmp_path, "--in-flight", 1, pid=crowd.pid) as watcher:
+        with Unlinks(tmp_path, "--errors", "--in-flight", 1, pid=crowd.pid) as watcher:
             crowd.communicate(b"\n")
             lines = watcher.stop()
     assert crowd.returncode == 0
@@ -156,7 +186,7 @@ def test_under_collisions_shown_and_lost_are_the_calls_made(ext4: Path, tmp_path
 def test_what_is_lost_is_told_at_a_bounded_rate(ext4: Path, tmp_path: Path) -> None:
     """A burst that the ring has no room for, its reader stopped meanwhile: one line and a sum."""
     calls = 20000
-    with Unlinks(tmp_path) as watcher:
+    with Unlinks(tmp_path, "--errors") as watcher:
         watcher.process.send_signal(signal.SIGSTOP)
         for _ in range(calls):
             with contextlib.suppress(FileNotFoundError):
