@@ -198,4 +198,4 @@ def load(path: str | Path) -> Config:
     """Read and check a file; raises ``EbpfwatchError`` (exit 78) with one line: where, what, what
     to do.
     """
-    return read(path, Config, "give another with --config; config.example.yaml is a working one")
+    return read(path, Config, "config.example.yaml is a working one")

@@ -230,7 +230,7 @@ def _conclusion(tried: _Hooks) -> str:
     return "the watcher can do its work here"
 
 
-def _print_line(line: Advice, width: int, section: str) -> None:
+def _print_line(line: Advice, width: int, section: str = "") -> None:
     head = f"  {line.level.value:<8}{section}{printable(line.item)}: {printable(line.value)}"
     for text, indent in ((head, 10), (printable(line.why), 10)):
         first = "" if text is head else " " * indent

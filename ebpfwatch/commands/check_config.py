@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from ebpfwatch import config
 from ebpfwatch.commands.daemon import CONFIG
-from ebpfwatch.errors import Exit
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.system.files import why_not_ours
 from ebpfwatch.system.log import say
 from ebpfwatch.text.strictyaml import MAX_BYTES, parse
 
@@ -24,13 +26,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit 78 with one line if the file is wrong."""
-    web_config = _load(arguments.file).metrics.web_config
+    settings = _load(arguments.file)
+    web_config = settings.metrics.web_config
     if web_config:
         from ebpfwatch.sinks.web.guard import Guard
 
         Guard(web_config)
+    _look_at(Path(settings.state_directory))
     say(f"{arguments.file} is fine")
     return Exit.OK
+
+
+def _look_at(directory: Path) -> None:
+    """What `run` would refuse; raises ``EbpfwatchError``.  It makes the directory if it is not
+    there, so only what is there can be wrong.
+    """
+    try:
+        why_not = why_not_ours(directory)
+    except OSError:
+        return
+    if why_not:
+        raise EbpfwatchError(
+            f"findings cannot go to state_directory {directory}: {why_not}",
+            "whoever can write there decides where root writes; give it to root alone",
+            Exit.CONFIG,
+        )
 
 
 def _load(file: str) -> config.Config:

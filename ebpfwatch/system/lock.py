@@ -47,7 +47,7 @@ class Lock:
             os.close(self._fd)
             raise EbpfwatchError(
                 f"another ebpfwatch already watches this machine: pid {holder}",
-                "stop it first: systemctl stop ebpfwatch",
+                "stop it first: systemctl stop ebpfwatch, or end that process",
                 Exit.TEMPFAIL,
             ) from None
         self.publish({})
@@ -81,7 +81,9 @@ def running_daemon(directory: Path) -> dict[str, Any]:
         if fd >= 0:
             os.close(fd)
     raise EbpfwatchError(
-        "no ebpfwatch daemon is running", "start it: systemctl start ebpfwatch", Exit.UNAVAILABLE
+        "no ebpfwatch daemon is running",
+        "start it: systemctl start ebpfwatch, or `make run` in a checkout",
+        Exit.UNAVAILABLE,
     )
 
 

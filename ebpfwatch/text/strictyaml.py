@@ -7,6 +7,7 @@ error: a key that is silently ignored is a promise that nobody keeps.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import typing
 from typing import Any, Callable, NoReturn, TypeVar
@@ -66,7 +67,8 @@ def parse(path: str, data: bytes, cls: type[_T]) -> _T:
         _fail(path, 0, "is nested too deeply", "")
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        _fail(path, line, f"is not YAML: {error.problem}", "")
+        tab = "\\t" in str(error.problem)  # "found character '\\t' that cannot start any token"
+        _fail(path, line, f"is not YAML: {error.problem}", "indent with spaces" if tab else "")
     except (yaml.YAMLError, ValueError) as error:
         _fail(path, 0, f"is not YAML: {' '.join(str(error).split())}", "")
     if node is None:
@@ -102,8 +104,11 @@ def _fail(path: str, line: int, problem: str, hint: str) -> NoReturn:
 
 def _mapping(path: str, node: yaml.Node, cls: Any, prefix: str) -> Any:
     line = node.start_mark.line + 1
+    if prefix and isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null"):
+        return cls()  # a section whose every key is commented out
     if not isinstance(node, yaml.MappingNode):
-        _fail(path, line, f"{prefix.rstrip('.') or 'the file'} must be a mapping", "")
+        name = prefix.rstrip(".") or "the file"
+        _fail(path, line, f"{name} must be a mapping", "that is lines of KEY: VALUE")
     types = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     values: dict[str, Any] = {}
@@ -146,6 +151,11 @@ def _texts(path: str, node: yaml.Node, key: str, field: dataclasses.Field[Any]) 
     return values
 
 
+def _yaml(value: Any) -> str:
+    """As it would stand in the file."""
+    return json.dumps(value)
+
+
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -157,10 +167,10 @@ def _scalar(path: str, node: yaml.Node, kind: type, key: str, field: dataclasses
         value = None
     right = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
     if not right or (isinstance(value, bool) and kind is not bool):
-        _fail(path, line, f"{key} must be {_WORDS[kind]}", f"the default is {field.default!r}")
+        _fail(path, line, f"{key} must be {_WORDS[kind]}", f"the default is {_yaml(field.default)}")
     if isinstance(value, str) and "\0" in value:
         _fail(path, line, f"{key} must not hold a NUL", "no path and no name does")
     problem = field.metadata["check"](value)
     if problem:
-        _fail(path, line, f"{key} {problem}", f"the default is {field.default!r}")
+        _fail(path, line, f"{key} {problem}", f"the default is {_yaml(field.default)}")
     return value

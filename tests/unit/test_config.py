@@ -156,3 +156,16 @@ def test_depth_is_refused_before_it_costs_anything(tmp_path: Path, opening: str)
     file.write_text("hooks: " + opening * 9)
     with pytest.raises(EbpfwatchError, match="nested too deeply"):
         config.load(file)
+
+
+def test_mistakes_in_the_readers_own_words(tmp_path: Path) -> None:
+    """A tab, a section whose keys are commented out, a default as it would stand in the file."""
+    file = tmp_path / "config.yaml"
+    file.write_text("hooks:\n\talloc: never\n")
+    with pytest.raises(EbpfwatchError, match="; indent with spaces"):
+        config.load(file)
+    file.write_text("hooks:\n  # alloc: never\nkernel:\n")
+    assert config.load(file) == config.Config()
+    file.write_text("evidence:\n  trace: 3\n")
+    with pytest.raises(EbpfwatchError, match="; the default is true$"):
+        config.load(file)
