@@ -1,6 +1,8 @@
 /*
- * Hook: raw tracepoint kmem:kmem_cache_free (call_site, ptr, s).  Since Linux 5.16 it has the cache
- * and fires before the free; before that it has neither, so a kprobe stands at the function's entry.
+ * Hook: raw tracepoint kmem:kmem_cache_free (call_site, ptr, s), which comes before the free since
+ * Linux 5.16.  Since 6.1 it has the cache; from 5.13 to 6.0 the cache's name, a pointer that only this
+ * cache has (s->name), and then EXT4_INODE_CACHE is that pointer.  Elsewhere a kprobe stands at the
+ * function's entry.
  *
  * The strict hook: it sees every free of an ext4 inode, whoever does it.  Where no function hook
  * stands on the RCU callback it is also the free itself (FREE_FROM_SLAB).

@@ -78,10 +78,13 @@ static __always_inline void learn_evict(u64 inode)
 /* Whether it is ext4's inode cache: its name as two words, then NUL: old verifiers know no loops. */
 static __always_inline bool is_inode_cache(u64 cache)
 {
-	u64 name = 0;
+	u64 name =
+		cache; /* FREE_CACHE_BY_NAME: the tracepoint gives its name (Linux 5.13 to 6.0) */
 	u64 found[3] = {};
 
+#ifndef FREE_CACHE_BY_NAME
 	READ(name, cache + OFF_CACHE_NAME);
+#endif
 	bpf_probe_read_kernel_str(found, sizeof(found), (void *)name);
 	return found[0] == 0x6f6e695f34747865ULL && found[1] == 0x65686361635f6564ULL && !found[2];
 }
@@ -96,7 +99,11 @@ static __always_inline void learn_free(u64 cache, u64 object, u64 call_site)
 	if (!answer || answer->cache)
 		return;
 	/* Ours is the object that the inode lies in; its neighbours on the slab page die, too. */
+#ifdef FREE_CACHE_BY_NAME
+	size = CACHE_OBJECT_SIZE;
+#else
 	READ(size, cache + OFF_CACHE_OBJECT_SIZE);
+#endif
 #pragma unroll
 	for (u32 i = 0; i < OURS; i++) {
 		u32 index = i;

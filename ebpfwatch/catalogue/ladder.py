@@ -2,8 +2,8 @@
 
 Data only.  A rung is taken if every one of its attachments can really be attached: the loader
 tries each with an empty program before it compiles.  Symbol candidates match with compiler
-suffixes (``.isra.0``, ``.part.1`` ...).  The order is by what it costs and what it tells;
-`make test-vm SCENARIOS=price` counts it (docs/architecture.md).
+suffixes (``.isra.0``; not those of a piece, ``loader/running.py``).  The order is by what it costs
+and what it tells; `make test-vm SCENARIOS=price` counts it (docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -45,13 +45,15 @@ class Rung:
 
     ``kind`` is "raw_tracepoint", "fentry", "kprobe" or "tracepoint"; ``defines`` select the code in
     probes/.  ``cache_argument`` names the raw tracepoint that must carry a ``struct kmem_cache *``,
-    and the define that gets its index.
+    and the define that gets its index; ``cache_name`` the define for a kernel where it carries the
+    cache's name instead (a pointer, as good as the cache's own).
     """
 
     kind: str
     attachments: tuple[Attachment, ...]
     defines: tuple[str, ...]
     cache_argument: tuple[str, str] = ("", "")
+    cache_name: str = ""
     note: str = ""
 
     @property
@@ -161,6 +163,7 @@ LADDER: dict[str, tuple[Rung, ...]] = {
             (Attachment("kmem_cache_free", "kmem_cache_free"),),
             ("ANY_FREE_RAW_TRACEPOINT",),
             cache_argument=("kmem_cache_free", "FREE_CACHE_ARG"),
+            cache_name="FREE_CACHE_BY_NAME",
             note="runs on every slab free",
         ),
         _kprobe("kmem_cache_free", "kmem_cache_free", "ANY_FREE_KPROBE"),

@@ -11,7 +11,7 @@ import os
 
 from ebpfwatch.kernel.libbpf import library
 
-__all__ = ["Btf", "BtfError"]
+__all__ = ["Btf", "BtfError", "module_fd"]
 
 _KIND_PTR = 2
 _KIND_STRUCT = 4
@@ -25,6 +25,37 @@ _DEEPEST = 32  # a damaged file may lead in circles
 
 class BtfError(Exception):
     """A name the kernel's BTF does not have, or no BTF at all."""
+
+
+class _BtfInfo(ctypes.Structure):
+    """struct bpf_btf_info (linux/bpf.h, Linux >= 5.11)."""
+
+    _fields_ = [
+        ("btf", ctypes.c_uint64),
+        ("btf_size", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("name", ctypes.c_uint64),
+        ("name_len", ctypes.c_uint32),
+        ("kernel_btf", ctypes.c_uint32),
+    ]
+
+
+def module_fd(module: str) -> int:
+    """An fd of the BTF that the kernel holds of this module; raises ``OSError`` if it has none."""
+    lib = library()
+    identifier = ctypes.c_uint32()
+    while lib.bpf_btf_get_next_id(identifier, ctypes.byref(identifier)) == 0:
+        fd = int(lib.bpf_btf_get_fd_by_id(identifier))
+        if fd < 0:
+            continue
+        name = ctypes.create_string_buffer(64)
+        info = _BtfInfo(name=ctypes.addressof(name), name_len=len(name))
+        size = ctypes.c_uint32(ctypes.sizeof(info))
+        told = lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)) == 0
+        if told and info.kernel_btf and name.value == module.encode():
+            return fd
+        os.close(fd)
+    raise OSError(errno.ENOENT, f"the kernel has no BTF of the module {module}")
 
 
 class _Type(ctypes.Structure):

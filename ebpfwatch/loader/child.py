@@ -38,7 +38,7 @@ from ebpfwatch.loader.compiler import Compiler, Module
 from ebpfwatch.loader.learn import Source, learn
 from ebpfwatch.loader.offsets import headers
 from ebpfwatch.loader.prober import Prober
-from ebpfwatch.loader.running import capabilities_missing, find_symbols, version_code
+from ebpfwatch.loader.running import capabilities_missing, find_symbols, lockdown, version_code
 from ebpfwatch.loader.ticks import Ticks
 from ebpfwatch.loader.verify import STAND_INS, Examiner, step_down
 from ebpfwatch.paths import Paths
@@ -95,6 +95,14 @@ def _serve(request: LoadRequest) -> tuple[Loaded | Examined, list[int]]:
     missing = capabilities_missing()
     if missing:
         raise EbpfwatchError(f"loading BPF programs needs {missing}", "run it as root", Exit.NOPERM)
+    if lockdown() == "confidentiality":
+        # bpf_probe_read_kernel and kprobes are refused (LOCKDOWN_BPF_READ_KERNEL, LOCKDOWN_KPROBES
+        # in include/linux/security.h), by words of the verifier's that do not say so.
+        raise EbpfwatchError(
+            "the kernel is locked down (confidentiality): no program may read its memory",
+            "boot with lockdown=integrity, or without it (some kernels set it with Secure Boot)",
+            Exit.UNAVAILABLE,
+        )
     with contextlib.suppress(ValueError, OSError):
         # Before Linux 5.11 maps count as locked memory; since then as the cgroup's.
         unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
@@ -302,8 +310,8 @@ class _Loading:
         self, module: Module, hook: LoadedHook, attachment: Attachment, found: _Attached
     ) -> None:
         symbol = self.prober.symbol(hook.kind, attachment)
-        btf_id = self.prober.btf_id(hook.kind, symbol)
-        program = module.load(hook.kind, attachment.function, btf_id)
+        function = self.prober.function(hook.kind, symbol)
+        program = module.load(hook.kind, attachment.function, function)
         try:
             if self.request.attach:  # a model test runs them by hand
                 found.links.append(attach_or_fail(hook.kind, program, attachment, symbol))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ebpfwatch.catalogue.ladder import NONE, SHARED_FREE, Rung, Unit, Wish, wishes
 from ebpfwatch.errors import EbpfwatchError, Exit
@@ -17,7 +18,7 @@ from ebpfwatch.kernel.protocol import LoadRequest
 from ebpfwatch.loader.btf import Btf, BtfError
 from ebpfwatch.loader.prober import Prober
 
-__all__ = ["Chooser", "configure", "insist", "rung_of"]
+__all__ = ["Chooser", "configure", "insist", "object_size", "rung_of"]
 
 
 def rung_of(hook: LoadedHook, ladder: Mapping[str, tuple[Rung, ...]]) -> Rung | None:
@@ -27,6 +28,21 @@ def rung_of(hook: LoadedHook, ladder: Mapping[str, tuple[Rung, ...]]) -> Rung | 
     place = hook.kind, hook.target
     rungs = ladder[hook.role]
     return next(rung for rung in rungs if (rung.kind, rung.attachments[0].target) == place)
+
+
+#: Linux 5.16: "mm: emit the "free" trace report before freeing memory in kmem_cache_free()"; no
+#: name and no type in the kernel tells the order.
+_FREES_AFTER = 0x51000
+
+_SLAB = Path("/sys/kernel/slab/ext4_inode_cache/object_size")
+
+
+def object_size(file: Path = _SLAB) -> int:
+    """Of an object of ext4's inode cache, as SLUB tells it; 0 if it does not."""
+    try:
+        return int(file.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
 
 
 class Chooser:
@@ -79,18 +95,23 @@ class Chooser:
 
     def _why_no_cache(self, rung: Rung) -> str:
         tracepoint, _ = rung.cache_argument
-        if not tracepoint or self._cache_index(rung) is not None:
+        if not tracepoint or self._cache_index(rung, "kmem_cache") is not None:
             return ""
         if self._btf is None:
             return "without BTF nobody knows the arguments of this tracepoint"
-        return "this tracepoint does not carry the cache on this kernel"
+        if not rung.cache_name or self._cache_index(rung, "char") is None:
+            return "this tracepoint does not carry the cache on this kernel"
+        if self._prober.version < _FREES_AFTER:
+            return "this tracepoint comes after the free on this kernel"
+        return (
+            "" if object_size() else "the size of ext4's inode objects is not in /sys/kernel/slab"
+        )
 
-    def _cache_index(self, rung: Rung) -> int | None:
+    def _cache_index(self, rung: Rung, kind: str) -> int | None:
         if self._btf is None:
             return None
         try:
-            arguments = self._btf.raw_tracepoint_arguments(rung.cache_argument[0])
-            return arguments.index("kmem_cache")
+            return self._btf.raw_tracepoint_arguments(rung.cache_argument[0]).index(kind)
         except (BtfError, ValueError):
             return None
 
@@ -98,7 +119,11 @@ class Chooser:
         """The compiler's flags that select a rung's code."""
         flags = [f"-D{define}" for define in rung.defines]
         if rung.cache_argument[0]:
-            flags.append(f"-D{rung.cache_argument[1]}={self._cache_index(rung)}")
+            index = self._cache_index(rung, "kmem_cache")
+            if index is None:
+                index = self._cache_index(rung, "char")
+                flags += [f"-D{rung.cache_name}", f"-DCACHE_OBJECT_SIZE={object_size()}"]
+            flags.append(f"-D{rung.cache_argument[1]}={index}")
         return flags
 
     def hook_defines(self, hook: LoadedHook, ladder: Mapping[str, tuple[Rung, ...]]) -> list[str]:

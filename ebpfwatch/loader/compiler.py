@@ -12,7 +12,7 @@ from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.loader import source
-from ebpfwatch.loader.fentry import load_fentry
+from ebpfwatch.loader.fentry import Function, load_fentry
 from ebpfwatch.loader.prober import PROGRAM_TYPES
 from ebpfwatch.paths import PROBES
 
@@ -28,13 +28,14 @@ class Module:
         self._bpf = bpf
         self._fds: list[int] = []
 
-    def load(self, kind: str, function: str, btf_id: int = 0) -> int:
-        """Load one function; the program's fd. ``btf_id``: what a fentry program will stand in."""
+    def load(self, kind: str, function: str, place: Function | None = None) -> int:
+        """Load one function; the program's fd. ``place``: what a fentry program will stand in."""
         if kind == "fentry":
-            return self._load_fentry(function, btf_id)
+            assert place is not None
+            return self._load_fentry(function, place)
         return int(self._bpf.load_func(function.encode(), PROGRAM_TYPES[kind]).fd)
 
-    def _load_fentry(self, function: str, btf_id: int) -> int:
+    def _load_fentry(self, function: str, place: Function) -> int:
         # bcc takes the target from the function's name and cannot be told another.
         from bcc.libbcc import lib
 
@@ -42,7 +43,7 @@ class Module:
             lib.bpf_function_start(self._bpf.module, function.encode()),
             lib.bpf_function_size(self._bpf.module, function.encode()),
         )
-        self._fds.append(load_fentry(code, btf_id, function))
+        self._fds.append(load_fentry(code, place, function))
         return self._fds[-1]
 
     def map(self, name: str) -> int:

@@ -1,19 +1,21 @@
 """Loading a fentry program: by bpf(2) itself, because bcc can be told neither the target nor that
 its ``support_kfunc()`` is wrong.
 
-The layout is union bpf_attr's for BPF_PROG_LOAD (linux/bpf.h), up to attach_btf_id (Linux >= 5.5).
+The layout is union bpf_attr's for BPF_PROG_LOAD (linux/bpf.h), up to attach_btf_obj_fd (Linux >=
+5.11; before that the kernel takes a 0 there).
 """
 
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import platform
 from typing import Callable
 
 from ebpfwatch.loader.refusal import last_words
 
-__all__ = ["load_fentry"]
+__all__ = ["Function", "load_fentry"]
 
 _BPF_CALL = {"x86_64": 321, "aarch64": 280}
 _PROG_LOAD = 5
@@ -44,11 +46,22 @@ class _ProgLoad(ctypes.Structure):
         ("line_info", ctypes.c_uint64),
         ("line_info_cnt", ctypes.c_uint32),
         ("attach_btf_id", ctypes.c_uint32),
+        ("attach_btf_obj_fd", ctypes.c_uint32),
     ]
 
 
-def load_fentry(code: bytes, btf_id: int, name: str) -> int:
-    """The fd of a program that stands at the entry of the function ``btf_id`` of vmlinux's BTF.
+@dataclasses.dataclass(frozen=True)
+class Function:
+    """A function that a fentry program stands in: its type, and the fd of its module's BTF (0 =
+    vmlinux's).
+    """
+
+    btf_id: int
+    module_fd: int = 0
+
+
+def load_fentry(code: bytes, function: Function, name: str) -> int:
+    """The fd of a program that stands at the entry of this function.
 
     Raises ``OSError``, with the verifier's reason if it had any.
     """
@@ -63,7 +76,8 @@ def load_fentry(code: bytes, btf_id: int, name: str) -> int:
         license=b"GPL",
         prog_name=name.encode()[:15],
         expected_attach_type=_FENTRY,
-        attach_btf_id=btf_id,
+        attach_btf_id=function.btf_id,
+        attach_btf_obj_fd=function.module_fd,
     )
     fd = _call(call, request)
     if fd >= 0:

@@ -5,15 +5,17 @@ Runs in the loader child.  Nothing stays attached.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import os
 import struct
 
 from ebpfwatch.catalogue.ladder import Attachment, Rung
 from ebpfwatch.kernel.attach import attach, perf_is_restricted
 from ebpfwatch.kernel.libbpf import ENOTSUPP, library
-from ebpfwatch.loader.btf import Btf
-from ebpfwatch.loader.fentry import load_fentry
+from ebpfwatch.loader.btf import Btf, BtfError, module_fd
+from ebpfwatch.loader.fentry import Function, load_fentry
 
 __all__ = [
     "EXIT",
@@ -133,16 +135,32 @@ class Prober:
     def _load(self, kind: str, symbol: str) -> int:
         """An empty program for this place; 0 if fentry cannot be there; raises ``OSError``."""
         if kind == "fentry":
-            btf_id = self.btf_id(kind, symbol)
-            return load_fentry(_FENTRY_ARGUMENT, btf_id, "probe") if btf_id else 0
+            function = self.function(kind, symbol)
+            return load_fentry(_FENTRY_ARGUMENT, function, "probe") if function else 0
         program = load_program(PROGRAM_TYPES[kind], EXIT, self.version)
         if program < 0:
             raise OSError(-program, os.strerror(-program))
         return program
 
-    def btf_id(self, kind: str, symbol: str) -> int:
-        """The type of the function that a fentry program stands in; 0 for other kinds."""
-        return self._btf.function(symbol) if kind == "fentry" and self._btf else 0
+    def function(self, kind: str, symbol: str) -> Function | None:
+        """The function that a fentry program stands in; None for other kinds, and where no BTF
+        describes it.
+        """
+        if kind != "fentry" or self._btf is None:
+            return None
+        found = self._btf.function(symbol)
+        if found:
+            return Function(found)
+        module, fd = self._ext4
+        found = module.function(symbol) if module else 0
+        return Function(found, fd) if found else None
+
+    @functools.cached_property
+    def _ext4(self) -> tuple[Btf | None, int]:
+        """The BTF of ext4 where that is a module (Debian, RHEL, openEuler), and its fd."""
+        with contextlib.suppress(BtfError, OSError):
+            return Btf(module="ext4"), module_fd("ext4")
+        return None, 0
 
     def symbol(self, kind: str, attachment: Attachment) -> str:
         """What to attach to; "" if there is nothing of that name."""

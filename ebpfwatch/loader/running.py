@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import struct
 from pathlib import Path
 
-__all__ = ["capabilities_missing", "find_symbols", "version_code"]
+__all__ = ["capabilities_missing", "find_symbols", "lockdown", "version_code"]
 
 _AT_SYSINFO_EHDR = 33
 _PT_NOTE = 4
@@ -49,6 +50,16 @@ def _version_note(notes: bytes) -> int:
     return 0
 
 
+#: The cold part of a function is jumped to, not called: a probe there sees nothing.  ``.part.N`` is
+#: what is left of a function whose beginning was inlined: it is reached by some of the calls only.
+_PIECE = re.compile(r"\b(cold|part)\b")
+#: These take other arguments than their source says, where the compiler knows all callers.
+_OTHER_ARGUMENTS = re.compile(r"\b(isra|constprop)\b")
+#: Static, not called by pointer, and hooked for its argument (the other such functions are
+#: exported, or in a table of operations, so that they keep theirs).
+_ARGUMENT_MATTERS = frozenset({"destroy_inode"})
+
+
 def find_symbols(wanted: set[str], kallsyms: Path = Path("/proc/kallsyms")) -> dict[str, str]:
     """Which function each wanted name goes by, in one pass: itself, or ``name.isra.0`` and its
     like.
@@ -62,10 +73,23 @@ def find_symbols(wanted: set[str], kallsyms: Path = Path("/proc/kallsyms")) -> d
             if len(fields) < 3 or fields[1] not in "tTwW":
                 continue
             stem, dot, suffix = fields[2].partition(".")
-            # The cold part of a function is jumped to, not called: a probe there sees nothing.
-            if stem in wanted and "cold" not in suffix and (not dot or stem not in found):
-                found[stem] = fields[2]
+            if stem not in wanted or (dot and stem in found) or _PIECE.search(suffix):
+                continue
+            if stem in _ARGUMENT_MATTERS and _OTHER_ARGUMENTS.search(suffix):
+                continue
+            found[stem] = fields[2]
     return found
+
+
+def lockdown(file: Path = Path("/sys/kernel/security/lockdown")) -> str:
+    """The lockdown that is on ("integrity", "confidentiality"); "" = none, or securityfs is not
+    there.
+    """
+    try:
+        chosen = re.search(r"\[(\w+)\]", file.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return ""
+    return chosen.group(1) if chosen and chosen.group(1) != "none" else ""
 
 
 def capabilities_missing(status: str | None = None) -> str:

@@ -72,7 +72,7 @@ class Examiner:
         symbol = self._prober.symbols.get(target, "")
         with overheard(self._verbose) as said:
             try:
-                module.load(kind, function, self._prober.btf_id(kind, symbol))
+                module.load(kind, function, self._prober.function(kind, symbol))
             except Exception as error:  # bcc's own have no type of their own
                 return Program(role, function, last_words(said()) or _words(error))
         return Program(role, function, "")

@@ -13,10 +13,12 @@ from ebpfwatch.catalogue.ladder import LADDER, Attachment, Rung, wishes
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.dry_run import Program
 from ebpfwatch.kernel.hook import LoadedHook
+from ebpfwatch.loader import choice
+from ebpfwatch.loader.btf import Btf
 from ebpfwatch.loader.choice import Chooser, rung_of
 from ebpfwatch.loader.prober import Prober
 from ebpfwatch.loader.refusal import last_words, overheard
-from ebpfwatch.loader.running import find_symbols
+from ebpfwatch.loader.running import find_symbols, lockdown
 from ebpfwatch.loader.verify import step_down
 
 KALLSYMS = """\
@@ -25,6 +27,8 @@ ffff000008200000 t ext4_destroy_inode.isra.0
 ffff000008300000 t shrink_slab.part.1
 ffff000008400000 t shrink_slab
 ffff000008500000 d inode_init_always
+ffff000008600000 t destroy_inode.isra.0
+ffff000008700000 t ext4_i_callback.part.0
 """
 
 
@@ -44,13 +48,13 @@ def test_what_is_not_wished_still_teaches() -> None:
     """any_free=none is a wish for no hook; ext4's cache has to be found all the same."""
     strict = "kprobe kmem_cache_free"
     chooser = Chooser(Kernel(strict), None, "any_free=none")
-    choice = chooser.choose("any_free", LADDER["any_free"])
-    assert not choice.has_rung
-    learning_rung = chooser.learning_rung(choice, LADDER["any_free"])
+    hook = chooser.choose("any_free", LADDER["any_free"])
+    assert not hook.has_rung
+    learning_rung = chooser.learning_rung(hook, LADDER["any_free"])
     assert learning_rung is not None and learning_rung.name == strict
     unable = Chooser(Kernel(), None, "")
-    choice = unable.choose("any_free", LADDER["any_free"])
-    assert unable.learning_rung(choice, LADDER["any_free"]) is None
+    hook = unable.choose("any_free", LADDER["any_free"])
+    assert unable.learning_rung(hook, LADDER["any_free"]) is None
 
 
 def test_a_rung_says_its_price() -> None:
@@ -61,9 +65,10 @@ def test_a_rung_says_its_price() -> None:
 
 
 def test_symbols_with_a_suffix(tmp_path: Path) -> None:
-    """The plain name first, else a clone; never the cold part, never data."""
+    """The plain name first, else a clone that has its arguments; never a piece, never data."""
     (tmp_path / "kallsyms").write_text(KALLSYMS)
     wanted = {"ext4_evict_inode", "ext4_destroy_inode", "shrink_slab", "inode_init_always"}
+    wanted |= {"destroy_inode", "ext4_i_callback"}
     assert find_symbols(wanted, tmp_path / "kallsyms") == {
         "ext4_destroy_inode": "ext4_destroy_inode.isra.0",
         "shrink_slab": "shrink_slab",
@@ -88,10 +93,10 @@ def test_a_wish_for_nothing(text: str, complaint: str) -> None:
 def test_the_best_rung_that_holds() -> None:
     """Neighbours of one kind that fail alike share one clause."""
     kernel = Kernel("raw_tracepoint kmem_cache_alloc", "kprobe destroy_inode")
-    choice = Chooser(kernel, None, "").choose("destroy", LADDER["destroy"])
-    assert choice.name == "kprobe destroy_inode"
+    hook = Chooser(kernel, None, "").choose("destroy", LADDER["destroy"])
+    assert hook.name == "kprobe destroy_inode"
     assert (
-        choice.why == "fentry ext4_destroy_inode: no fentry; kprobe ext4_destroy_inode: no kprobe;"
+        hook.why == "fentry ext4_destroy_inode: no fentry; kprobe ext4_destroy_inode: no kprobe;"
         " it runs for every filesystem, and not for who calls ext4's own function"
     )
     alloc = Chooser(kernel, None, "").choose("alloc", LADDER["alloc"])
@@ -217,3 +222,56 @@ def test_stderr_is_overheard_and_given_back(capfd: pytest.CaptureFixture[str]) -
             assert said() == "from C\n"
         os.write(2, b"after\n")
         assert capfd.readouterr().err == ("from C\nafter\n" if echo else "after\n")
+
+
+class Types(Btf):
+    """A kernel whose tracepoint of the slab free carries these."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._arguments = list(arguments)
+
+    def raw_tracepoint_arguments(self, name: str) -> list[str]:
+        """As the real one answers."""
+        return self._arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "version", "size", "says"),
+    [
+        (("", "", "kmem_cache"), 0x60100, 0, ""),
+        (("", "", "char"), 0x51300, 1096, ""),
+        (("", "", "char"), 0x51300, 0, "size of ext4's inode objects"),
+        (("", "", "char"), 0x50F00, 1096, "after the free"),
+        (("", ""), 0x41300, 1096, "does not carry the cache"),
+    ],
+)
+def test_the_name_of_a_cache_is_as_good_as_the_cache(
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    version: int,
+    size: int,
+    says: str,
+) -> None:
+    """Linux 5.16 to 6.0: the pointer to its name identifies it; no kprobe has to stand there."""
+    monkeypatch.setattr(choice, "object_size", lambda: size)
+    kernel = Kernel("raw_tracepoint kmem_cache_free")
+    kernel.version = version
+    chooser = Chooser(kernel, Types(*arguments), "")
+    found = chooser.choose("any_free", LADDER["any_free"])
+    assert found.has_rung is not bool(says) and says in found.reason
+    if found.has_rung:
+        flags = chooser.defines(LADDER["any_free"][0])
+        assert "-DFREE_CACHE_ARG=2" in flags
+        assert ("-DFREE_CACHE_BY_NAME" in flags) is ("char" in arguments)
+
+
+def test_a_lockdown_is_read(tmp_path: Path) -> None:
+    """securityfs marks the one that is on."""
+    file = tmp_path / "lockdown"
+    assert lockdown(file) == ""
+    for text, on in (
+        ("[none] integrity confidentiality", ""),
+        ("none integrity [confidentiality]", "confidentiality"),
+    ):
+        file.write_text(text + "\n")
+        assert lockdown(file) == on
