@@ -1,12 +1,14 @@
 """The governor: above a CPU budget the watcher gives up what it can do without, and says so.
 
-What is measured, and what cannot be, is argued in docs/performance.md.  The decision is pure;
-``HookSwitch`` carries it out on the links.
+What is measured, and what cannot be, is argued in docs/performance.md.  ``Load`` and
+``Governor`` are pure, ``HookSwitch`` carries the decision out on the links, and ``Governing`` is
+all of them together, once a tick.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,11 +16,14 @@ from typing import Callable
 
 from ebpfwatch.catalogue.counters import STEPS
 from ebpfwatch.catalogue.roles import Hook
+from ebpfwatch.daemon.liveness import Liveness
 from ebpfwatch.errors import EbpfwatchError
 from ebpfwatch.kernel.session import NEVER, Session
+from ebpfwatch.sinks.status import Governed
+from ebpfwatch.system import privileges
 from ebpfwatch.system.log import say
 
-__all__ = ["STEP_NS", "Governor", "Load", "HookSwitch"]
+__all__ = ["STEP_NS", "Governing", "Governor", "HookSwitch", "Load"]
 
 #: What one step of an inode's life costs in the kernel where the hardware's counters were cold:
 #: ``make bench`` prints it as the added cost of a life, four steps.
@@ -157,3 +162,45 @@ class HookSwitch:
             f"the hook {role} is off, because the watcher cost too much: {EXPENDABLE[role]}"
             for role in self.off
         )
+
+
+class Governing:
+    """Measures the load, decides, and switches hooks off and on."""
+
+    def __init__(
+        self,
+        session: Session,
+        budget: float,
+        configure: Callable[[], None],
+        liveness: Liveness,
+    ) -> None:
+        self._session = session
+        self._liveness = liveness
+        self._load = Load(session.loaded.slab_free_ns)
+        # sys_admin is kept for the perf buffers, where there are any; elsewhere it changes nothing.
+        allowed = functools.partial(privileges.raised, "sys_admin")
+        self._switch = HookSwitch(session, configure, allowed)
+        self._governor = Governor(budget, len(self._switch.roles))
+        self._cpu_percent = 0.0
+
+    def set_budget(self, percent: float) -> None:
+        """governor.cpu_percent has changed."""
+        self._governor.budget = percent
+
+    def look(self, counters: Mapping[str, int]) -> None:
+        """Once a tick."""
+        now, run_ns = time.monotonic(), self._session.run_ns()
+        self._cpu_percent = self._load.feed(now, time.thread_time(), counters, run_ns)
+        step = self._governor.feed(self._cpu_percent)
+        for role in self._switch.go(step, self._cpu_percent):
+            is_off = role in self._switch.off
+            (self._liveness.off if is_off else self._liveness.on)(role)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """A reason for every verdict while something is off."""
+        return self._switch.doubts
+
+    def state(self) -> Governed:
+        """Our part of the snapshot."""
+        return Governed(self._cpu_percent, self._switch.off)

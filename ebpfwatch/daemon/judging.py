@@ -106,16 +106,7 @@ class Judging:
 
     def record_losses(self) -> None:
         """Remember what was skipped until now."""
-        self._losses.record(time.monotonic_ns(), self.misses())
-
-    def misses(self) -> dict[str, int]:
-        """Skipped runs by role; a program shared by two roles counts for both."""
-        misses = self._session.misses()
-        return {
-            hook.role: sum(misses.get(function, 0) for function in hook.functions)
-            for hook in self._session.loaded.hooks
-            if hook.has_rung
-        }
+        self._losses.record(time.monotonic_ns(), self._session.misses_by_role())
 
     def _is_test(self, address: int) -> bool:
         return address == _TEST_OBJECT or address in self._test_page

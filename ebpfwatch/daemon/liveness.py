@@ -16,6 +16,7 @@ from ebpfwatch.host import mounts
 from ebpfwatch.host.sources import Sources
 from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.paths import Paths
+from ebpfwatch.sinks.status import Proofs
 from ebpfwatch.system.log import say
 from ebpfwatch.verdicts.recorder import Recorder
 
@@ -112,6 +113,10 @@ class Liveness:
                 "warning",
             )
             self._recorder.note(time.monotonic_ns(), "the hooks are no longer proven alive")
+
+    def state(self) -> Proofs:
+        """Our part of the snapshot."""
+        return Proofs(dict(self.alive), dict(self.success))
 
     def feed(self, event: StepEvent) -> None:
         """One step of a file of ours, as the kernel saw it."""

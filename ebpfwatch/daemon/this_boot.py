@@ -19,6 +19,7 @@ from typing import Any
 from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.errors import EbpfwatchError
 from ebpfwatch.sinks import store
+from ebpfwatch.sinks.status import BootState
 from ebpfwatch.system import durable
 from ebpfwatch.verdicts.finding import Confidence, Finding
 
@@ -201,6 +202,19 @@ class ThisBoot:
     def kernel_log_ages(self, now_ns: int) -> dict[str, float]:
         """Seconds since the kernel's last message of each kind that it has printed."""
         return {k: (now_ns - c.last_ns) / 1e9 for k, c in list(self.kernel_log.items()) if c.number}
+
+    def state(self) -> BootState:
+        """Our part of the snapshot."""
+        now_ns = time.monotonic_ns()
+        return BootState(
+            findings=self.counts,
+            open=self.open,
+            ages=self.ages(now_ns),
+            kernel_log={kind: count.number for kind, count in list(self.kernel_log.items())},
+            kernel_log_ages=self.kernel_log_ages(now_ns),
+            last_boot=self.last_boot,
+            last_boot_age=(now_ns - self.last_boot_ns) / 1e9,
+        )
 
     # -- on disk
 

@@ -20,15 +20,16 @@ import time
 from pathlib import Path
 from typing import Callable, TypeVar
 
-from ebpfwatch.catalogue.counters import COUNTERS
+from ebpfwatch.catalogue.counters import COUNTERS, EVENTS, LOSSES
 from ebpfwatch.catalogue.layout import FIRST_STACK_DEPTH, GRACE_BUCKETS, OBJECT_DEAD, WAYS
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.events.wire import Bucket, Settings
 from ebpfwatch.kernel import handoff, libbpf
 from ebpfwatch.kernel.links import Links
 from ebpfwatch.kernel.protocol import Examined, Loaded, LoadRequest
+from ebpfwatch.kernel.state import KernelState, TableFill
 
-__all__ = ["NEVER", "Pending", "Session", "TableFill", "load", "probe", "start_loader"]
+__all__ = ["NEVER", "Pending", "Session", "load", "probe", "start_loader"]
 
 _QUEUE = 4096
 _Reply = TypeVar("_Reply", Loaded, Examined)
@@ -46,17 +47,6 @@ LOADER_SECONDS = 300.0
 _PYTHONPATH = os.pathsep.join(
     filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")))
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class TableFill:
-    """A scan of the table: how many dying and dead objects, and when the oldest died (ns, 0 =
-    none).
-    """
-
-    dying: int
-    dead: int
-    oldest_ns: int
 
 
 class Pending:
@@ -250,6 +240,36 @@ class Session:
         return {
             name: int(libbpf.prog_info(fd).recursion_misses) for name, fd in self.programs.items()
         }
+
+    def misses_by_role(self) -> dict[str, int]:
+        """The same by role; a program that two roles share counts for both."""
+        return self._by_role(self.misses())
+
+    def _by_role(self, misses: dict[str, int]) -> dict[str, int]:
+        return {
+            hook.role: sum(misses.get(function, 0) for function in hook.functions)
+            for hook in self.loaded.hooks
+            if hook.has_rung
+        }
+
+    def state(self, fill: TableFill) -> KernelState:
+        """All that a snapshot shows of the kernel side; ``fill`` is the last ``scan``."""
+        counters, misses = self.counters(), self.misses()
+        ours = {"recursion": sum(misses.values()), "queue": self.dropped}
+        age_ns = time.monotonic_ns() - fill.oldest_ns if fill.oldest_ns else 0
+        return KernelState(
+            hooks=self.loaded.hooks,
+            misses=self._by_role(misses),
+            events={name: counters[name] for name in EVENTS},
+            losses={**{name: counters[name] for name in LOSSES if name in counters}, **ours},
+            grace_log2=self.grace(),
+            grace_sum_ns=counters["grace_ns"],
+            trapped_frees=counters["slab_free"],
+            table_slots=self.table_slots,
+            table=fill,
+            horizon_seconds=age_ns / 1e9,
+            memory_bytes=self.memory(),
+        )
 
     def run_ns(self) -> int:
         """CPU time of the programs, counted only while kernel.bpf_stats_enabled is on."""

@@ -105,24 +105,24 @@ def _self(status: Status) -> Iterator[Metric]:
         "When the watcher started, in seconds since the epoch.",
         status.started,
     )
-    if status.last_boot:
+    if status.boot.last_boot:
         ended = GaugeMetricFamily(
             "ebpfwatch_last_boot_ended",
             "How the boot before this one ended: clean, panic or unknown.",
             labels=["how"],
         )
-        ended.add_metric([status.last_boot], 1.0)
+        ended.add_metric([status.boot.last_boot], 1.0)
         yield ended
         yield _gauge(
             "last_boot_known_seconds",
             "For how long it has been known how the boot before this one ended.",
-            status.last_boot_age,
+            status.boot.last_boot_age,
         )
     yield _gauge("ready", "1 when the programs are loaded and attached.", float(status.ready))
     yield _gauge(
         "web_exposed",
         "1 if /metrics can be read from the network without TLS or without a password.",
-        float(bool(status.web_exposed)),
+        float(bool(status.web.exposed)),
     )
     reloaded = GaugeMetricFamily(
         "ebpfwatch_config_last_reload_successful",
@@ -130,32 +130,32 @@ def _self(status: Status) -> Iterator[Metric]:
         labels=["file"],
     )
     reloaded.add_metric(["main"], float(status.config_up_to_date))
-    reloaded.add_metric(["web"], float(status.web_up_to_date))
+    reloaded.add_metric(["web"], float(status.web.up_to_date))
     yield reloaded
     yield _gauge(
         "web_certificate_expiry_timestamp_seconds",
         "When the certificate of /metrics expires, in seconds since the epoch; NaN without one.",
-        status.certificate_expires or math.nan,
+        status.web.certificate_expires or math.nan,
     )
     yield _gauge(
         "governor_step",
         "0 while every hook is on; else how many the governor has taken off to save CPU time.",
-        status.governor_step,
+        len(status.governed.off),
     )
     yield _gauge(
         "watcher_cpu_ratio",
         "What daemon and programs cost, in parts of one CPU: the governor's measure.",
-        status.watcher_cpu_percent / 100,
+        status.governed.cpu_percent / 100,
     )
     yield _counter(
         "trapped_frees",
         "Frees from any slab cache, where seeing one costs a kprobe's trap (before Linux 5.16).",
-        status.trapped_frees,
+        status.kernel.trapped_frees,
     )
     yield _gauge(
         "kernel_memory_bytes",
         "Memory the kernel has charged for our maps and programs.",
-        status.kernel_memory_bytes,
+        status.kernel.memory_bytes,
     )
 
 
@@ -175,11 +175,12 @@ def _hooks(status: Status) -> Iterator[Metric]:
         "Runs of the hook that the kernel skipped because its program was already running.",
         labels=["hook"],
     )
-    for hook in status.hooks:
-        attached.add_metric([hook.role, hook.rung or "none"], float(hook.attached))
-        if hook.attached and not hook.off:
-            alive.add_metric([hook.role], math.nan if hook.alive is None else float(hook.alive))
-        misses.add_metric([hook.role], hook.misses)
+    for hook in status.kernel.hooks:
+        attached.add_metric([hook.role, hook.name or "none"], float(hook.has_rung))
+        if hook.has_rung and hook.role not in status.governed.off:
+            proven = status.proofs.alive.get(hook.role)
+            alive.add_metric([hook.role], math.nan if proven is None else float(proven))
+        misses.add_metric([hook.role], status.kernel.misses.get(hook.role, 0))
     yield attached
     yield alive
     yield misses
@@ -188,7 +189,7 @@ def _hooks(status: Status) -> Iterator[Metric]:
         "When a canary's whole life was last seen on this mount; 0 if never.",
         labels=["mountpoint"],
     )
-    for mount, when in sorted(status.canary_success.items()):
+    for mount, when in sorted(status.proofs.success.items()):
         canary.add_metric([printable(mount)], when)
     yield canary
 
@@ -200,7 +201,7 @@ def _lifecycle(status: Status) -> Iterator[Metric]:
         + "; ".join(f"{name}: {text}" for name, text in EVENTS.items())
         + ".",
         "event",
-        status.counters,
+        status.kernel.events,
         EVENTS,
     )
     yield _counters(
@@ -214,14 +215,14 @@ def _lifecycle(status: Status) -> Iterator[Metric]:
     )
     total = 0
     buckets = []
-    for index, frees in enumerate(status.grace_log2):
+    for index, frees in enumerate(status.kernel.grace_log2):
         total += frees
         buckets.append((f"{2**index / 1e6:g}", float(total)))
     buckets.append(("+Inf", float(total)))
     grace = HistogramMetricFamily(
         "ebpfwatch_grace_seconds", "Time from an inode's eviction to the free of its memory."
     )
-    grace.add_metric([], buckets, sum_value=status.grace_sum_ns / 1e9)
+    grace.add_metric([], buckets, sum_value=status.kernel.grace_sum_ns / 1e9)
     yield grace
 
 
@@ -230,7 +231,7 @@ def _kernel_log(status: Status) -> Iterator[Metric]:
         "kernel_log_events",
         "Messages of the kernel itself in its log since it booted, by kind.",
         "kind",
-        status.kernel_log,
+        status.boot.kernel_log,
         KINDS,
     )
     age = GaugeMetricFamily(
@@ -239,7 +240,7 @@ def _kernel_log(status: Status) -> Iterator[Metric]:
         labels=["kind"],
     )
     for kind in KINDS:
-        age.add_metric([kind], status.kernel_log_ages.get(kind, math.nan))
+        age.add_metric([kind], status.boot.kernel_log_ages.get(kind, math.nan))
     yield age
     yield _gauge(
         "early_warning",
@@ -250,17 +251,19 @@ def _kernel_log(status: Status) -> Iterator[Metric]:
 
 
 def _table(status: Status) -> Iterator[Metric]:
-    yield _gauge("table_slots", "Objects the kernel-side table can remember.", status.table_slots)
+    yield _gauge(
+        "table_slots", "Objects the kernel-side table can remember.", status.kernel.table_slots
+    )
     objects = GaugeMetricFamily(
         "ebpfwatch_table_objects", "Objects in the kernel-side table.", labels=["state"]
     )
-    objects.add_metric(["dying"], status.table_dying)
-    objects.add_metric(["dead"], status.table_dead)
+    objects.add_metric(["dying"], status.kernel.table.dying)
+    objects.add_metric(["dead"], status.kernel.table.dead)
     yield objects
     yield _gauge(
         "table_horizon_seconds",
         "Age of the oldest dead object still remembered; younger ones may be forgotten.",
-        status.horizon_seconds,
+        status.kernel.horizon_seconds,
     )
 
 
@@ -274,7 +277,7 @@ def _findings(status: Status) -> Iterator[Metric]:
     for verdict in Verdict:
         for confidence in Confidence:
             for test in (False, True):
-                count = status.findings.get((verdict.value, confidence.value, test), 0)
+                count = status.boot.findings.get((verdict.value, confidence.value, test), 0)
                 family.add_metric([verdict.value, confidence.value, str(test).lower()], count)
     yield family
     yield from _unacknowledged(status)
@@ -323,7 +326,7 @@ def _unacknowledged(status: Status) -> Iterator[Metric]:
         for confidence in Confidence:
             key = verdict.value, confidence.value
             labels = [*key, verdict.kind.value]
-            count.add_metric(labels, status.findings_open.get(key, 0))
-            age.add_metric(labels, status.finding_ages.get(key, math.nan))
+            count.add_metric(labels, status.boot.open.get(key, 0))
+            age.add_metric(labels, status.boot.ages.get(key, math.nan))
     yield count
     yield age

@@ -1,7 +1,7 @@
-"""A snapshot of the whole watcher at one moment: what the metrics, the page and `check` show.
+"""A snapshot of the whole watcher at one moment: what the metrics and the page show.
 
-Plain data. ``daemon`` builds one at most once a second; every reader gets the same object, so a
-scrape costs no system call of its own.
+Plain data.  Each part is made by its owner, the whole by ``daemon``, and at most once a second,
+whoever asks how often.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import dataclasses
 
 from ebpfwatch.host.state import HostState
 from ebpfwatch.host.zoneinfo import Zone
+from ebpfwatch.kernel.state import KernelState
 
-__all__ = ["ACTIONS", "RESULTS", "HookStatus", "Status"]
+__all__ = ["ACTIONS", "RESULTS", "BootState", "Governed", "Proofs", "Status", "WebState"]
 
 #: Labels of ebpfwatch_actions_total.
 ACTIONS = ("snapshot", "command", "crash")
@@ -19,91 +20,89 @@ RESULTS = ("done", "failed", "skipped")
 
 
 @dataclasses.dataclass(frozen=True)
-class HookStatus:
-    """One role of the ladder.
+class Proofs:
+    """Which hooks fire.
 
-    ``rung`` names how it is attached ("raw_tracepoint kmem_cache_free"), empty when it is not;
-    ``reason`` says why it is not on a better rung, or why it is absent.
-    ``alive`` is True when the canary proved it, False when it stayed silent, None when nothing
-    could prove it yet.  ``misses`` counts runs the kernel skipped.  ``off``: the governor has taken
-    it off its rung.
+    ``alive`` by role: True when it was proven, False when it stayed silent, None when nothing could
+    prove it yet; a role that is not there is not attached.  ``success`` is when a canary's whole
+    life was last seen, by mount, in seconds since the epoch; 0 = never.
     """
 
-    role: str
-    rung: str
-    reason: str
-    alive: bool | None = None
-    misses: int = 0
-    off: bool = False
+    alive: dict[str, bool | None] = dataclasses.field(default_factory=dict)
+    success: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    @property
-    def attached(self) -> bool:
-        """Whether it has a rung on this kernel."""
-        return bool(self.rung)
+
+@dataclasses.dataclass(frozen=True)
+class Governed:
+    """What the watcher costs (percent of one CPU, in the last tick), and the roles that it was
+    taken off to save that.
+    """
+
+    cpu_percent: float = 0.0
+    off: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class BootState:
+    """What is known since the machine booted, whichever process of ours saw it.
+
+    ``findings`` counts by (verdict, confidence, is test).  ``open`` are those that nobody has
+    acknowledged, by (verdict, confidence), and ``ages`` the seconds since the last of each.
+    ``kernel_log`` counts the kernel's own messages by kind of ``kernellog.known``, and
+    ``kernel_log_ages`` are the seconds since the last of each.  ``last_boot`` is how the boot
+    before ended: "clean", "panic", "unknown", or "" where nobody knows; ``last_boot_age`` is the
+    time since that was found out.
+    """
+
+    findings: dict[tuple[str, str, bool], int] = dataclasses.field(default_factory=dict)
+    open: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
+    ages: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
+    kernel_log: dict[str, int] = dataclasses.field(default_factory=dict)
+    kernel_log_ages: dict[str, float] = dataclasses.field(default_factory=dict)
+    last_boot: str = ""
+    last_boot_age: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class WebState:
+    """``exposed`` says what should stand between the network and /metrics and does not ("TLS and a
+    password"); ``up_to_date`` is False while the web configuration on disk is wrong.
+    ``certificate_expires`` is in seconds since the epoch, 0 without a certificate.
+    """
+
+    exposed: str = ""
+    up_to_date: bool = True
+    certificate_expires: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Status:
     """Everything a scrape shows.
 
-    ``counters`` and ``losses`` are totals since the programs were loaded, keyed as ``EVENTS``
-    and ``LOSSES`` of ``catalogue.counters``.  ``grace_log2`` counts frees by the time from evict to
-    free: bucket i holds durations below 2**i microseconds (and at least 2**(i-1));
-    ``grace_sum_ns`` is their sum.
-    ``findings`` counts by (verdict, confidence, is test) since the machine booted, whichever
-    process of ours saw them, ``actions`` by (action, result).  ``findings_open`` are those that
-    nobody has acknowledged, by (verdict, confidence), and ``finding_ages`` the seconds since the
-    last of each; ``kernel_log_ages`` is the same by kind.
-    ``sink_problems`` says which sink could take no finding now, and why.
-    Times are seconds since the epoch.
-    ``horizon_seconds`` is the age of the oldest dead inode the table still remembers; younger ones
-    may be forgotten where they shared a bucket.
-    ``last_boot`` is how it ended: "clean", "panic", "unknown", or "" where nobody knows;
-    ``last_boot_age`` is the time since that was found out.
-    ``kernel_log`` counts the kernel's own messages since the machine booted, by kind of
-    ``kernellog.known``.
-    ``web_exposed`` says what should stand between the network and /metrics and does not ("TLS and a
-    password"); ``web_up_to_date`` and ``config_up_to_date`` are False while that configuration on
-    disk is wrong; ``certificate_expires`` is 0 without a certificate.
-    ``watcher_cpu_percent`` is of one CPU, in the last tick, as the governor measures it;
-    ``trapped_frees`` counts frees from any slab cache, where seeing one costs a kprobe's trap.
-    ``kernel_memory_bytes`` is what our maps and programs have charged.
+    ``started`` is in seconds since the epoch.  ``losses`` are the kernel's and user space's, by the
+    keys of ``catalogue.counters.LOSSES``.  ``sink_errors`` are findings not taken, by sink;
+    ``sink_problems`` says which sink could take no finding now, and why;
+    ``actions`` count by (action, result), ``collector_errors`` by source of the host's state.
+    ``config_up_to_date`` is False while the configuration on disk is wrong and an older one is in
+    force.
     """
 
     started: float
-    hooks: tuple[HookStatus, ...] = ()
-    counters: dict[str, int] = dataclasses.field(default_factory=dict)
+    ready: bool = False
+    kernel: KernelState = KernelState()
     losses: dict[str, int] = dataclasses.field(default_factory=dict)
-    grace_log2: tuple[int, ...] = ()
-    grace_sum_ns: int = 0
-    findings: dict[tuple[str, str, bool], int] = dataclasses.field(default_factory=dict)
-    findings_open: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
-    finding_ages: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
+    proofs: Proofs = Proofs()
+    governed: Governed = Governed()
+    boot: BootState = BootState()
+    early_warning: bool = False
     sink_errors: dict[str, int] = dataclasses.field(default_factory=dict)
     sink_problems: dict[str, str] = dataclasses.field(default_factory=dict)
     actions: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
     collector_errors: dict[str, int] = dataclasses.field(default_factory=dict)
     host: HostState = HostState()
-    table_slots: int = 0
-    table_dying: int = 0
-    table_dead: int = 0
-    horizon_seconds: float = 0.0
-    kernel_memory_bytes: int = 0
     rss_bytes: int = 0
-    canary_success: dict[str, float] = dataclasses.field(default_factory=dict)
-    last_boot: str = ""
-    last_boot_age: float = 0.0
-    governor_step: int = 0
-    watcher_cpu_percent: float = 0.0
-    trapped_frees: int = 0
-    kernel_log: dict[str, int] = dataclasses.field(default_factory=dict)
-    kernel_log_ages: dict[str, float] = dataclasses.field(default_factory=dict)
-    early_warning: bool = False
-    web_exposed: str = ""
-    web_up_to_date: bool = True
+    web: WebState = WebState()
     config_up_to_date: bool = True
-    certificate_expires: float = 0.0
-    ready: bool = False
 
     @property
     def zones(self) -> tuple[Zone, ...]:

@@ -12,10 +12,11 @@ from typing import Any
 from ebpfwatch import __version__
 from ebpfwatch.catalogue.roles import BY_CANARY, Hook
 from ebpfwatch.catalogue.verdicts import Kind, Verdict
-from ebpfwatch.sinks.status import HookStatus, Status
+from ebpfwatch.kernel.hook import LoadedHook
+from ebpfwatch.sinks.status import BootState, Proofs, Status
 from ebpfwatch.verdicts.finding import Confidence
 
-__all__ = ["Headline", "Level", "headline", "hook_state", "to_json", "watches"]
+__all__ = ["Headline", "Level", "headline", "hook_state", "line", "to_json", "watches"]
 
 
 class Level(enum.Enum):
@@ -76,7 +77,7 @@ def _found(status: Status) -> Headline | None:
 
 
 def _blind(status: Status) -> Headline | None:
-    silent = [hook.role for hook in status.hooks if hook.attached and hook.alive is False]
+    silent = [role for role, alive in status.proofs.alive.items() if alive is False]
     if silent:
         return Headline(
             Level.CRITICAL,
@@ -101,10 +102,9 @@ def _suspected(status: Status) -> Headline | None:
 
 
 def _unproven(status: Status) -> Headline | None:
-    attached = [hook for hook in status.hooks if hook.attached]
-    unknown = [hook.role for hook in attached if hook.alive is None and not hook.off]
-    unproven = [role for role in unknown if role in BY_CANARY]
-    if unproven or not any(hook.alive is True for hook in attached):
+    proofs = status.proofs.alive
+    unproven = [role for role, alive in proofs.items() if alive is None and role in BY_CANARY]
+    if unproven or not any(proofs.values()):
         return Headline(
             Level.WARNING,
             "Nothing found, not all proven",
@@ -123,7 +123,7 @@ def _incomplete(status: Status) -> Headline | None:
             f"{why}. Nothing was found; what is found now would be told, and not kept there.",
             "EbpfwatchSinkFailing",
         )
-    if not (status.config_up_to_date and status.web_up_to_date):
+    if not (status.config_up_to_date and status.web.up_to_date):
         return Headline(
             Level.WARNING,
             "A configuration is wrong",
@@ -134,15 +134,14 @@ def _incomplete(status: Status) -> Headline | None:
 
 
 def _quiet(status: Status) -> Headline:
-    attached = [hook for hook in status.hooks if hook.attached]
-    alive = sum(hook.alive is True for hook in attached)
-    count = sum(n for (_, _, test), n in status.findings.items() if not test)
+    used = sum(hook.has_rung for hook in status.kernel.hooks)
+    alive = sum(alive is True for alive in status.proofs.alive.values())
+    count = sum(n for (_, _, test), n in status.boot.findings.items() if not test)
     told = "Nothing found" if not count else f"{count} findings, none of them open,"
     return Headline(
         Level.OK,
         "All quiet",
-        f"{told} since this machine booted; {alive} of {len(attached)} hooks in use are proven"
-        " alive.",
+        f"{told} since this machine booted; {alive} of {used} hooks in use are proven alive.",
     )
 
 
@@ -152,7 +151,7 @@ def _open(status: Status, confirmed: bool) -> dict[Verdict, int]:
     Context is none, but for a death in reclaim, which is what this bug looks like.
     """
     result: dict[Verdict, int] = {}
-    for (name, confidence), count in status.findings_open.items():
+    for (name, confidence), count in status.boot.open.items():
         verdict = Verdict(name)
         context = verdict.kind is Kind.CONTEXT
         sure = confidence == Confidence.CONFIRMED.value and not context
@@ -166,15 +165,25 @@ def _names(verdicts: dict[Verdict, int]) -> str:
     return ", ".join(sorted(verdict.value for verdict in verdicts))
 
 
-def hook_state(hook: HookStatus) -> str:
+def line(proofs: Proofs, boot: BootState) -> str:
+    """What `systemctl status` shows."""
+    proven = sum(alive is True for alive in proofs.alive.values())
+    return (
+        f"{proven} of {len(proofs.alive)} hooks proven alive;"
+        f" {sum(boot.open.values())} findings of this boot not acknowledged"
+    )
+
+
+def hook_state(status: Status, hook: LoadedHook) -> str:
     """In one word or two."""
-    if not hook.attached:
+    if not hook.has_rung:
         return "not used"
-    if hook.off:
+    if hook.role in status.governed.off:
         return "off"
-    if hook.alive is None:
+    alive = status.proofs.alive.get(hook.role)
+    if alive is None:
         return "not proven yet"
-    return "alive" if hook.alive else "silent"
+    return "alive" if alive else "silent"
 
 
 def watches(role: str) -> str:
@@ -188,7 +197,8 @@ def watches(role: str) -> str:
 def to_json(status: Status, url: str, state_directory: str) -> dict[str, Any]:
     """For anybody on this machine: no name of a file, a task or a mount."""
     first = headline(status)
-    kinds = sorted(set(status.findings_open) | {key[:2] for key in status.findings if not key[2]})
+    boot = status.boot
+    kinds = sorted(set(boot.open) | {key[:2] for key in boot.findings if not key[2]})
     return {
         "version": __version__,
         "level": first.level.name,
@@ -200,35 +210,35 @@ def to_json(status: Status, url: str, state_directory: str) -> dict[str, Any]:
         "hooks": [
             {
                 "role": hook.role,
-                "state": hook_state(hook),
-                "how": hook.rung,
-                "reason": hook.reason,
+                "state": hook_state(status, hook),
+                "how": hook.name,
+                "reason": hook.why,
                 "watches": watches(hook.role),
-                "misses": hook.misses,
+                "misses": status.kernel.misses.get(hook.role, 0),
             }
-            for hook in status.hooks
+            for hook in status.kernel.hooks
         ],
         "findings": [
             {
                 "verdict": verdict,
                 "confidence": confidence,
-                "count": status.findings.get((verdict, confidence, False), 0),
-                "open": status.findings_open.get((verdict, confidence), 0),
-                "age_seconds": status.finding_ages.get((verdict, confidence)),
+                "count": boot.findings.get((verdict, confidence, False), 0),
+                "open": boot.open.get((verdict, confidence), 0),
+                "age_seconds": boot.ages.get((verdict, confidence)),
             }
             for verdict, confidence in kinds
         ],
-        "tests": sum(count for (_, _, test), count in status.findings.items() if test),
+        "tests": sum(count for (_, _, test), count in boot.findings.items() if test),
         "early_warning": status.early_warning,
-        "kernel_log": {kind: count for kind, count in status.kernel_log.items() if count},
-        "last_boot": status.last_boot,
+        "kernel_log": {kind: count for kind, count in boot.kernel_log.items() if count},
+        "last_boot": boot.last_boot,
         "lost": {kind: count for kind, count in status.losses.items() if count},
-        "last_canary": max(status.canary_success.values(), default=0.0),
-        "canary_mounts": len(status.canary_success),
-        "governor_step": status.governor_step,
-        "cpu_percent": status.watcher_cpu_percent,
+        "last_canary": max(status.proofs.success.values(), default=0.0),
+        "canary_mounts": len(status.proofs.success),
+        "governor_step": len(status.governed.off),
+        "cpu_percent": status.governed.cpu_percent,
         "resident_bytes": status.rss_bytes,
-        "kernel_memory_bytes": status.kernel_memory_bytes,
+        "kernel_memory_bytes": status.kernel.memory_bytes,
         "sink_problems": dict(status.sink_problems),
         "sink_errors": {sink: count for sink, count in status.sink_errors.items() if count},
         "url": url,

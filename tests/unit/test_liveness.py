@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import threading
 from pathlib import Path
 
 import pytest
 
 from ebpfwatch.daemon.canary import Canary
 from ebpfwatch.daemon.liveness import Liveness
-from ebpfwatch.daemon.loop import Daemon
+from ebpfwatch.daemon.snapshot import Snapshots
 from ebpfwatch.host.sources import Sources
 from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.paths import Paths
+from ebpfwatch.sinks.status import Status
 from ebpfwatch.verdicts.recorder import Recorder
 from tests.unit.test_sinks import STATUS
 
@@ -114,9 +115,21 @@ def test_what_came_between_two_readings_is_no_silence(capsys: pytest.CaptureFixt
 
 def test_a_scrape_while_we_stop_gets_what_was() -> None:
     """And reads no fd that may be another's by now."""
-    daemon = Daemon.__new__(Daemon)  # neither maps nor programs: reading any would raise
-    daemon._status_lock = threading.Lock()
-    daemon._started = STATUS.started
-    daemon._status, daemon._status_at = STATUS, -float("inf")
-    daemon._freeze()
-    assert daemon.status().counters == STATUS.counters and not daemon.status().ready
+    states = iter([STATUS])
+    snapshots = Snapshots(lambda: next(states))  # once: another look would raise
+    assert snapshots.status() is snapshots.status() is STATUS
+    snapshots.outdate()
+    snapshots.freeze(STATUS.started)
+    assert snapshots.status().kernel is STATUS.kernel and not snapshots.status().ready
+    early = Snapshots(lambda: next(states))
+    early.freeze(STATUS.started)
+    assert early.status() == Status(STATUS.started)
+
+
+def test_what_has_happened_is_in_the_next_snapshot() -> None:
+    """A finding is not a second late."""
+    states = iter([STATUS, dataclasses.replace(STATUS, ready=False)])
+    snapshots = Snapshots(lambda: next(states))
+    assert snapshots.status().ready
+    snapshots.outdate()
+    assert not snapshots.status().ready

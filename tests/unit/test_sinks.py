@@ -20,9 +20,11 @@ from ebpfwatch.catalogue.counters import LOSSES
 from ebpfwatch.commands import main
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.process import Process
+from ebpfwatch.kernel.hook import LoadedHook
+from ebpfwatch.kernel.state import KernelState, TableFill
 from ebpfwatch.kernellog.known import KINDS
 from ebpfwatch.sinks import journal, kmsg, metrics, store, text
-from ebpfwatch.sinks.status import HookStatus, Status
+from ebpfwatch.sinks.status import BootState, Proofs, Status
 from ebpfwatch.verdicts.early import Early
 from ebpfwatch.verdicts.finding import Finding, Moment
 from tests.unit.host import fixture
@@ -31,30 +33,32 @@ from tests.unit.test_verdicts import judged
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden/metrics.txt"
 
-STATUS = Status(
-    started=1_700_000_000.0,
+KERNEL = KernelState(
     hooks=(
-        HookStatus("evict", "raw_tracepoint ext4_evict_inode", "", True, 0),
-        HookStatus("any_free", "raw_tracepoint kmem_cache_free", "runs on every free", False, 7),
-        HookStatus("destroy", "", "no kprobes <here>"),
-        HookStatus("reclaim", "raw_tracepoint mm_shrink_slab_start", "", None),
+        LoadedHook("evict", "raw_tracepoint", "ext4_evict_inode"),
+        LoadedHook("any_free", "raw_tracepoint", "kmem_cache_free", costs="runs on every free"),
+        LoadedHook("destroy", reason="no kprobes <here>"),
+        LoadedHook("reclaim", "raw_tracepoint", "mm_shrink_slab_start"),
     ),
-    counters={"evict": 10, "free": 9},
-    losses={"free_missed": 1},
+    misses={"any_free": 7},
+    events={"evict": 10, "free": 9},
     grace_log2=(0, 2, 7),
     grace_sum_ns=25_000,
-    findings={("double_free", "confirmed", False): 2},
+    table_slots=64,
+    table=TableFill(1, 3),
+    horizon_seconds=2.5,
+    memory_bytes=6_000_000,
+)
+STATUS = Status(
+    started=1_700_000_000.0,
+    ready=True,
+    kernel=KERNEL,
+    losses={"free_missed": 1},
+    proofs=Proofs({"evict": True, "any_free": False, "reclaim": None}, {"/": 1_700_000_001.0}),
+    boot=BootState({("double_free", "confirmed", False): 2}, last_boot="panic"),
     sink_errors={"store": 1},
     host=fixture("4.19"),
-    table_slots=64,
-    table_dying=1,
-    table_dead=3,
-    horizon_seconds=2.5,
-    kernel_memory_bytes=6_000_000,
     rss_bytes=28_000_000,
-    canary_success={"/": 1_700_000_001.0},
-    last_boot="panic",
-    ready=True,
 )
 
 

@@ -12,9 +12,10 @@ import pytest
 
 from ebpfwatch.commands import main
 from ebpfwatch.sinks import statusfile
+from ebpfwatch.sinks.status import Proofs
 from ebpfwatch.sinks.summary import to_json
 from tests.unit.test_sinks import STATUS
-from tests.unit.test_web import ALIVE, SURE
+from tests.unit.test_web import ALIVE, SURE, opened
 
 
 def written(directory: Path, **changes: Any) -> None:
@@ -32,8 +33,8 @@ def status(directory: Path, *words: str) -> int:
     ("changes", "code", "npd", "first"),
     [
         (ALIVE, 0, 0, "OK: All quiet"),
-        ({**ALIVE, "findings_open": {("double_free", "probable"): 1}}, 1, 1, "WARNING: 1 candid"),
-        ({"findings_open": SURE}, 2, 1, "CRITICAL: 2 confirmed: double_free"),
+        ({**ALIVE, "boot": opened(double_free_probable=1)}, 1, 1, "WARNING: 1 candid"),
+        (SURE, 2, 1, "CRITICAL: 2 confirmed: double_free"),
         ({"ready": False}, 3, 2, "UNKNOWN: Loading"),
     ],
 )
@@ -58,7 +59,7 @@ def test_the_exit_code_is_the_level(
 
 def test_one_screen_says_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is watched and what not and why, findings, cost, the last canary."""
-    written(tmp_path, findings_open=SURE, sink_problems={"store": "no room in /x"})
+    written(tmp_path, **SURE, sink_problems={"store": "no room in /x"})
     assert status(tmp_path) == 2
     shown = capsys.readouterr().out
     assert len(shown.splitlines()) <= 40
@@ -89,7 +90,7 @@ def test_no_daemon_is_no_peace(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_every_user_may_read_it_and_it_tells_no_names(tmp_path: Path) -> None:
     """Nagios does not run as root; mount points and file names are nobody's business."""
-    written(tmp_path, canary_success={"/secret": 1.0})
+    written(tmp_path, proofs=Proofs(success={"/secret": 1.0}))
     file = tmp_path / statusfile.NAME
     assert file.stat().st_mode & 0o777 == 0o644
     assert "/secret" not in file.read_text()

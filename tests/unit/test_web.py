@@ -26,8 +26,10 @@ from prometheus_client import generate_latest
 from ebpfwatch.commands import selftest
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.zoneinfo import Zone
+from ebpfwatch.kernel.hook import LoadedHook
+from ebpfwatch.kernel.state import KernelState
 from ebpfwatch.sinks import metrics, web
-from ebpfwatch.sinks.status import HookStatus, Status
+from ebpfwatch.sinks.status import BootState, Governed, Proofs, Status
 from ebpfwatch.sinks.summary import Level, headline
 from ebpfwatch.sinks.web import passwords, runbook, server, svg
 from ebpfwatch.sinks.web.page import finding_page, page, runbook_page
@@ -36,7 +38,19 @@ from tests.unit.test_sinks import STATUS
 from tests.unit.test_verdicts import judged
 
 NOW = STATUS.started + 7200
-EVICT = STATUS.hooks[0]
+EVICT = STATUS.kernel.hooks[0]
+RECLAIM = dataclasses.replace(EVICT, role="reclaim")
+
+
+def having(*hooks: LoadedHook) -> KernelState:
+    """STATUS's, with these hooks alone."""
+    return dataclasses.replace(STATUS.kernel, hooks=hooks)
+
+
+def opened(**found: int) -> BootState:
+    """STATUS's, with so many findings open; ``double_free_probable`` is what it says."""
+    pairs = {tuple(name.rsplit("_", 1)): count for name, count in found.items()}
+    return dataclasses.replace(STATUS.boot, open=pairs)
 
 
 def shown(status: Status = STATUS, *findings: Finding) -> str:
@@ -50,8 +64,8 @@ def test_no_name_can_become_markup(hostile: str) -> None:
 
     def tags(text: str) -> list[str]:
         finding = dataclasses.replace(judged(), name=text, summary=text, id=text, reasons=(text,))
-        hook = HookStatus(text, text or "rung", text)
-        text = shown(dataclasses.replace(STATUS, hooks=(hook,)), finding)
+        hook = LoadedHook(text, text or "kind", text, reason=text)
+        text = shown(dataclasses.replace(STATUS, kernel=having(hook)), finding)
         # The one attribute with a text in it: nothing in there may end it.
         return re.findall("<[^>]*>", re.sub("href='/findings/[^'<>]*'", "", text))
 
@@ -68,60 +82,68 @@ def test_the_page_shows_names_as_text() -> None:
 
 def test_what_the_governor_took_is_off_and_said() -> None:
     """Not "not proven yet": nobody tries to."""
-    off = dataclasses.replace(EVICT, role="unlink", alive=None, off=True)
-    text = shown(dataclasses.replace(STATUS, hooks=(EVICT, off)))
+    kernel = having(EVICT, dataclasses.replace(EVICT, role="unlink"))
+    governed = Governed(33.0, ("unlink",))
+    text = shown(dataclasses.replace(STATUS, kernel=kernel, governed=governed))
     assert "so it goes without unlink." in text and ">off<" in text
     assert "goes without" not in shown()
 
 
 def test_a_test_finding_is_called_one() -> None:
     """Neither red nor in the headline."""
-    quiet = dataclasses.replace(
-        STATUS, findings={("double_free", "confirmed", True): 1}, hooks=(EVICT,)
-    )
+    boot = BootState({("double_free", "confirmed", True): 1})
+    quiet = dataclasses.replace(STATUS, **{**ALIVE, "boot": boot})
     text = shown(quiet, dataclasses.replace(judged(), test=True))
     assert "self-test" in text and "report --tests" in text
     assert (headline(quiet).level, headline(quiet).what) == (Level.OK, "All quiet")
 
 
-SURE = {("double_free", "confirmed"): 2}
-ALIVE = {"findings_open": {}, "hooks": (EVICT,)}
+SURE: dict[str, Any] = {"boot": opened(double_free_confirmed=2)}
+ALIVE: dict[str, Any] = {"kernel": having(EVICT), "proofs": Proofs({"evict": True})}
 
 
 @pytest.mark.parametrize(
     ("changes", "level", "what", "alert"),
     [
         ({"ready": False}, Level.UNKNOWN, "Loading", ""),
-        ({"findings_open": SURE}, Level.CRITICAL, "2 confirmed: double_free", "EbpfwatchDamage"),
+        (SURE, Level.CRITICAL, "2 confirmed: double_free", "EbpfwatchDamage"),
         ({"early_warning": True}, Level.CRITICAL, "Early warning", "EbpfwatchEarlyWarning"),
         ({}, Level.CRITICAL, "Silent: any_free", "EbpfwatchHookSilent"),
         (
-            {**ALIVE, "findings_open": {("freed_in_reclaim", "confirmed"): 3}},
+            {**ALIVE, "boot": opened(freed_in_reclaim_confirmed=3)},
             Level.WARNING,
             "3 candidates: freed_in_reclaim",
             "EbpfwatchCandidate",
         ),
         (
-            {**ALIVE, "findings_open": {("double_evict", "probable"): 1}},
+            {**ALIVE, "boot": opened(double_evict_probable=1)},
             Level.WARNING,
             "1 candidate: double_evict",
             "EbpfwatchCandidate",
         ),
         (
-            {**ALIVE, "findings_open": {("concurrent_unlink", "confirmed"): 3}},
+            {**ALIVE, "boot": opened(concurrent_unlink_confirmed=3)},
             Level.OK,
             "All quiet",
             "",
         ),
         (
-            {**ALIVE, "hooks": (dataclasses.replace(EVICT, alive=None),)},
+            {**ALIVE, "proofs": Proofs({"evict": None})},
             Level.WARNING,
             "Nothing found, not all proven",
             "EbpfwatchHookUnproven",
         ),
-        ({**ALIVE, "hooks": ()}, Level.WARNING, "Nothing found, not all proven", None),
         (
-            {**ALIVE, "hooks": (EVICT, dataclasses.replace(EVICT, role="reclaim", alive=None))},
+            {**ALIVE, "kernel": having(), "proofs": Proofs()},
+            Level.WARNING,
+            "Nothing found, not all proven",
+            None,
+        ),
+        (
+            {
+                "kernel": having(EVICT, RECLAIM),
+                "proofs": Proofs({"evict": True, "reclaim": None}),
+            },
             Level.OK,
             "All quiet",
             "",
@@ -152,7 +174,7 @@ def test_the_worst_is_the_headline(
 
 def test_what_is_acknowledged_is_told_and_no_alarm() -> None:
     """The count stays: the memory is as damaged as before."""
-    found = headline(dataclasses.replace(STATUS, **ALIVE))  # type: ignore[arg-type]
+    found = headline(dataclasses.replace(STATUS, **ALIVE))
     assert found.level is Level.OK
     assert found.why.startswith("2 findings, none of them open, since this machine booted")
 
@@ -160,7 +182,7 @@ def test_what_is_acknowledged_is_told_and_no_alarm() -> None:
 def test_the_page_says_where_a_finding_would_be_lost() -> None:
     """A full disk is not "all quiet"."""
     full = dataclasses.replace(
-        STATUS, hooks=(EVICT,), sink_problems={"store": "no room in /x"}, sink_errors={"store": 3}
+        STATUS, **ALIVE, sink_problems={"store": "no room in /x"}, sink_errors={"store": 3}
     )
     text = shown(full)
     assert "The sink store could take no finding now: no room in /x." in text
@@ -461,7 +483,7 @@ def test_listening_to_the_world_is_said_loudly(capsys: pytest.CaptureFixture[str
     open_web = web.Web("0.0.0.0", 0)
     open_web._server.close()
     assert "open to the network without TLS and a password" in capsys.readouterr().err
-    status = dataclasses.replace(STATUS, web_exposed=open_web.exposed)
+    status = dataclasses.replace(STATUS, web=open_web.state())
     assert "without TLS and a password" in shown(status)
     assert b"ebpfwatch_web_exposed 1.0" in generate_latest(metrics.registry(lambda: status))
     assert "open to the network" not in shown()

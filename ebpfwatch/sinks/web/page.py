@@ -15,7 +15,7 @@ from pathlib import Path
 from ebpfwatch import __version__
 from ebpfwatch.catalogue.counters import EVENTS, LOSSES
 from ebpfwatch.catalogue.verdicts import Kind
-from ebpfwatch.sinks.status import HookStatus, Status
+from ebpfwatch.sinks.status import Status
 from ebpfwatch.sinks.summary import Level, headline, hook_state, watches
 from ebpfwatch.sinks.text import body, in_short
 from ebpfwatch.sinks.web import runbook
@@ -153,12 +153,12 @@ def _headline(status: Status, now: float) -> str:
 
 def _notices(status: Status) -> str:
     notices = []
-    if status.web_exposed:
+    if status.web.exposed:
         notices.append(
-            f"This page and /metrics are open to the network without {status.web_exposed}."
+            f"This page and /metrics are open to the network without {status.web.exposed}."
             " Listen on a loopback address, or set metrics.web_config."
         )
-    if not status.web_up_to_date:
+    if not status.web.up_to_date:
         notices.append("The web configuration on disk is wrong; an older one is in force.")
     if not status.config_up_to_date:
         notices.append("The configuration on disk is wrong; an older one is in force.")
@@ -167,11 +167,10 @@ def _notices(status: Status) -> str:
     for sink, count in status.sink_errors.items():
         if count:
             notices.append(f"{count} findings could not be written to {sink} since the start.")
-    off = [hook.role for hook in status.hooks if hook.off]
-    if off:
+    if status.governed.off:
         notices.append(
             "The watcher has cost more than governor.cpu_percent,"
-            f" so it goes without {', '.join(off)}."
+            f" so it goes without {', '.join(status.governed.off)}."
         )
     return "".join(f"<p class='notice warn'>{_e(notice)}</p>" for notice in notices)
 
@@ -213,16 +212,16 @@ def _finding(finding: Finding, now: float) -> str:
 
 def _hooks(status: Status) -> str:
     rows = "".join(
-        f"<tr><th scope=row>{_e(hook.role)}</th><td>{_state(hook)}</td>"
+        f"<tr><th scope=row>{_e(hook.role)}</th><td>{_state(hook_state(status, hook))}</td>"
         f"<td>{_e(watches(hook.role))}</td>"
-        f"<td class=mono>{_e(hook.rung)}</td><td class=why>{_e(hook.reason)}</td></tr>"
-        for hook in status.hooks
+        f"<td class=mono>{_e(hook.name)}</td><td class=why>{_e(hook.why)}</td></tr>"
+        for hook in status.kernel.hooks
     )
-    used = [hook for hook in status.hooks if hook.attached]
-    alive = sum(hook.alive is True for hook in used)
+    used = sum(hook.has_rung for hook in status.kernel.hooks)
+    alive = sum(alive is True for alive in status.proofs.alive.values())
     return (
-        f"<p>{alive} of {len(used)} hooks in use are proven alive;"
-        f" {len(status.hooks) - len(used)} are not used on this kernel.</p>"
+        f"<p>{alive} of {used} hooks in use are proven alive;"
+        f" {len(status.kernel.hooks) - used} are not used on this kernel.</p>"
         "<table class=stacked><thead><tr><th scope=col>hook</th><th scope=col>state</th>"
         "<th scope=col>what it sees</th><th scope=col>how it is attached</th>"
         "<th scope=col>why not in a better way, and what this one costs</th></tr></thead>"
@@ -230,8 +229,7 @@ def _hooks(status: Status) -> str:
     )
 
 
-def _state(hook: HookStatus) -> str:
-    word = hook_state(hook)
+def _state(word: str) -> str:
     kinds = {"alive": "ok", "silent": "bad", "off": "warn", "not proven yet": "fair"}
     return _pill(kinds.get(word, "none"), "SILENT" if word == "silent" else word)
 
@@ -256,10 +254,10 @@ def _zones(status: Status) -> str:
 
 
 def _lives(status: Status) -> str:
-    rows = [(text, status.counters.get(name, 0)) for name, text in EVENTS.items()]
+    rows = [(text, status.kernel.events.get(name, 0)) for name, text in EVENTS.items()]
     rows += [
-        ("inodes dying now", status.table_dying),
-        ("dead inodes remembered", status.table_dead),
+        ("inodes dying now", status.kernel.table.dying),
+        ("dead inodes remembered", status.kernel.table.dead),
     ]
     return _numbers(rows)
 
@@ -269,7 +267,7 @@ def _losses(status: Status) -> str:
 
 
 def _kernel_log(status: Status) -> str:
-    return _numbers_above_0(sorted(status.kernel_log.items()))
+    return _numbers_above_0(sorted(status.boot.kernel_log.items()))
 
 
 def _numbers_above_0(rows: list[tuple[str, int]]) -> str:
@@ -288,6 +286,6 @@ def _footer(status: Status, now: float) -> str:
     drawn = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
     return (
         f"<footer><p>Version {_e(__version__)}; {size(status.rss_bytes)} resident,"
-        f" {size(status.kernel_memory_bytes)} in the kernel. As of {drawn:%Y-%m-%d %H:%M:%S} UTC;"
+        f" {size(status.kernel.memory_bytes)} in the kernel. As of {drawn:%Y-%m-%d %H:%M:%S} UTC;"
         " The page reloads every minute.</p></footer>"
     )

@@ -21,7 +21,7 @@ from typing import Callable
 from prometheus_client import CollectorRegistry
 
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.sinks.status import Status
+from ebpfwatch.sinks.status import Status, WebState
 from ebpfwatch.sinks.web.guard import Guard
 from ebpfwatch.sinks.web.handler import REQUEST_BYTES, Handler, Pages, head
 from ebpfwatch.sinks.web.passwords import Hasher
@@ -84,15 +84,10 @@ class Web:
         """What should stand between the network and us and does not, in words; "" if nothing."""
         return "" if self._server.local else " and ".join(self._server.guard.missing)
 
-    @property
-    def up_to_date(self) -> bool:
-        """Whether the web configuration on disk is the one in force."""
-        return self._server.guard.up_to_date
-
-    @property
-    def certificate_expires(self) -> float:
-        """Seconds since the epoch; 0 without a certificate."""
-        return self._server.guard.expires
+    def state(self) -> WebState:
+        """Our part of the snapshot."""
+        guard = self._server.guard
+        return WebState(self.exposed, guard.up_to_date, guard.expires)
 
     def start(
         self,

@@ -1,0 +1,61 @@
+"""From the ring to whoever an event is for; a record that cannot be handled costs only itself."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from ebpfwatch.daemon.judging import Judging
+from ebpfwatch.daemon.liveness import Liveness
+from ebpfwatch.events import wire
+from ebpfwatch.kernel.session import Session
+from ebpfwatch.paths import Paths
+from ebpfwatch.system.lock import SELFTEST
+from ebpfwatch.system.log import defect, say
+
+__all__ = ["Intake"]
+
+
+class Intake:
+    """``errors`` counts records that could not be decoded or handled; ``told`` is called after a
+    finding was told.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        liveness: Liveness,
+        judging: Judging,
+        told: Callable[[], None],
+    ) -> None:
+        self.errors = 0
+        self._session = session
+        self._liveness = liveness
+        self._judging = judging
+        self._told = told
+
+    def drain(self) -> None:
+        """Read and handle what is in the ring; a flood is handled in portions."""
+        self._session.consume()
+        while self._session.records:
+            record = self._session.records.popleft()
+            try:
+                self._handle(wire.decode(record))
+            except Exception as error:  # a defect costs one event, never the watch
+                self.errors += 1
+                if self.errors == 1:
+                    what = error if isinstance(error, wire.DecodeError) else defect(error)
+                    say(f"cannot handle an event: {what}; later ones are only counted", "err")
+
+    def _handle(self, event: wire.Event) -> None:
+        if isinstance(event, wire.StepEvent):
+            self._liveness.feed(event)
+        elif isinstance(event, wire.VerdictEvent) and self._judging.handle(event):
+            self._told()
+
+    def take_selftest(self, paths: Paths) -> None:
+        """`ebpfwatch selftest` where programs cannot be run by hand: a record through our sinks."""
+        try:
+            ino, generation = map(int, (paths.run / SELFTEST).read_text().split())
+        except (OSError, ValueError):
+            return
+        self._session.records.append(self._judging.selftest_record(ino, generation))

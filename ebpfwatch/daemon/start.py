@@ -1,0 +1,129 @@
+"""What the daemon does once, between its start and the first event."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import gc
+from typing import TYPE_CHECKING, Any, Callable
+
+from ebpfwatch import __version__, config
+from ebpfwatch.daemon.delivery import Delivery
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.host import mounts
+from ebpfwatch.kernel import libbpf
+from ebpfwatch.kernel.playback import PAGE_BYTES, Playback
+from ebpfwatch.kernel.protocol import LoadRequest
+from ebpfwatch.kernel.session import Session
+from ebpfwatch.paths import Paths
+from ebpfwatch.system import privileges
+from ebpfwatch.system.imports import absent, without
+from ebpfwatch.system.log import say
+
+if TYPE_CHECKING:
+    from ebpfwatch.sinks.web import Web
+
+__all__ = ["bind", "facts", "introduce", "load_request", "test_page", "tidy", "touch"]
+
+
+def bind(settings: config.Config) -> Web | None:
+    """The web server, bound and not yet serving; None where it is off.  Raises
+    ``EbpfwatchError``.
+    """
+    address = config.split_address(settings.metrics.listen)
+    if address is None:
+        return None
+    with without("ssl"), absent("_hashlib"):
+        from ebpfwatch.sinks.web import Web
+
+    return Web(*address, settings.metrics.web_config)
+
+
+def load_request(settings: config.Config, paths: Paths, verbose: bool) -> LoadRequest:
+    """What the loader child is asked for; raises ``EbpfwatchError`` where there is no ext4."""
+    found = mounts.ext4_mounts(paths)
+    if not found:
+        raise EbpfwatchError(
+            "no ext4 filesystem is mounted, so there is nothing to watch",
+            "mount one, then start again",
+            Exit.UNAVAILABLE,
+        )
+    return dataclasses.replace(
+        config.loader_request(settings),
+        mounts=tuple(mount.path for mount in found if not mount.read_only),
+        verbose=verbose,
+    )
+
+
+def test_page(session: Session) -> range:
+    """The addresses of the self-test's made-up objects, empty where the kernel has no
+    BPF_PROG_TEST_RUN for them.
+    """
+    loaded = session.loaded
+    try:
+        bed = Playback(session.programs, session.maps, loaded.offsets, loaded.learned)
+    except EbpfwatchError:
+        return range(0)
+    return range(bed.object, bed.object + PAGE_BYTES)
+
+
+def touch(session: Session, configure: Callable[[], None]) -> None:
+    """Do once whatever later needs the kernel's permission."""
+    session.counters()
+    session.misses()
+    session.scan()
+    configure()
+
+
+def facts(session: Session, settings: config.Config, url: str, journal: bool) -> dict[str, Any]:
+    """What other commands (root only) may know of us: ``Lock.publish``."""
+    return {
+        "version": __version__,
+        "url": url,
+        "state_directory": settings.state_directory,
+        "journal": journal,
+        "programs": {n: int(libbpf.prog_info(fd).id) for n, fd in session.programs.items()},
+        "maps": {n: int(libbpf.map_info(fd).id) for n, fd in session.maps.items()},
+        "offsets": session.loaded.offsets,
+        "learned": vars(session.loaded.learned),
+    }
+
+
+def introduce(
+    session: Session,
+    settings: config.Config,
+    delivery: Delivery,
+    kept: tuple[str, ...],
+    url: str,
+) -> None:
+    """Say what was loaded, what is missing, and where everything goes."""
+    loaded = session.loaded
+    for hook in loaded.hooks:
+        better = f" ({hook.why})" if hook.why and hook.has_rung else ""
+        why = f": {hook.why}" if hook.why and not hook.has_rung else ""
+        say(f"hook {hook.role}: {hook.name or 'absent'}{better}{why}")
+    if loaded.slab_free_ns:
+        say(
+            f"each free from any slab costs {loaded.slab_free_ns:.0f} ns here, the"
+            " kprobe's trap; the governor counts it"
+        )
+    say(f"kernel memory: {session.memory() / 2**20:.1f} MiB")
+    say(f"capabilities kept: {', '.join(kept) or 'none'}")
+    why_no_exe = privileges.why_no_exe(settings.evidence.exe, kept)
+    if why_no_exe:
+        say(why_no_exe, "warning")
+    for missing in delivery.kernel_log.missing:
+        say(f"findings cannot go to {missing}", "notice")
+    if settings.evidence.trace and loaded.dump.why_not:
+        say(f"an oops will not print the verdicts: {loaded.dump.why_not}", "notice")
+    say(f"metrics: {url}/metrics" if url != "off" else "metrics: off")
+    say(f"findings: {delivery.store.directory}")
+
+
+def tidy() -> None:
+    """Give back what only the start needed: half a megabyte; and never look at the rest again."""
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
