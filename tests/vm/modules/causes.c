@@ -22,7 +22,7 @@
  *   files_leaked   COUNT files opened and never closed: wrong, but nothing is freed
  *
  * Each mistake is one line in the kernel log, written before it is made: "cause: NAME object=... ino=... at=NS"; NS is
- * CLOCK_MONOTONIC, as in the findings.
+ * CLOCK_MONOTONIC, as in the findings.  The inode is 0 where there are several, or none.
  */
 #include <linux/cpumask.h>
 #include <linux/dcache.h>
@@ -59,8 +59,8 @@ static bool is(const char *name)
 
 static void confess(void *object)
 {
-	pr_info("cause: %s object=%px ino=%lu at=%llu\n", cause, object, victim_ino,
-		ktime_get_ns());
+	pr_info("cause: %s object=%px ino=%lu at=%llu\n", cause, object,
+		found == 1 ? victim_ino : 0, ktime_get_ns());
 }
 
 static int remove(struct inode *directory, struct dentry *dentry)
@@ -181,8 +181,7 @@ static void two_threads(int (*function)(void *))
 	unsigned int cpu, number = 0;
 
 	confess(dentries[0]);
-	for_each_online_cpu(cpu)
-	{
+	for_each_online_cpu(cpu) {
 		if (number == 2)
 			break;
 		task = kthread_create(function, (void *)(long)number++, "causes/%u", cpu);
