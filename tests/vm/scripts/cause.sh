@@ -1,6 +1,8 @@
 # $1: a mistake of modules/causes.c. Then the ordinary work that meets its consequence, or its victims.
 watch
 cause=$1
+# The hooks that are attached only for a while, and on request (docs/contracts.md).
+grep -q '^contracts:' /tmp/config.yaml && kill -USR2 $daemon && sleep 5
 cd /mnt/vdb || exit 3
 echo x >victim
 sync
