@@ -12,7 +12,6 @@ import select
 import signal
 import struct
 import time
-from types import FrameType
 
 from ebpfwatch.commands import seconds
 from ebpfwatch.errors import Exit
@@ -23,6 +22,7 @@ from ebpfwatch.kernel.session import Session, load, start_loader
 from ebpfwatch.system import privileges
 from ebpfwatch.system.clock import ahead_ns
 from ebpfwatch.system.log import say
+from ebpfwatch.system.signals import Signals
 from ebpfwatch.text.printable import printable
 
 _AT_FDCWD = -100  # include/uapi/linux/fcntl.h
@@ -99,35 +99,11 @@ def run(arguments: argparse.Namespace) -> int:
     resolving = () if arguments.no_resolve else ("sys_ptrace",)
     privileges.drop(session.counters, always=resolving)
     watch = _Watch(session, arguments)
-    with contextlib.closing(session), _Stop() as stop:
-        watch.follow(stop)
+    signals = Signals(signal.SIGINT, signal.SIGTERM)
+    with contextlib.closing(session), contextlib.closing(signals):
+        watch.follow(signals)
         watch.finish()
     return Exit.OK
-
-
-class _Stop:
-    """SIGINT and SIGTERM as a flag, so that what was lost is told at the end.
-
-    Not as an exception: that would be swallowed inside the ring's C callback. ``fd`` ends a select.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.fd, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-
-    def __enter__(self) -> _Stop:
-        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-        return self
-
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        self.asked = True
-
-    def __exit__(self, *_: object) -> None:
-        signal.set_wakeup_fd(-1)
-        os.close(self.fd)
-        os.close(self._writer)
 
 
 class _Watch:
@@ -146,16 +122,16 @@ class _Watch:
         self._resolve = not arguments.no_resolve
         self._next_look = 0.0
 
-    def follow(self, stop: _Stop) -> None:
+    def follow(self, signals: Signals) -> None:
         """Until the time or the lines are used up, or a signal comes."""
         say("watching; Ctrl-C ends it")
         if not self._json:
             print(_HEAD, flush=True)
-        while not stop.asked and self._shown != self._count:
+        while not signals.stop and self._shown != self._count:
             left = self._ends - time.monotonic()
             if left <= 0:
                 break
-            select.select([self._session.fd, stop.fd], [], [], min(1.0, left))
+            select.select([self._session.fd, signals.fd], [], [], min(1.0, left))
             self._print_all()
             self._tell_at_times()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -139,3 +140,13 @@ def test_nothing_of_the_daemon_loads_the_loader_or_triage() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_the_architecture_names_only_what_is_there() -> None:
+    """A file that has moved is moved in the text, too."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = re.findall(r"`([\w/]+\.(?:py|c|h))`", text)
+    assert len(named) > 20
+    for name in named:
+        places = (ROOT / name, PACKAGE / name, ROOT / "probes" / name)
+        assert any(place.exists() for place in places), name
