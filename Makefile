@@ -131,6 +131,9 @@ contract:  ## rewrite probes/contract.h and docs/catalogue.md from ebpfwatch/cat
 mutations: install-test  ## drop rows, swap counters, change constants: a test fails each time (minutes)
 	$(RUN) -m tests.trust.mutations
 
+triage:  ## dist/ebpfwatch-triage.pyz: that command as one file, for any Python from 3.7
+	$(PYTHON) deploy/build_triage.py dist
+
 golden:  ## rewrite tests/golden from the present output
 	EBPFWATCH_GOLDEN=1 $(RUN) -m pytest -q tests/unit/test_sinks.py -k golden
 

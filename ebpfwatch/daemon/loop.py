@@ -176,8 +176,6 @@ class Daemon:
         selector = selectors.DefaultSelector()
         selector.register(self._session.fd, selectors.EVENT_READ)
         selector.register(self._signals.fd, selectors.EVENT_READ)
-        if self._precursors.watcher.fd >= 0:
-            selector.register(self._precursors.watcher.fd, selectors.EVENT_READ)
         next_tick = time.monotonic()
         next_scan = next_tick + _SCAN_SECONDS
         next_canary = self._after_canary(next_tick)
@@ -185,6 +183,7 @@ class Daemon:
             now = time.monotonic()
             pending = self._liveness.proof_pending
             timeout = min(next_tick, now + 0.5 if pending else next_tick) - now
+            self._precursors.poll(selector)
             for key, _ in selector.select(max(0.0, timeout)):
                 if key.fd == self._signals.fd:
                     self._signals.drain()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import selectors
 import time
 from collections.abc import Iterable
 
@@ -51,6 +52,14 @@ class Precursors:
             say(f"the kernel log of this boot already holds: {kinds}", "notice")
         if self.watcher.missing:
             say(f"the kernel log cannot be followed: {self.watcher.missing}", "notice")
+
+    def poll(self, selector: selectors.BaseSelector) -> None:
+        """Let the loop wake up for the kernel's log, but not while a flood used up its budget."""
+        registered = self.watcher.fd in selector.get_map() if self.watcher.fd >= 0 else False
+        if self.watcher.wanted and not registered:
+            selector.register(self.watcher.fd, selectors.EVENT_READ)
+        elif registered and not self.watcher.wanted:
+            selector.unregister(self.watcher.fd)
 
     def drain(self) -> None:
         """Take what the kernel wrote; a flood is taken in portions."""

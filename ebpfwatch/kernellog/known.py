@@ -335,7 +335,7 @@ _INSIDE = tuple({word for known in KNOWN for word in known.begins if word.starts
 # "NAME/123: potentially unexpected fatal signal" (arch/*/mm/fault.c, kernel/signal.c). A network
 # device's: "NAME: renamed from" (net/core/dev.c: dev_change_name()).
 _CHOSEN_BY_USERS = re.compile(
-    r".{1,15}?(?:\[\d+\]:? |\(\d+\): |/\d+: potentially|: renamed from "
+    r".{1,15}? ?(?:\[\d+\]:? |\(\d+\): |/\d+: potentially|: renamed from "
     r"|: (?:entered|left) \w+ mode| uses )"
 )
 

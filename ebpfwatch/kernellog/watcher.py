@@ -1,8 +1,14 @@
 """The kernel's log as it is written: /dev/kmsg, one record a read.
 
 Only facility 0 counts: that is the kernel itself.  Whatever user space writes into /dev/kmsg gets
-another facility from the kernel (devkmsg_write()), so nobody can forge a message, and our own
-findings in that log are never read back.  Opened while we may; reading needs no privilege later.
+another facility from the kernel (devkmsg_write()), and our own findings in that log are never read
+back.  Messages of the kernel itself that begin with a name which a user chose (a task's, a network
+device's) are refused by ``known.recognise``.  Opened while we may; reading needs no privilege
+later.
+
+Anybody can make the kernel write: a loop of failing mounts in a user namespace makes 25,000
+records a second.  So reading has a budget; while it is used up ``wanted`` is False, nobody must
+poll ``fd``, and what the kernel overwrites meanwhile is counted as lost.
 """
 
 from __future__ import annotations
@@ -20,6 +26,8 @@ __all__ = ["Batch", "Event", "Watcher"]
 
 _LARGEST = 8192  # bytes: CONSOLE_EXT_LOG_MAX, the most that one read may give
 _PORTION = 500  # records at once: the ring of probe events must not wait longer
+_A_SECOND = 500  # records, as long as it may last: some 0.5 % of a CPU
+_AT_ONCE = 20000  # records of one burst: the case's 146 warnings with their stacks were some 9,000
 _HISTORY = 20000  # records of the time before us that are looked at
 _USER = 1  # LOG_USER: what devkmsg_write() makes of a line without a facility of its own
 _OWN = "ebpfwatch: "  # how sinks/kmsg.py begins
@@ -43,6 +51,29 @@ class Batch:
     reports: list[Report] = dataclasses.field(default_factory=list)
 
 
+class _Budget:
+    """How many records may be read: a bucket that fills with time."""
+
+    def __init__(self, now: float) -> None:
+        self._left = float(_AT_ONCE)
+        self._filled = now
+        self._waiting = False
+
+    def left(self, now: float) -> int:
+        """What may be read now; once it is used up, nothing until a second's worth has come."""
+        self._left = min(_AT_ONCE, self._left + (now - self._filled) * _A_SECOND)
+        self._filled = now
+        if self._left < 1:
+            self._waiting = True
+        elif self._left >= _A_SECOND:
+            self._waiting = False
+        return 0 if self._waiting else int(self._left)
+
+    def used(self, records: int) -> None:
+        """So many were read."""
+        self._left -= records
+
+
 class Watcher:
     """``fd`` becomes readable when there is more, -1 where there is no log (``missing`` says why).
 
@@ -62,6 +93,7 @@ class Watcher:
         self._history = True
         self._next: int | None = None
         self._parser = Parser()
+        self._budget = _Budget(time.monotonic())
         try:
             self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         except OSError as error:
@@ -88,15 +120,22 @@ class Watcher:
     def read(self) -> Batch:
         """At most a portion of what is there; never waits, never raises."""
         batch = Batch()
-        for _ in range(_PORTION if self.fd >= 0 else 0):
+        allowed = min(_PORTION, self._budget.left(time.monotonic())) if self.fd >= 0 else 0
+        for _ in range(allowed):
             text = self._read()
             if text is None:
                 break
+            self._budget.used(1)
             known = recognise(text)
             if known is not None:
                 batch.events.append(Event(time.monotonic_ns(), known, text[:300]))
             batch.reports += self._parser.feed(Record(text, time.monotonic()), known)
         return batch
+
+    @property
+    def wanted(self) -> bool:
+        """Whether ``fd`` is worth polling now."""
+        return self.fd >= 0 and self._budget.left(time.monotonic()) > 0
 
     def close(self) -> None:
         """Give the file back."""

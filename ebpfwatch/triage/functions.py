@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from ebpfwatch.catalogue.functions import RCU_CALLBACKS
+
 __all__ = [
     "BLOCK",
     "DISPATCH",
@@ -25,8 +27,8 @@ __all__ = [
     "filesystem_of_cache",
 ]
 
-#: ext4's callbacks that free the memory of an inode.
-EXT4_FREE = {"ext4_i_callback", "ext4_free_in_core_inode"}
+#: ext4's callbacks that free the memory of an inode; i_callback is every filesystem's.
+EXT4_FREE = RCU_CALLBACKS - {"i_callback"}
 #: The VFS' own: every filesystem's inodes come by here.
 INODE_FREE = {"i_callback", "destroy_inode", "free_inode_nonrcu"}
 #: Functions of the slab that take an object back.

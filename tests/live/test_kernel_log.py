@@ -6,6 +6,7 @@ import os
 import re
 import select
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,40 @@ def test_an_overrun_is_counted(watcher: Watcher) -> None:
     assert 100 < watcher.lost < 3000 * 2, f"{size} bytes were written"
 
 
+def test_a_flood_costs_a_bounded_share(watcher: Watcher) -> None:
+    """As many records as can be written for five seconds: the reader takes its budget, and what it
+    did not read is counted.
+    """
+    old = RATE.read_text().split()[0]
+    try:
+        RATE.write_text("on\n")
+    except OSError as error:
+        pytest.skip(f"{RATE} cannot be set: {error.strerror}")
+    stop = (
+        "import sys, time\nend = time.monotonic() + 7\nlog = open('/dev/kmsg', 'wb', buffering=0)\n"
+    )
+    stop += "while time.monotonic() < end:\n    log.write(b'<7>x: Unknown parameter uuuu')\n"
+    try:
+        with subprocess.Popen([sys.executable, "-c", stop]) as flood:
+            deadline = time.monotonic() + 2
+            while time.monotonic() < deadline:  # the burst that is read at once
+                watcher.read()
+            began, lost = time.process_time(), watcher.lost
+            deadline = time.monotonic() + 4
+            while time.monotonic() < deadline:
+                if watcher.wanted:
+                    select.select([watcher.fd], [], [], 0.1)
+                else:
+                    time.sleep(0.1)
+                watcher.read()
+            spent = time.process_time() - began
+            flood.wait()
+    finally:
+        RATE.write_text(f"{old}\n")
+    assert spent < 0.2, "5 % of a CPU"
+    assert watcher.lost > lost
+
+
 def test_the_daemon_counts_it_and_notes_it(daemon: DaemonProcess, ext4: Path) -> None:
     """From the kernel's log to /metrics; a forged message does not get there."""
     name = 'ebpfwatch_kernel_log_events_total{kind="ext4_error"}'
@@ -139,8 +174,6 @@ def test_without_permission_it_says_why(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "print(Watcher(Path('/dev/kmsg')).missing)\n"
     )
-    import sys
-
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert re.match(r"/dev/kmsg: (Operation not permitted|Permission denied)", done.stdout)
     assert Paths().dev == Path("/dev")

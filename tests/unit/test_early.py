@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from ebpfwatch.daemon.precursors import Precursors
 from ebpfwatch.daemon.this_boot import ThisBoot
 from ebpfwatch.host.zoneinfo import Zone
+from ebpfwatch.kernellog.known import recognise
 from ebpfwatch.kernellog.watcher import Watcher
 from ebpfwatch.paths import Paths
 from ebpfwatch.sinks.journal import Journal
@@ -139,3 +141,68 @@ def test_any_records(records: list[bytes]) -> None:
     for record in records:
         watcher._message(record)
     assert watcher.lost >= 0
+
+
+def test_a_flood_is_read_up_to_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A burst is read at once; a flood that lasts costs so many records a second, no more."""
+    now = 1000.0
+    monkeypatch.setattr("ebpfwatch.kernellog.watcher.time.monotonic", lambda: now)
+    watcher = Watcher(Path("/nonexistent"))
+    read = 0
+
+    def endless() -> str:
+        nonlocal read
+        read += 1
+        return "tmpfs: Unknown parameter 'uuuu'"
+
+    monkeypatch.setattr(watcher, "_read", endless)
+    watcher.fd = 0
+    for _ in range(100):
+        watcher.read()
+    assert read == 20000 and not watcher.wanted, "nobody must poll it now"
+    for _ in range(60):
+        now += 1.0
+        for _ in range(10):
+            watcher.read()
+    assert 20000 + 29000 <= read <= 20000 + 30000
+    now += 3600
+    assert watcher.wanted
+    watcher.fd = -1
+
+
+def headlines() -> list[str]:
+    """What the kernel prints, one or more of each row, as the samples have it."""
+    found = {}
+    for log in (Path(__file__).parents[1] / "fixtures/logs").glob("*.txt"):
+        for line in log.read_text(errors="replace").splitlines():
+            text = re.sub(r"^[^A-Za-z_]*", "", line)
+            known = recognise(text)
+            if known is not None:
+                found[text] = known
+    return list(found)
+
+
+#: The kernel's own lines that begin with a name which a user chose: up to 15 bytes.
+BEGUN_BY_USERS = (
+    "{}[4242]: segfault at 0 ip 00005555deadbeef sp 00007ffc error 4 in a.out[555500+1000]",
+    "{}[4242]: unhandled exception: ESR 0x92000046, address = 0x0",
+    "{}[4242]: unhandled level 2 translation fault (11) at 0x00000000, esr 0x92000006",
+    "{} (4242): drop_caches: 3",
+    "{}/4242: potentially unexpected fatal signal 11.",
+    "{}[4242] vsyscall attempted with vsyscall=none ip:ffffffffff600000",
+    "{}: renamed from corruption",
+    "{}: renamed from corruption. (while UP)",
+    "{}: entered promiscuous mode",
+)
+
+
+def test_no_name_that_a_user_chooses_is_a_message() -> None:
+    """15 bytes of any message that is known here, in each place where a name comes first."""
+    names = {text[begin : begin + 15] for text in headlines() for begin in range(1)}
+    names |= {"BUG: KASAN: x", "BUG a (b): c", "WARNING: [", "JBD2: error", "list_add", "list_del"}
+    names |= {"EDAC a: 1 UE", "mce: [Hardware", "BUG: KFENCE: x", "list_add corrup"}
+    assert len(names) > 20
+    for name in names:
+        for line in BEGUN_BY_USERS:
+            found = recognise(line.format(name))
+            assert found is None, line.format(name)

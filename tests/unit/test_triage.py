@@ -6,9 +6,11 @@ import io
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +249,56 @@ def test_only_its_command_imports_triage() -> None:
         if file.parent.name != "triage" and pattern.search(file.read_text())
     }
     assert users == {"commands/triage.py"}
+
+
+# -- old Pythons
+
+
+def old_python() -> str:
+    """A Python 3.7, where there is one."""
+    homes = Path.home().glob(".pyenv/versions/3.7*/bin/python3.7")
+    return next((str(path) for path in homes), "") or shutil.which("python3.7") or ""
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make triage` builds."""
+    directory = tmp_path_factory.mktemp("dist")
+    words = [sys.executable, ROOT / "deploy/build_triage.py", directory]
+    subprocess.run(words, check=True, capture_output=True)
+    return directory / "ebpfwatch-triage.pyz"
+
+
+def test_one_file_is_the_whole_command(packed: Path, tmp_path: Path) -> None:
+    """With no ebpfwatch around it, nothing installed, and 3.7 where there is one."""
+    (tmp_path / "log").write_bytes(sample(LOGS[0])[1])
+    for python in {sys.executable, old_python()} - {""}:
+        words = [python, "-I", str(packed), "--json", str(ROOT / "tests/fixtures/logs")]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)["logs"]
+        verdicts = {Path(log["name"].partition(", boot")[0]).stem: log["verdict"] for log in found}
+        right = {path.stem: sample(path)[0]["verdict"] for path in LOGS}
+        assert {name: right[name] for name in verdicts} == verdicts and len(found) > 90
+
+
+def test_a_checker_finds_nothing_newer_than_3_7(packed: Path, tmp_path: Path) -> None:
+    """vermin: syntax and library of every module that is packed."""
+    vermin = pytest.importorskip("vermin", reason="vermin is not installed: pip install vermin")
+    assert vermin
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path)
+    words = [
+        "-c",
+        "import vermin; vermin.main()",
+        "-q",
+        "--target=3.7-",
+        "--no-eval-annotations",
+        "--violations",
+        ".",
+    ]
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 # -- noise
