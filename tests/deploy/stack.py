@@ -8,15 +8,15 @@ import json
 import queue
 import subprocess
 import threading
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from tests.deploy.conftest import program
 from tests.live.conftest import free_port
+from tests.live.harness import PATIENCE, until
 
 SHIPPED = Path(__file__).parents[2] / "deploy/prometheus"
 
@@ -38,12 +38,12 @@ def running(log: Path, url: str, *words: object) -> Iterator[str]:
     with open(log, "wb") as output:
         process = subprocess.Popen([str(w) for w in words], stdout=output, stderr=output)
     try:
-        wait(lambda: process.poll() is not None or answers(f"{url}/-/ready"), 30, log.read_text)
+        until(lambda: process.poll() is not None or answers(f"{url}/-/ready"), log.read_text)
         assert process.poll() is None, log.read_text()
         yield url
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
 
 
 def prometheus(directory: Path, config: Path) -> contextlib.AbstractContextManager[str]:
@@ -110,13 +110,5 @@ def answers(url: str) -> bool:
 def api(url: str, path: str, **query: str) -> Any:
     """The data of an answer of Prometheus's API."""
     asked = f"{url}/api/v1/{path}?{urllib.parse.urlencode(query)}"
-    with urllib.request.urlopen(asked, timeout=10) as answer:
+    with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
         return json.load(answer)["data"]
-
-
-def wait(done: Callable[[], object], seconds: float, why: Callable[[], object]) -> None:
-    """Until it is done; fails with the reason."""
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, why()
-        time.sleep(0.1)

@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from tests.deploy.conftest import program
-from tests.deploy.stack import SHIPPED, alertmanager, api, prometheus, shipped, wait, webhook
-from tests.live.conftest import DaemonProcess, command, free_port
+from tests.deploy.stack import SHIPPED, alertmanager, api, prometheus, shipped, webhook
+from tests.live.conftest import DaemonProcess, free_port
+from tests.live.harness import PATIENCE, selftest, until
 
 RULES = yaml.safe_load((SHIPPED / "ebpfwatch.rules.yml").read_text())
 ALERTS = [r for group in RULES["groups"] for r in group["rules"] if "alert" in r]
@@ -63,8 +64,8 @@ def test_from_the_kernel_to_the_webhook(daemon: DaemonProcess, tmp_path: Path) -
         prometheus(tmp_path, config) as url,
     ):
         scraped = "ebpfwatch_ready == 1"
-        wait(lambda: api(url, "query", query=scraped)["result"], 20, lambda: api(url, "targets"))
-        assert command("selftest", run_directory=daemon.run_directory).returncode == 0
+        until(lambda: api(url, "query", query=scraped)["result"], lambda: api(url, "targets"))
+        assert selftest(daemon).returncode == 0
         path, alert = heard(posted)
         assert path == "/selftest"
         assert alert["labels"] == {
@@ -84,7 +85,7 @@ def test_from_the_kernel_to_the_webhook(daemon: DaemonProcess, tmp_path: Path) -
 
 def heard(posted: queue.Queue[tuple[str, dict[str, Any]]]) -> tuple[str, dict[str, Any]]:
     """Where the next notification went, and its one alert."""
-    path, body = posted.get(timeout=30)
+    path, body = posted.get(timeout=PATIENCE)
     assert body["status"] == "firing"
     (alert,) = body["alerts"]
     return path, alert

@@ -14,6 +14,7 @@ from ebpfwatch.sinks.journal import fields
 from tests.deploy import stack
 from tests.deploy.conftest import program
 from tests.live.conftest import free_port
+from tests.live.harness import PATIENCE, until
 from tests.unit.test_sinks import findings
 
 FLEET = Path(__file__).parents[2] / "deploy/fleet"
@@ -71,12 +72,10 @@ def test_labels_from_files_reach_the_central_prometheus(tmp_path: Path) -> None:
         )
         running.enter_context(_prometheus(config, ports["site"]))
         query = 'up{job="ebpfwatch", site="east", role="desktop"}'
-        stack.wait(
-            lambda: stack.api(centre, "query", query=query)["result"], 60, lambda: "nothing came"
-        )
+        until(lambda: stack.api(centre, "query", query=query)["result"], lambda: "nothing came")
         names = stack.api(centre, "label/__name__/values")
         assert not [name for name in names if name.startswith("prometheus_")]
-        path, body = posted.get(timeout=60)
+        path, body = posted.get(timeout=PATIENCE)
     (alert,) = body["alerts"]
     assert path == "/tickets" and alert["labels"]["alertname"] == "EbpfwatchDown"
     assert (alert["labels"]["site"], alert["status"]) == ("west", "firing")
@@ -145,15 +144,14 @@ def test_a_finding_reaches_the_collector(two_hosts: tuple[str, str], tmp_path: P
         upload = ["ip", "netns", "exec", host, UPLOAD, f"--url={listen}"]
         upload += [f"--directory={journal.parent}", f"--save-state={tmp_path / 'state'}"]
         # It refuses what is not yet listened to, as its unit does until systemd starts it again.
-        stack.wait(
+        until(
             lambda: subprocess.run([*upload, "--follow=no"], capture_output=True).returncode == 0,
-            30,
             lambda: "nothing could be sent",
         )
-        stack.wait(lambda: _read(arrived, finding.id), 30, lambda: "it did not arrive")
+        until(lambda: _read(arrived, finding.id), lambda: "it did not arrive")
     finally:
         remote.terminate()
-        remote.wait(10)
+        remote.wait(PATIENCE)
     got = _read(arrived, finding.id)
     for name, value in fields(finding).items():
         assert value.splitlines()[0] in got, name

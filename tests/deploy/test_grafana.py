@@ -5,6 +5,7 @@ Grafana itself is in no archive that this project installs from, so no panel is 
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
@@ -15,8 +16,9 @@ from typing import Any
 import yaml
 
 from tests.deploy.conftest import node_module, program
-from tests.deploy.stack import api, prometheus, shipped, wait
-from tests.live.conftest import DaemonProcess, command
+from tests.deploy.stack import api, prometheus, shipped
+from tests.live.conftest import DaemonProcess
+from tests.live.harness import selftest, until
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "deploy/grafana"
@@ -131,22 +133,24 @@ def test_every_query_finds_something(daemon: DaemonProcess, tmp_path: Path) -> N
     config = shipped("prometheus.yml", tmp_path, scrapes)
     with prometheus(tmp_path, config) as url:
         ready = "ebpfwatch_hook_alive == 1"
-        wait(lambda: api(url, "query", query=ready)["result"], 30, lambda: api(url, "targets"))
-        assert command("selftest", run_directory=daemon.run_directory).returncode == 0
-        time.sleep(6)  # six scrapes: enough for every rate
-        values = {"instance": ".*", "__rate_interval": "5s"}
+        until(lambda: api(url, "query", query=ready)["result"], lambda: api(url, "targets"))
+        assert selftest(daemon).returncode == 0
+        values = {"instance": ".*", "__rate_interval": "30s"}
         for variable in DASHBOARD["templating"]["list"][1:]:
-            found = label_values(url, variable["query"]["query"], values)
-            assert found, variable["name"]
+            asked = variable["query"]["query"]
+            found = until(functools.partial(label_values, url, asked, values))
             values[variable["name"]] = re.escape(found[0])
         assert values["instance"] == re.escape(target)
-        empty = [
-            (panel["title"], query["expr"])
-            for panel in PANELS
-            for query in panel["targets"]
-            if not run(url, query["expr"], values, query["instant"])
-        ]
-        assert empty == []
+
+        def empty() -> list[tuple[str, str]]:
+            return [
+                (panel["title"], query["expr"])
+                for panel in PANELS
+                for query in panel["targets"]
+                if not run(url, query["expr"], values, query["instant"])
+            ]
+
+        until(lambda: not empty(), empty)  # a rate needs two scrapes
         findings, tests = (a["expr"] for a in DASHBOARD["annotations"]["list"])
         assert run(url, tests, values, False)
         # No inode is freed twice on this machine: the other differs by one word.

@@ -37,14 +37,11 @@ def resize(browser: Any, width: int, height: int) -> None:
 @pytest.fixture
 def found(daemon: DaemonProcess) -> DaemonProcess:
     """A daemon that has judged a double free of a file with a hostile name."""
-    time.sleep(2)  # the canary's life
+    daemon.wait_proven()
     bed = open_playback(running_daemon(daemon.run_directory))
     bed.inode.name = HOSTILE
     double_free(bed)
-    deadline = time.monotonic() + 5
-    while not list((daemon.state / "findings").glob("*.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    daemon.wait_findings()
     return daemon
 
 

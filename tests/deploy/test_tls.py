@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +11,9 @@ import pytest
 import yaml
 
 from tests.deploy.conftest import program
-from tests.deploy.stack import api, prometheus, shipped, wait
+from tests.deploy.stack import api, prometheus, shipped
 from tests.live.conftest import DaemonProcess, command, free_port, start_daemon
+from tests.live.harness import selftest, until
 
 PASSWORD = "correct horse"
 
@@ -131,9 +131,9 @@ def test_new_certificate_and_password_without_a_restart(
     (tmp_path / "web.yml").write_text("tls_server_config: {")
     assert curl(guarded, *ca, "-u", "prometheus:another") == (0, "healthy\n200")
     guarded.wait_log("keeping the old web configuration")
-    time.sleep(1.1)
-    metrics = curl(guarded, *ca, "-u", "prometheus:another", path="/metrics")[1]
-    assert 'ebpfwatch_config_last_reload_successful{file="web"} 0.0' in metrics
+    failed = 'ebpfwatch_config_last_reload_successful{file="web"} 0.0'
+    words = (*ca, "-u", "prometheus:another")
+    until(lambda: failed in curl(guarded, *words, path="/metrics")[1])
     assert guarded.process.poll() is None
 
 
@@ -157,7 +157,7 @@ def test_client_certificates(tmp_path: Path, ext4: Path) -> None:
 
 def test_the_selftest_says_what_it_may_not_see(guarded: DaemonProcess) -> None:
     """Files are looked at; /metrics asks for a password, and that is said."""
-    outcome = command("selftest", run_directory=guarded.run_directory)
+    outcome = selftest(guarded)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     assert "OK   report" in outcome.stdout and "NOTE metrics" in outcome.stdout
     assert "OK   metrics" not in outcome.stdout
@@ -182,9 +182,8 @@ def test_prometheus_scrapes_it(guarded: DaemonProcess, tmp_path: Path) -> None:
     )
     shipped("ebpfwatch.rules.yml", tmp_path, {})
     with prometheus(tmp_path, config) as url:
-        wait(
+        until(
             lambda: api(url, "query", query="ebpfwatch_ready == 1")["result"],
-            20,
             lambda: api(url, "targets")["activeTargets"],
         )
         assert api(url, "targets")["activeTargets"][0]["scrapeUrl"] == f"https://{target}/metrics"

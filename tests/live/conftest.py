@@ -20,7 +20,9 @@ from tests.live.harness import (
     load_session,
     loaded_programs,
     loop_ext4,
+    selftest,
     start_daemon,
+    until,
     watching,
     write_config,
 )
@@ -32,7 +34,9 @@ __all__ = [
     "free_port",
     "load_session",
     "loaded_programs",
+    "selftest",
     "start_daemon",
+    "until",
     "write_config",
 ]
 

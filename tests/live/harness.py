@@ -15,14 +15,16 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from ebpfwatch.kernel import session as kernel_session
 from ebpfwatch.kernel.protocol import LoadRequest
 from ebpfwatch.kernel.session import Session
 
 __all__ = [
+    "PATIENCE",
     "ROOT",
     "DaemonProcess",
     "build",
@@ -32,12 +34,30 @@ __all__ = [
     "load_session",
     "loaded_programs",
     "loop_ext4",
+    "selftest",
     "start_daemon",
+    "until",
     "watching",
     "write_config",
 ]
 
 ROOT = Path(__file__).parents[2]
+
+#: Seconds that a test waits for what must come. Long: waiting costs nothing where it comes at once,
+#: and the machine may have other things to do. A test that something is fast measures that by
+#: itself, against what the same machine does at the same time.
+PATIENCE = 120.0
+
+_T = TypeVar("_T")
+
+
+def until(done: Callable[[], _T], why: Callable[[], object] = str, seconds: float = PATIENCE) -> _T:
+    """Wait until ``done`` is true, and return what it says; fails with ``why`` if it never is."""
+    deadline = time.monotonic() + seconds
+    while not (result := done()):
+        assert time.monotonic() < deadline, why()
+        time.sleep(0.02)
+    return result
 
 
 def build_storm(directory: Path) -> Path:
@@ -91,7 +111,7 @@ class DaemonProcess:
 
     def metrics(self) -> dict[str, float]:
         """One scrape, by series."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=PATIENCE) as answer:
             lines = answer.read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
@@ -101,7 +121,7 @@ class DaemonProcess:
         time.sleep(1.1)
         return self.metrics()
 
-    def wait_metrics(self, expected: dict[str, float], seconds: float = 10) -> None:
+    def wait_metrics(self, expected: dict[str, float], seconds: float = PATIENCE) -> None:
         """Until one scrape shows them all; fails with what it shows instead."""
         # As text: NaN, too, is what was waited for.
         wanted = {series: str(float(value)) for series, value in expected.items()}
@@ -112,21 +132,29 @@ class DaemonProcess:
                 return
             assert time.monotonic() < deadline, now
 
-    def wait_log(self, text: str, seconds: float = 10) -> str:
+    def wait_log(self, text: str, seconds: float = PATIENCE) -> str:
         """The log once it contains the text; fails with the log if it never does."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            log = self.log.read_text()
-            if text in log:
-                return log
-            time.sleep(0.02)
-        raise AssertionError(f"{text!r} did not appear in:\n{self.log.read_text()}")
+        read = self.log.read_text
+        until(lambda: text in read(), lambda: f"{text!r} did not appear in:\n{read()}", seconds)
+        return read()
+
+    def wait_proven(self, *roles: str, seconds: float = PATIENCE) -> None:
+        """Until the canary has proven these hooks; all that it can prove if none is named."""
+        roles = roles or ("evict", "rcu_free", "any_free")
+        series = {f'ebpfwatch_hook_alive{{hook="{role}"}}': 1.0 for role in roles}
+        self.wait_metrics(series, seconds)
+
+    def wait_findings(self, count: int = 1) -> list[Path]:
+        """The files of the findings, once there are that many."""
+        files = self.state / "findings"
+        until(lambda: len(list(files.glob("*.json"))) >= count, self.log.read_text)
+        return sorted(files.glob("*.json"))
 
     def stop(self) -> int:
         """SIGTERM and wait."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE)
 
 
 def command(*words: object, run_directory: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -140,8 +168,13 @@ def command(*words: object, run_directory: Path | None = None) -> subprocess.Com
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=2 * PATIENCE,
     )
+
+
+def selftest(daemon: DaemonProcess) -> subprocess.CompletedProcess[str]:
+    """`ebpfwatch selftest` of a daemon whose sinks all work."""
+    return command("selftest", "--timeout", PATIENCE, run_directory=daemon.run_directory)
 
 
 def write_config(directory: Path, **changes: str) -> Path:
@@ -174,7 +207,7 @@ def start_daemon(directory: Path, wrapper: Sequence[str] = (), **changes: str) -
             stderr=stderr,
         )
     daemon = DaemonProcess(process, run_directory, directory / "state", config, log, out, "")
-    deadline = time.monotonic() + 120  # an emulated guest takes its time
+    deadline = time.monotonic() + PATIENCE
     while "ready after" not in log.read_text():
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()  # or the next tests share the machine with it

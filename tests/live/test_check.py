@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from ebpfwatch.catalogue.ladder import LADDER
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.session import probe
 from ebpfwatch.system.lock import running_daemon
-from tests.live.conftest import ROOT, DaemonProcess, command, write_config
+from tests.live.conftest import ROOT, DaemonProcess, write_config
+from tests.live.harness import PATIENCE, selftest, until
 
 #: What no verifier lets pass: a read behind the end of its context.
 BROKEN = "\treturn *(volatile int *)((char *)ctx + 4096);\n"
@@ -42,12 +42,11 @@ def objects() -> dict[str, set[int]]:
 
 def assert_nothing_more(before: dict[str, set[int]]) -> None:
     """What was not there before is gone within the kernel's own grace period."""
-    deadline = time.monotonic() + 10
-    while left := {kind: now - before[kind] for kind, now in objects().items()}:
-        if not any(left.values()):
-            return
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
+
+    def left() -> dict[str, set[int]]:
+        return {kind: now - before[kind] for kind, now in objects().items()}
+
+    until(lambda: not any(left().values()), left)
 
 
 def check(
@@ -60,7 +59,7 @@ def check(
         env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert "Traceback" not in done.stderr
     return done.returncode, json.loads(done.stdout)
@@ -188,12 +187,12 @@ def run_until_ready(root: Path, directory: Path, rungs: str) -> str:
             said += line
             if "ready after" in line:
                 return "ready"
-        assert process.wait(10) == Exit.SOFTWARE, said
+        assert process.wait(PATIENCE) == Exit.SOFTWARE, said
         assert "Failed to load BPF program" in said and "ebpfwatch check" in said
         return "refused"
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -229,8 +228,9 @@ def test_what_does_not_compile_is_a_defect(broken: Path) -> None:
 
 
 def test_beside_a_daemon(daemon: DaemonProcess) -> None:
-    """Checked twice while one watches: its programs are the same, its hooks alive, nothing is lost,
-    a self-test's double free is found, and the sysctl that it holds stays.
+    """Checked twice while one watches: its programs are the same, its hooks alive, nothing is lost
+    but runs that the kernel skips by itself where an interrupt comes in between, a self-test's
+    double free is found, and the sysctl that it holds stays.
     """
     ours = running_daemon(daemon.run_directory)
     sysctl = Path("/proc/sys/kernel/ftrace_dump_on_oops")
@@ -242,11 +242,13 @@ def test_beside_a_daemon(daemon: DaemonProcess) -> None:
     assert objects()["prog"] >= set(ours["programs"].values())
     assert objects()["map"] >= set(ours["maps"].values())
     assert (sysctl.read_text() if sysctl.exists() else "") == held
-    assert command("selftest", run_directory=daemon.run_directory).returncode == 0
+    assert selftest(daemon).returncode == 0
     metrics = daemon.settled_metrics()
     alive = {name: value for name, value in metrics.items() if "hook_alive" in name}
     assert alive and 0.0 not in alive.values()  # NaN: what no canary can prove, as reclaim
     lost = {name: v for name, v in metrics.items() if "lost_events_total" in name and v}
+    skipped = lost.pop('ebpfwatch_lost_events_total{kind="recursion"}', 0)
+    assert lost.pop('ebpfwatch_lost_events_total{kind="free_missed"}', 0) <= skipped
     assert lost == {}
     assert "WARN" not in daemon.log.read_text() and daemon.process.poll() is None
 
@@ -303,6 +305,6 @@ def test_the_compiler_stays_in_the_child() -> None:
         "assert 'libbcc.so' not in maps and 'LLVM' not in maps and 'bcc' not in sys.modules"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import signal
+import statistics
 import time
 import urllib.error
 import urllib.request
@@ -18,7 +19,14 @@ from ebpfwatch.commands.selftest import double_free, open_playback
 from ebpfwatch.sinks import store
 from ebpfwatch.system.lock import running_daemon
 from ebpfwatch.system.privileges import CAPABILITIES
-from tests.live.conftest import DaemonProcess, command, loaded_programs, start_daemon
+from tests.live.conftest import (
+    DaemonProcess,
+    command,
+    loaded_programs,
+    selftest,
+    start_daemon,
+    until,
+)
 from tests.live.harness import watching
 from tests.unit.test_finding import check
 
@@ -32,15 +40,9 @@ def test_it_says_what_it_took(daemon: DaemonProcess) -> None:
     assert "/metrics" in log
 
 
-def wait_alive(daemon: DaemonProcess, *roles: str, seconds: float = 10) -> None:
-    """All of these hooks are proven."""
-    series = {f'ebpfwatch_hook_alive{{hook="{role}"}}': 1.0 for role in roles}
-    daemon.wait_metrics(series, seconds)
-
-
 def test_the_canary_proves_the_hooks(daemon: DaemonProcess) -> None:
-    """Within seconds of the start each attached hook is 1; reclaim stays NaN or becomes 1."""
-    wait_alive(daemon, "unlink", "evict", "rcu_free", "any_free")
+    """Soon after the start each attached hook is 1; reclaim stays NaN or becomes 1."""
+    daemon.wait_proven("unlink", "evict", "rcu_free", "any_free")
     metrics = daemon.settled_metrics()
     assert metrics['ebpfwatch_hook_alive{hook="reclaim"}'] != 0
     proven = {n: v for n, v in metrics.items() if n.startswith("ebpfwatch_canary_last_success")}
@@ -50,7 +52,7 @@ def test_the_canary_proves_the_hooks(daemon: DaemonProcess) -> None:
 def test_the_canary_is_known_without_the_unlink_hook(tmp_path: Path, ext4: Path) -> None:
     """No note of an unlink tells whose file dies, where the governor or a wish took that hook."""
     with watching(tmp_path, rungs='"unlink=none"') as daemon:
-        wait_alive(daemon, "evict", "rcu_free", "any_free")
+        daemon.wait_proven("evict", "rcu_free", "any_free")
         assert 'hook="unlink"' not in "".join(n for n in daemon.metrics() if "hook_alive" in n)
         assert "SILENT" not in daemon.log.read_text()
 
@@ -60,13 +62,13 @@ def test_reclaim_proves_its_hook(daemon: DaemonProcess, ext4: Path) -> None:
     (ext4 / "to-be-dropped").touch()
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("2")
-    wait_alive(daemon, "reclaim", seconds=6)
+    daemon.wait_proven("reclaim")
     (ext4 / "to-be-dropped").unlink()
 
 
 def test_selftest_reaches_every_sink(daemon: DaemonProcess) -> None:
     """`ebpfwatch selftest` reaches files, stdout, metrics and report, marked as a test."""
-    outcome = command("selftest", run_directory=daemon.run_directory)
+    outcome = selftest(daemon)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     assert "OK   report" in outcome.stdout and "OK   metrics" in outcome.stdout
     body = next(store.read_all(daemon.state))
@@ -85,9 +87,8 @@ def test_selftest_reaches_every_sink(daemon: DaemonProcess) -> None:
 
 def test_a_proven_double_free_is_confirmed(daemon: DaemonProcess) -> None:
     """Once the canary has flown, the verdict has no doubt left, and names its evidence."""
-    daemon.wait_log("ready after")
-    time.sleep(2)
-    assert command("selftest", run_directory=daemon.run_directory).returncode == 0
+    daemon.wait_proven()
+    assert selftest(daemon).returncode == 0
     body = next(store.read_all(daemon.state))
     assert body["confidence"] == "confirmed", body["reasons"]
     assert any("not allocated since" in reason for reason in body["reasons"])
@@ -105,13 +106,16 @@ def test_a_proven_double_free_is_confirmed(daemon: DaemonProcess) -> None:
 
 
 def test_each_of_21_events_reaches_the_disk_by_itself(daemon: DaemonProcess) -> None:
-    """No second free waits for the next one, or for a tick; how long each takes is the bench's."""
-    bed = open_playback(running_daemon(daemon.run_directory))
+    """No second free waits for the next one, or for a tick (5 s, so 2.5 s on average); how long
+    each takes is the bench's.
+    """
+    bed, took = open_playback(running_daemon(daemon.run_directory)), []
     for number in range(21):
         bed.inode.ino = 1000 + number
         began = double_free(bed)
-        while not list((daemon.state / "findings").glob(f"*-{number + 1:04x}.json")):
-            assert time.monotonic_ns() - began < 4e9, number  # a tick is 5 s
+        daemon.wait_findings(number + 1)
+        took.append((time.monotonic_ns() - began) / 1e9)
+    assert statistics.median(took) < 1, took
 
 
 def test_a_second_daemon_says_who_holds_the_machine(daemon: DaemonProcess) -> None:
@@ -127,22 +131,24 @@ def test_actions_are_done_with_what_the_daemon_has_left(tmp_path: Path, ext4: Pa
     hook = tmp_path / "hook"
     hook.write_text(f"#!/bin/sh\ncat >{tmp_path}/got\ngrep CapEff /proc/self/status; sleep 60\n")
     hook.chmod(0o755)
-    daemon = start_daemon(tmp_path, snapshot="true", command=str(hook), command_seconds="3")
-    began = time.monotonic()
-    assert command("selftest", run_directory=daemon.run_directory).returncode == 0
-    assert time.monotonic() - began < 3
+    daemon = start_daemon(tmp_path, snapshot="true", command=str(hook), command_seconds="15")
+    assert selftest(daemon).returncode == 0
+    assert "action command failed" not in daemon.log.read_text()  # it still runs
     log = daemon.wait_log("action command failed")
-    kept = re.search(r"was killed after 3 s: CapEff:\\x09([0-9a-f]+)", log)
+    kept = re.search(r"was killed after 15 s: CapEff:\\x09([0-9a-f]+)", log)
     assert kept is not None and not int(kept.group(1), 16) >> CAPABILITIES["sys_admin"] & 1
     check(json.loads((tmp_path / "got").read_text()))
     (snapshot,) = (daemon.state / "snapshots").iterdir()
     for name in ("slabinfo", "zoneinfo", "kernel-log", "finding.json", "findings"):
         assert (snapshot / name).exists(), name
     assert b"cannot be read" not in (snapshot / "slabinfo").read_bytes()
-    metrics = daemon.settled_metrics()
-    assert metrics['ebpfwatch_actions_total{action="snapshot",result="done"}'] == 1
-    assert metrics['ebpfwatch_actions_total{action="command",result="failed"}'] == 1
-    assert metrics['ebpfwatch_actions_total{action="crash",result="done"}'] == 0
+    daemon.wait_metrics(
+        {
+            'ebpfwatch_actions_total{action="snapshot",result="done"}': 1,
+            'ebpfwatch_actions_total{action="command",result="failed"}': 1,
+            'ebpfwatch_actions_total{action="crash",result="done"}': 0,
+        }
+    )
     assert daemon.stop() == 0
 
 
@@ -153,10 +159,7 @@ def test_kill_9_leaves_nothing_loaded(tmp_path: Path, ext4: Path) -> None:
     assert "ext4_evict_inode"[:15] in {name[:15] for name in loaded_programs()}
     daemon.process.send_signal(signal.SIGKILL)
     daemon.process.wait()
-    deadline = time.monotonic() + 5
-    while loaded_programs() != before and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert loaded_programs() == before
+    until(lambda: loaded_programs() == before, lambda: loaded_programs() ^ before)
     again = start_daemon(tmp_path)
     assert again.stop() == 0
 

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from ebpfwatch.sinks import store
 from ebpfwatch.system.lock import running_daemon
 from ebpfwatch.system.privileges import CAPABILITIES
 from tests.live.conftest import ROOT, DaemonProcess
-from tests.live.harness import watching
+from tests.live.harness import until, watching
 
 #: Plays the self-test's history as its own, and lives on until told: a verdict asks who it is.
 CRIMINAL = """
@@ -50,11 +49,7 @@ def crime_of_nobody(daemon: DaemonProcess) -> Iterator[int]:
 def told_exe(daemon: DaemonProcess) -> str:
     """The executable that a finding has of who did it."""
     with crime_of_nobody(daemon) as pid:
-        deadline = time.monotonic() + 10
-        while not (bodies := list(store.read_all(daemon.state))):
-            assert time.monotonic() < deadline, daemon.log.read_text()
-            time.sleep(0.05)
-        (body,) = bodies
+        (body,) = until(lambda: list(store.read_all(daemon.state)), daemon.log.read_text)
         assert body["unlinked_by"]["pid"] == pid
         assert body["unlinked_by"]["process"]["ppid"] == os.getpid()
         return str(body["unlinked_by"]["process"]["exe"])

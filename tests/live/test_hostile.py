@@ -13,7 +13,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from ebpfwatch.events.wire import text
 from ebpfwatch.system.lock import running_daemon
 from ebpfwatch.text.printable import printable
 from tests.live.conftest import ROOT, DaemonProcess, command
-from tests.live.harness import loop_ext4, watching
+from tests.live.harness import PATIENCE, loop_ext4, selftest, watching
 
 NAMES = (
     b"\x1b[2J\x1b]0;owned\x07\x1b[31mred",
@@ -77,11 +76,8 @@ def test_hostile_names_reach_every_sink_as_text(daemon: DaemonProcess, named: No
     for number, name in enumerate(NAMES):
         bed.inode.ino, bed.inode.name = 1000 + number, name[:63]
         double_free(bed)
-    deadline = time.monotonic() + 10
+    daemon.wait_findings(len(NAMES))
     findings = daemon.state / "findings"
-    while len(list(findings.glob("*.json"))) < len(NAMES):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
     bodies = [json.loads(file.read_bytes()) for file in sorted(findings.glob("*.json"))]
     assert [body["name"] for body in bodies] == [text(name[:63]) for name in NAMES]
     assert {body["second"]["comm"] for body in bodies} == {text(COMM)}
@@ -121,13 +117,13 @@ def test_a_hostile_mount_point_costs_no_scrape(tmp_path: Path) -> None:
         subprocess.run([b"mount", b"-o", b"loop", tmp_path / "image", hostile], check=True)
         try:
             with watching(tmp_path) as daemon:
-                time.sleep(3)
+                daemon.wait_proven()
                 exposed = assert_exposition(daemon)
                 assert "canary" in exposed and "<i>" in exposed
                 with urllib.request.urlopen(f"{daemon.url}/") as answer:
                     assert "i" not in Tags(answer.read().decode()).seen
                 assert unsafe(daemon.log.read_text()) == []
-                assert command("selftest", run_directory=daemon.run_directory).returncode == 0
+                assert selftest(daemon).returncode == 0
                 done = command("check")
                 assert "Traceback" not in done.stderr and unsafe(done.stdout) == []
         finally:
@@ -151,7 +147,7 @@ def test_unlinks_shows_hostile_files_as_text(ext4: Path, named: None) -> None:
         path = os.path.join(os.fsencode(directory), name.replace(b"/", b"|"))
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
         os.unlink(path)
-    shown, errors = process.communicate(timeout=60)
+    shown, errors = process.communicate(timeout=PATIENCE)
     directory.rmdir()
     lines = (head + shown).decode("utf-8").split("\n")
     assert unsafe("\n".join(lines)) == [] and b"Traceback" not in errors

@@ -20,6 +20,7 @@ from ebpfwatch.paths import Paths
 from ebpfwatch.sinks import journal
 from ebpfwatch.verdicts.recorder import Recorder
 from tests.live.conftest import DaemonProcess, command, start_daemon
+from tests.live.harness import PATIENCE, selftest, until
 
 JOURNALD = Path("/lib/systemd/systemd-journald")
 SOCKET = Path("/run/systemd/journal/socket")
@@ -37,13 +38,11 @@ def journald() -> Iterator[subprocess.Popen[bytes] | None]:
     process = subprocess.Popen(
         [JOURNALD], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 10
-    while not SOCKET.exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: SOCKET.exists() or process.poll() is not None)
+    assert process.poll() is None
     yield process
     process.send_signal(signal.SIGTERM)
-    process.wait(10)
+    process.wait(PATIENCE)
     for path in SOCKET.parent.iterdir():
         if path.is_socket():
             path.unlink()
@@ -54,7 +53,7 @@ def test_a_finding_is_in_the_journal(
 ) -> None:
     """Structured fields by journalctl, the same finding by `report --from journal`."""
     daemon = start_daemon(tmp_path)
-    outcome = command("selftest", run_directory=daemon.run_directory)
+    outcome = selftest(daemon)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     assert "OK   journal" in outcome.stdout
     listed = subprocess.run(
@@ -82,7 +81,7 @@ def test_a_finding_is_in_the_journal(
         journald.wait()
         assert command("selftest", run_directory=daemon.run_directory).returncode == 1
         assert json.loads(daemon.out.read_text())["verdict"] == "double_free"
-        assert daemon.settled_metrics()['ebpfwatch_sink_errors_total{sink="journal"}'] == 1
+        daemon.wait_metrics({'ebpfwatch_sink_errors_total{sink="journal"}': 1})
     assert daemon.stop() == 0
 
 
@@ -105,7 +104,7 @@ def test_an_early_warning_is_in_the_journal(
     precursors.judge((low,), burst, 300, journal.Journal(SOCKET, "auto"))
     assert precursors.active and this_boot.kernel_log["dentry_free"].number == 1
     words = ["journalctl", "-o", "json", "-n", "1", f"MESSAGE_ID={journal.EARLY_ID}"]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     record: dict[str, str] = {}
     while said not in record.get("MESSAGE", "") and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -120,7 +119,7 @@ def test_a_forged_record_is_not_reported(
     journald: subprocess.Popen[bytes] | None, daemon: DaemonProcess
 ) -> None:
     """Anybody may write a record with our MESSAGE_ID; `report` believes root's only."""
-    assert command("selftest", run_directory=daemon.run_directory).returncode == 0
+    assert selftest(daemon).returncode == 0
     body = json.loads(next((daemon.state / "findings").glob("*.json")).read_text())
     forged = {**body, "id": "forged"}
     record = f"MESSAGE_ID={Verdict.DOUBLE_FREE.message_id}\nEBPFWATCH_JSON={json.dumps(forged)}\n"
@@ -128,13 +127,11 @@ def test_a_forged_record_is_not_reported(
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     words = [*nobody, "/usr/bin/python3", "-c", send, record, SOCKET]
     subprocess.run(words, check=True, cwd="/")
-    deadline = time.monotonic() + 10
-    while (
-        "forged"
-        not in subprocess.run(["journalctl", "-o", "json"], capture_output=True, text=True).stdout
-    ):
-        assert time.monotonic() < deadline, "journald did not take the forged record"
-        time.sleep(0.1)
+    whole = ["journalctl", "-o", "json"]
+    until(
+        lambda: "forged" in subprocess.run(whole, capture_output=True, text=True).stdout,
+        lambda: "journald did not take the forged record",
+    )
     shown = command("report", "--from", "journal", "--tests", "--json", "--limit", "99")
     ids = [json.loads(line)["id"] for line in shown.stdout.splitlines()]
     assert body["id"] in ids and "forged" not in ids

@@ -16,6 +16,7 @@ import pytest
 from ebpfwatch.kernellog.watcher import Batch, Watcher
 from ebpfwatch.paths import Paths
 from tests.live.conftest import DaemonProcess
+from tests.live.harness import PATIENCE
 
 KMSG = Path("/dev/kmsg")
 MEMORY = Path("/sys/fs/cgroup/memory")
@@ -34,7 +35,7 @@ def watcher() -> Iterator[Watcher]:
     found.close()
 
 
-def follow(watcher: Watcher, kind: str, seconds: float = 5) -> Batch:
+def follow(watcher: Watcher, kind: str, seconds: float = PATIENCE) -> Batch:
     """What came until an event of that kind did, or time was up."""
     whole, deadline = Batch(), time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -109,7 +110,7 @@ def test_an_overrun_is_counted(watcher: Watcher) -> None:
                 size += log.write(b"<7>ebpfwatch: filling the log: %d " % number + b"x" * 800)
     finally:
         RATE.write_text(f"{old}\n")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and select.select([watcher.fd], [], [], 0)[0]:
         watcher.read()
     assert 100 < watcher.lost < 3000 * 2, f"{size} bytes were written"

@@ -7,13 +7,13 @@ import re
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.live.conftest import ROOT, command, write_config
+from tests.live.harness import PATIENCE, until
 
 pytestmark = pytest.mark.needs("strace")
 
@@ -45,21 +45,17 @@ def traced(tmp_path: Path, ext4: Path) -> Iterator[tuple[Path, list[str]]]:
             umask=0,
             start_new_session=True,
         )
-    deadline = time.monotonic() + 60
     try:
-        while "ready after" not in log.read_text():
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
-        assert command("selftest", run_directory=tmp_path / "run").returncode == 0
-        while not list((tmp_path / "state").glob("snapshots/[0-9]*")):
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
-        time.sleep(1)  # the canary's file
+        until(lambda: "ready after" in log.read_text() or process.poll() is not None, log.read_text)
+        words = ["selftest", "--timeout", str(PATIENCE)]
+        assert command(*words, run_directory=tmp_path / "run").returncode == 0
+        until(lambda: list((tmp_path / "state").glob("snapshots/[0-9]*")), log.read_text)
+        until(lambda: ".ebpfwatch-canary" in calls.read_text(errors="replace"), log.read_text)
         yield tmp_path, calls.read_text(errors="replace").splitlines()
     finally:
         # The whole session: strace would let the daemon go.
         os.killpg(process.pid, 15)
-        process.wait(20)
+        process.wait(PATIENCE)
 
 
 def made(calls: list[str]) -> Iterator[tuple[str, str, str]]:

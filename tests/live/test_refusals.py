@@ -9,13 +9,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.live.conftest import ROOT, loaded_programs, write_config
+from tests.live.harness import PATIENCE, until
 
 RUN = [sys.executable, "-m", "ebpfwatch", "run", "--config"]
 
@@ -29,15 +29,13 @@ def refuse(words: list[object], directory: Path, cwd: Path = ROOT) -> tuple[int,
         env={**os.environ, "RUNTIME_DIRECTORY": str(directory / "run")},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     said = [line for line in done.stderr.splitlines() if "no journald" not in line]
     assert len(said) == 1, done.stderr
     assert "Traceback" not in done.stderr
-    deadline = time.monotonic() + 10  # the kernel frees them after a grace period
-    while not loaded_programs() <= before:
-        assert time.monotonic() < deadline, loaded_programs() - before
-        time.sleep(0.1)
+    # The kernel frees them after a grace period.
+    until(lambda: loaded_programs() <= before, lambda: loaded_programs() - before)
     return done.returncode, said[0]
 
 
@@ -75,7 +73,7 @@ def test_check_shows_anybody_what_it_can(anybody: list[object]) -> None:
     "fine", so the exit code is 77.
     """
     words = [str(word) for word in (*anybody, "check", "--json")]
-    done = subprocess.run(words, cwd="/", capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, cwd="/", capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 77, done.stderr
     said = json.loads(done.stdout)["advice"]
     levels = {(line["section"], line["item"]): line["level"] for line in said}

@@ -13,6 +13,7 @@ from ebpfwatch.paths import Paths
 from ebpfwatch.postmortem.last_boot import kernel_boot_id
 from ebpfwatch.sinks.store import Store, acknowledge
 from tests.live.conftest import DaemonProcess, command, start_daemon
+from tests.live.harness import PATIENCE, selftest
 from tests.unit.test_verdicts import judged
 
 LABELS = '{confidence="confirmed",kind="effect",verdict="double_free"}'
@@ -24,7 +25,7 @@ TOTAL = 'ebpfwatch_findings_total{confidence="confirmed",test="%s",verdict="doub
 def ended(daemon: DaemonProcess, how: signal.Signals) -> None:
     """It is gone, in order or not."""
     daemon.process.send_signal(how)
-    daemon.process.wait(20)
+    daemon.process.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
@@ -41,7 +42,7 @@ def test_the_alert_outlives_the_daemon(tmp_path: Path, ext4: Path, how: signal.S
             first = daemon.metrics()
             assert first[OPEN] == first[TOTAL % "false"] == 1 and 60 <= first[AGE] < 300
             assert first[TOTAL % "true"] == tested
-            assert command("selftest", run_directory=daemon.run_directory).returncode == 0
+            assert selftest(daemon).returncode == 0
             tested = daemon.settled_metrics()[TOTAL % "true"]
             assert tested >= 1
             page = command("report", "--tests", run_directory=daemon.run_directory)
@@ -60,6 +61,6 @@ def test_an_acknowledgement_reaches_the_daemon(tmp_path: Path, ext4: Path) -> No
         try:
             assert daemon.metrics()[OPEN] == expected
             acknowledge(tmp_path / "state", finding.id, "a test", "")
-            daemon.wait_metrics({OPEN: 0, TOTAL % "false": 1, AGE: float("nan")}, 15)
+            daemon.wait_metrics({OPEN: 0, TOTAL % "false": 1, AGE: float("nan")})
         finally:
             ended(daemon, signal.SIGTERM)

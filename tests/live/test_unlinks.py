@@ -12,11 +12,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
-from tests.live.harness import ROOT, build
+from tests.live.harness import PATIENCE, ROOT, build, until
 
 
 class Unlinks:
@@ -31,10 +30,11 @@ class Unlinks:
             )
 
     def __enter__(self) -> Unlinks:
-        deadline = time.monotonic() + 30
-        while "watching" not in self.log.read_text():
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
+        until(
+            lambda: "watching" in self.log.read_text() or self.process.poll() is not None,
+            self.log.read_text,
+        )
+        assert self.process.poll() is None, self.log.read_text()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,21 +50,25 @@ class Unlinks:
     def json(self) -> list[dict[str, Any]]:
         """SIGTERM; the objects."""
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(60) == 0, self.log.read_text()
+        assert self.process.wait(PATIENCE) == 0, self.log.read_text()
         return [json.loads(line) for line in self._out.read_text().splitlines()]
 
     def lines(self) -> list[list[str]]:
         """The lines, by field, once it has ended."""
-        assert self.process.wait(60) == 0, self.log.read_text()
+        assert self.process.wait(PATIENCE) == 0, self.log.read_text()
         return [line.split(None, 6) for line in self._out.read_text().splitlines()[1:]]
 
     def said(self, pattern: str, seconds: float = 0) -> tuple[int, ...]:
         """The numbers of a line of the log, once it is there."""
-        deadline = time.monotonic() + seconds
-        while not (found := re.search(pattern, self.log.read_text())):
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
+        found = until(lambda: re.search(pattern, self.log.read_text()), self.log.read_text, seconds)
+        assert found
         return tuple(map(int, found.groups()))
+
+
+def state_of(task: threading.Thread) -> str:
+    """What the kernel says of a thread of ours."""
+    stat = Path(f"/proc/self/task/{task.native_id}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0]
 
 
 def test_each_unlink_is_one_line(ext4: Path, tmp_path: Path) -> None:
@@ -139,10 +143,11 @@ def test_calls_that_there_is_no_room_for_are_counted_and_told(ext4: Path, tmp_pa
             tasks = [threading.Thread(target=os.unlink, args=(file,)) for file in files]
             for task in tasks:
                 task.start()
-            assert watcher.said(r"(\d+) calls so far are lost: (\d+) more under way", 20)[
+            assert watcher.said(r"(\d+) calls so far are lost: (\d+) more under way", PATIENCE)[
                 0
             ] in range(9)
-            time.sleep(0.5)  # all of them are in the call
+            # All are in the call: what waits for a thaw is in state D (proc_pid_stat(5)).
+            until(lambda: all(state_of(task) == "D" for task in tasks))
         finally:
             subprocess.run(["fsfreeze", "--unfreeze", ext4], check=True)
         for task in tasks:
@@ -192,7 +197,9 @@ def test_what_is_lost_is_told_at_a_bounded_rate(ext4: Path, tmp_path: Path) -> N
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(ext4 / "not-there")
         watcher.process.send_signal(signal.SIGCONT)
-        watcher.said(r"(\d+) calls so far are lost: \d+ came faster than they could be read", 20)
+        watcher.said(
+            r"(\d+) calls so far are lost: \d+ came faster than they could be read", PATIENCE
+        )
         lines = watcher.stop()
     lost, made = watcher.said(r"(\d+) of (\d+) calls are not shown: \d+ came faster")
     assert (made, len(lines) + lost) == (calls, calls)

@@ -15,6 +15,7 @@ import pytest
 
 from ebpfwatch import __version__
 from ebpfwatch.commands import COMMANDS
+from ebpfwatch.daemon import loop
 from ebpfwatch.errors import Exit
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +120,13 @@ def test_a_restart_is_for_what_it_can_heal() -> None:
         unit["Unit.StartLimitIntervalSec"][0]
     )
     assert unit["Service.Type"] == ["notify"] and "Service.WatchdogSec" in unit
+
+
+def test_the_unit_waits_longer_than_the_daemon_does() -> None:
+    """A disk that does not answer costs _STOP_SECONDS of a stop; systemd must not kill it before."""
+    unit = (DEPLOY / "ebpfwatch.service").read_text()
+    (patience,) = re.findall(r"(?m)^TimeoutStopSec=(\d+)$", unit)
+    assert loop._STOP_SECONDS * 2 <= int(patience)
 
 
 def test_the_unit_argues() -> None:
