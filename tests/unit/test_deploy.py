@@ -123,7 +123,7 @@ def test_a_restart_is_for_what_it_can_heal() -> None:
 
 
 def test_the_unit_waits_longer_than_the_daemon_does() -> None:
-    """A disk that does not answer costs _STOP_SECONDS of a stop; systemd must not kill it before."""
+    """A disk that does not answer costs a stop _STOP_SECONDS; systemd must not kill it before."""
     unit = (DEPLOY / "ebpfwatch.service").read_text()
     (patience,) = re.findall(r"(?m)^TimeoutStopSec=(\d+)$", unit)
     assert loop._STOP_SECONDS * 2 <= int(patience)
