@@ -18,6 +18,8 @@ HOGS    := 5
 COMMAND := make test SEED=1
 SEED    :=
 EVENTS  := 4000000
+UNLINKS := 1000000
+MINUTES := 60
 
 RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev procps python3-venv python3-systemd python3-yaml \
                  python3-prometheus-client
@@ -126,6 +128,9 @@ deb: install-deb  ## dist/ebpfwatch_VERSION_all.deb, lintian clean
 
 test-deb: install-deb $(VENV)/.test  ## the package in a clean Debian 12: installed, upgraded, purged
 	$(RUN) -m pytest tests/deb
+
+contracts:  ## how often legal work breaks a rule of the VFS: UNLINKS=n, at most MINUTES
+	nice $(RUN) -m tests.trust.contracts --unlinks $(UNLINKS) --minutes $(MINUTES)
 
 contract:  ## rewrite probes/contract.h and docs/catalogue.md from ebpfwatch/catalogue
 	$(RUN) -m ebpfwatch.catalogue.header >probes/contract.h

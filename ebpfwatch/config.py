@@ -52,6 +52,14 @@ class HooksConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ContractsConfig:
+    """The hooks that are attached only while there is a reason; fixed at start."""
+
+    armed: str = key("auto", one_of("auto", "always", "never"))
+    armed_minutes: float = key(30, between(0, 1440))
+
+
+@dataclasses.dataclass(frozen=True)
 class KernelConfig:
     """Sizes in the kernel; fixed when the programs are loaded."""
 
@@ -132,6 +140,7 @@ class Config:
 
     state_directory: str = key("/var/lib/ebpfwatch", _absolute)
     hooks: HooksConfig = HooksConfig()
+    contracts: ContractsConfig = ContractsConfig()
     kernel: KernelConfig = KernelConfig()
     canary: CanaryConfig = CanaryConfig()
     findings: FindingsConfig = FindingsConfig()
@@ -164,7 +173,7 @@ def split_address(text: str) -> tuple[str, int] | None:
 def restart_needed(old: Config, new: Config) -> tuple[str, ...]:
     """The changed keys that only a restart can apply."""
     changed = []
-    for section in ("hooks", "kernel", "evidence", "actions", "metrics"):
+    for section in ("hooks", "contracts", "kernel", "evidence", "actions", "metrics"):
         before, after = getattr(old, section), getattr(new, section)
         for field in dataclasses.fields(before):
             if getattr(before, field.name) != getattr(after, field.name):
@@ -182,6 +191,7 @@ def loader_request(settings: Config) -> LoadRequest:
         "ebpfwatch.c",
         alloc=hooks.alloc,
         strict=hooks.strict,
+        armed=settings.contracts.armed,
         table_slots=kernel.table_slots,
         note_slots=kernel.note_slots,
         ring_bytes=kernel.ring_bytes,

@@ -19,6 +19,9 @@ enum hook {
 	HOOK_ANY_FREE = 5,
 	HOOK_RECLAIM = 6,
 	HOOK_UNLINK_PATH = 7,
+	HOOK_DENTRY = 8,
+	HOOK_PUT = 9,
+	HOOK_CLOSE = 10,
 	HOOK_COUNT,
 };
 
@@ -40,6 +43,14 @@ enum verdict {
 	VERDICT_IDENTITY_CHANGED = 6,
 	VERDICT_FREED_IN_RECLAIM = 7,
 	VERDICT_CONCURRENT_UNLINK = 8,
+	VERDICT_EVICTED_IN_USE = 9,
+	VERDICT_UNLOCKED_UNLINK = 10,
+	VERDICT_WRITTEN_AFTER_FREE = 11,
+	VERDICT_ALLOCATED_WHILE_ALIVE = 12,
+	VERDICT_DENTRY_KILLED_TWICE = 13,
+	VERDICT_DENTRY_KILLED_IN_USE = 14,
+	VERDICT_PUT_WITHOUT_REFERENCE = 15,
+	VERDICT_CLOSED_AFTER_DEATH = 16,
 };
 
 enum record_kind {
@@ -95,6 +106,12 @@ enum counter {
 	COUNTER_CALL_LOST = 19,
 	/* of any cache, where seeing one costs a trap */
 	COUNTER_SLAB_FREE = 20,
+	/* dentries killed (or freed), of every filesystem */
+	COUNTER_DENTRY = 21,
+	/* references of inodes given back, while that hook is armed */
+	COUNTER_PUT = 22,
+	/* files closed, while that hook is armed */
+	COUNTER_CLOSE = 23,
 	COUNTER_COUNT,
 };
 
@@ -102,6 +119,7 @@ enum counter {
 #define WAYS 4 /* objects in a bucket */
 #define COMM_LEN 16 /* TASK_COMM_LEN of linux/sched.h */
 #define NAME_LEN 64 /* bytes that are kept of a name, NUL included */
+#define FILESYSTEM_LEN 16 /* bytes that are kept of a filesystem's type */
 #define INLINE_NAME 32 /* so much of a short name lies in the dentry (DNAME_INLINE_LEN, 4.19: 32) */
 #define PATH_LEN 256 /* bytes that are kept of a path */
 #define PARENTS_MAX 8 /* directories above a name */
@@ -139,6 +157,24 @@ enum counter {
 #define PARENTS_VALID 128u /* the directory is still in memory: `parents` are its names */
 #define PARENTS_WHOLE 256u /* ... up to the root of the filesystem */
 #define WITNESS_NO_INODE 512u /* where the link to that list was there is something else now */
+#define OBJECT_DENTRY 1024u /* `object` is a dentry; ino_now is its inode's, 0 if it has none */
+#define NAME_NOW 2048u /* note.name and `parents` were read from a dentry at this moment */
+#define RELATED_PROVEN 4096u /* `related` points back at the object */
+
+/* verdict_record.broken: BROKEN_*: the rules that the object contradicts. */
+#define BROKEN_ALIAS 1u /* a dentry still names the inode; of a dentry: it is on its inode's list */
+#define BROKEN_COUNT 2u /* the number of references is not what it must be here */
+#define BROKEN_WRITERS 4u /* open for writing, or denied to writers */
+#define BROKEN_READERS 8u /* open for reading */
+#define BROKEN_MAPPED 16u /* mapped into memory */
+#define BROKEN_DIRECTORY_LOCK 32u /* the lock of directory `related` is not ours: `found` owns it */
+#define BROKEN_VICTIM_LOCK 64u /* the same of the inode's own lock */
+#define BROKEN_NO_LINK 128u /* no link is left */
+#define BROKEN_STATE 256u /* `found` is an i_state that no dead inode has */
+#define BROKEN_LISTED 512u /* on its superblock's list */
+#define BROKEN_DEAD 1024u /* it was dead before */
+#define BROKEN_CHILDREN 2048u /* `related` is a child of it */
+#define BROKEN_QUEUED 4096u /* `found` is the function that RCU will call for it */
 
 struct header {
 	__u16 kind;
@@ -216,6 +252,9 @@ struct settings {
 	__u64 alloc_since; /* attached without a gap since then; all ones = it is off */
 	__u64 any_free_since; /* the same, where it is not the free itself */
 	__u64 unlink_since; /* as alloc_since */
+	__u64 evict_since; /* since when no eviction was missed; 0 = not known */
+	__u64 text_start; /* the kernel's own code: _stext; 0 = not known */
+	__u64 text_end; /* _etext */
 };
 
 struct step_record {
@@ -241,8 +280,13 @@ struct verdict_record {
 	__u32 generation_now;
 	__u32 dev_now;
 	__u64 state_now; /* inode.i_state */
-	__u32 count_now; /* inode.i_count */
+	__s32 count_now; /* inode.i_count, or the count of a dentry */
 	__u32 reclaim_pid;
+	__u32 broken; /* BROKEN_* */
+	__s32 writers; /* inode.i_writecount */
+	__u64 related; /* the other object of a broken rule */
+	__u64 found; /* the value that broke it */
+	char filesystem[FILESYSTEM_LEN]; /* its type; empty = ext4 */
 	struct life life; /* the entry as it was before this step */
 	struct note note;
 	struct actor actor;

@@ -6,8 +6,8 @@
  * else's softirq.
  * Invariant: each eviction is counted once and leaves one EVICTING entry, or is counted as torn.
  */
+#include "contracts.h"
 #include "task.h"
-#include "verdict.h"
 
 /*
  * The object is dying or dead already: is this a second eviction, or a life we did not see begin?
@@ -88,6 +88,7 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 		flags |= LIFE_CANARY;
 	}
 
+	check_eviction(inode, &why);
 	key = way == NO_WAY ? 0 : key_of(bucket, way, why.object);
 	if (key) {
 		life = life_in(bucket, way);
@@ -103,7 +104,7 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 	if (!key || !swap_key(key_in(bucket, way), key, why.object)) {
 		way = claim_way(bucket, why.object);
 		if (way == NO_WAY) {
-			count(COUNTER_TORN, 1);
+			count_dying_lost(COUNTER_TORN);
 			return;
 		}
 	}

@@ -3,13 +3,14 @@
  * (dentry, ret).
  *
  * Remembers who deleted which name, until the inode dies of it.  The VFS holds the inode's lock around
- * ->unlink, so a second task inside it for the same inode broke that rule.
+ * ->unlink, so a second task inside it for the same inode broke that rule.  Whoever comes here without those
+ * locks is told at once (check_unlink() in contracts.h).
  * With NO_NAMES only that it was deleted, when and by whom: what the verdicts are made of.
  * Invariant: at most one note an inode; a note overwritten, or written by two CPUs at once (then its seal is
  * broken), is a name not known, never a wrong one.
  */
+#include "contracts.h"
 #include "task.h"
-#include "verdict.h"
 
 #ifdef NO_NAMES
 struct dentry_seen {
@@ -21,7 +22,7 @@ static __always_inline bool read_dentry(u64 dentry, struct dentry_seen *seen)
 	return !READ(seen->inode, dentry + OFF_D_INODE);
 }
 
-static __always_inline void copy_name(struct note *note, u64 parent, u64 dentry,
+static __always_inline void copy_name(struct note *note, u64 parent_ino, u64 dentry,
 				      const struct dentry_seen *seen)
 {
 	note->parent_ino = 0;
@@ -50,10 +51,10 @@ static __always_inline bool read_dentry(u64 dentry, struct dentry_seen *seen)
 #endif
 }
 
-static __always_inline void copy_name(struct note *note, u64 parent, u64 dentry,
+static __always_inline void copy_name(struct note *note, u64 parent_ino, u64 dentry,
 				      const struct dentry_seen *seen)
 {
-	READ(note->parent_ino, parent + OFF_I_INO);
+	note->parent_ino = parent_ino;
 	note->directory = seen->parent;
 #if DENTRY_WHOLE
 	if (seen->name == dentry + OFF_D_INODE + 8) {
@@ -67,14 +68,21 @@ static __always_inline void copy_name(struct note *note, u64 parent, u64 dentry,
 }
 #endif
 
-static __always_inline void report_concurrent(void *ctx, u64 inode)
+static __always_inline void report_unlink(void *ctx, u64 inode, u64 parent, u64 dentry, u32 broken,
+					  u64 found)
 {
 	struct suspicion why = {};
 	struct inode_seen seen = {};
 
-	read_inode(inode, &seen);
+	if (read_inode(inode, &seen))
+		why.flags = WITNESS_IDENTITY;
+	why.flags |= read_witness(inode, &why.state, &why.count);
 	why.object = object_of(inode);
-	why.verdict = VERDICT_CONCURRENT_UNLINK;
+	why.verdict = broken ? VERDICT_UNLOCKED_UNLINK : VERDICT_CONCURRENT_UNLINK;
+	why.broken = broken;
+	why.related = parent;
+	why.found = found;
+	why.dentry = broken ? dentry : 0;
 	why.ino = seen.ino;
 	why.generation = seen.generation;
 	why.dev = dev_of(seen.super);
@@ -97,8 +105,11 @@ static __always_inline void on_unlink_enter(void *ctx, u64 parent, u64 dentry)
 	struct task *task = task_slot(pid);
 	struct settings *config = get_settings();
 	struct dentry_seen seen = {};
+	struct unlinked directory = {}, victim = {};
 	struct note *note;
-	u64 inode;
+	u64 inode, found = 0;
+	u32 broken = 0;
+	bool concurrent;
 
 	count(COUNTER_UNLINK, 1);
 	if (!read_dentry(dentry, &seen) || !seen.inode)
@@ -107,12 +118,15 @@ static __always_inline void on_unlink_enter(void *ctx, u64 parent, u64 dentry)
 	note = note_of(inode);
 	if (!note)
 		return;
+	if (read_unlinked(parent, &directory) && read_unlinked(inode, &victim))
+		broken = check_unlink(&directory, &victim, &found);
 	/* A former life's note is spent: its inode was evicted. */
-	if (note->inode == inode && !(note->flags & NOTE_SPENT) && note->actor.pid != pid &&
-	    in_flight(note) && !is_locked_by_us(inode))
-		report_concurrent(ctx, inode);
+	concurrent = note->inode == inode && !(note->flags & NOTE_SPENT) &&
+		     note->actor.pid != pid && in_flight(note) && !is_locked_by_us(inode);
+	if (broken || concurrent)
+		report_unlink(ctx, inode, parent, dentry, broken, found);
 	note->inode = 0;
-	copy_name(note, parent, dentry, &seen);
+	copy_name(note, directory.ino, dentry, &seen);
 	note->result = 0;
 	fill_named(&note->actor, ns, 0, pid_tgid);
 	note->flags = NOTE_IN_FLIGHT;

@@ -7,6 +7,25 @@
  */
 #include "verdict.h"
 
+/*
+ * Whether every dead inode that may still be freed for the first time is in the table: evictions have been watched
+ * for longer than any grace period lasts, and nothing dying was forgotten in that time.  Then a dead inode that the
+ * table does not know was freed before, and that was forgotten.
+ * A lost race in iget_locked() is told from it by its count of 1: before Linux 6.11 inode_init_always() leaves the
+ * i_state of the life before (fs/inode.c).
+ */
+#define GRACE_NS_MAX 60000000000ull
+
+static __always_inline bool evictions_known(void)
+{
+	struct settings *config = get_settings();
+	u64 *lost = get_dying_lost();
+	u64 ns = bpf_ktime_get_ns();
+
+	return config && config->evict_since && config->evict_since + GRACE_NS_MAX < ns && lost &&
+	       (!*lost || *lost + GRACE_NS_MAX < ns);
+}
+
 /* The first free of a life the table does not know: legal, forgotten, or the silent crime? */
 static __always_inline struct life *free_of_unknown(struct bucket *bucket, struct suspicion *why)
 {
@@ -18,6 +37,8 @@ static __always_inline struct life *free_of_unknown(struct bucket *bucket, struc
 	else if (why->flags & WITNESS_NO_INODE)
 		why->verdict =
 			VERDICT_DOUBLE_FREE; /* its page has gone another way since the first */
+	else if (why->flags & WITNESS_CLEAR && !why->count && evictions_known())
+		why->verdict = VERDICT_DOUBLE_FREE;
 	else
 		count(never_lived(why) ? COUNTER_FREE_ABORTED : COUNTER_FREE_UNMATCHED, 1);
 

@@ -8,20 +8,55 @@
  * raw tracepoint, which run with preemption off, miss none.  A fentry program does: ALLOC_MAY_MISS
  * (verdict.h).
  */
-#include "verdict.h"
+#include "contracts.h"
+
+/*
+ * The memory of a new life is dead: on no superblock's list (evict() takes it off), and, where we saw it freed, its
+ * i_state is what clear_inode() left, or 0: fresh from the slab's constructor, or freed before it ever lived.
+ */
+static __always_inline void check_memory(void *ctx, u64 object, const struct life *life, u64 key)
+{
+	u64 inode = inode_of(object);
+	struct suspicion why = {};
+
+	why.flags = read_witness(inode, &why.state, &why.count);
+	if (!(why.flags & WITNESS_READ))
+		return;
+	if (why.flags & WITNESS_PUBLISHED) {
+		why.verdict = VERDICT_ALLOCATED_WHILE_ALIVE;
+		why.broken = BROKEN_LISTED;
+	} else if (life && key & OBJECT_DEAD && why.state && why.state != DEAD_STATE) {
+		why.verdict = VERDICT_WRITTEN_AFTER_FREE;
+		why.broken = BROKEN_STATE;
+		why.found = why.state;
+	} else {
+		return;
+	}
+	why.object = object;
+	if (!READ(why.ino, inode + OFF_I_INO) && !READ(why.generation, inode + OFF_I_GENERATION))
+		why.flags |= WITNESS_IDENTITY;
+	READ(why.super, inode + OFF_I_SB);
+	why.dev = dev_of(why.super);
+	report(ctx, HOOK_ALLOC, &why, life, key);
+}
 
 static __always_inline void on_alloc(void *ctx, u64 object)
 {
 	struct bucket *bucket = bucket_of(object);
 	struct settings *config = get_settings();
+	struct life *life = NULL;
+	u64 key = 0;
 	u32 way;
 
 	if (!bucket)
 		return;
 	way = find_way(bucket, object);
 	if (way != NO_WAY) {
-		u64 key = key_of(bucket, way, object);
-
+		life = life_in(bucket, way);
+		key = key_of(bucket, way, object);
+	}
+	check_memory(ctx, object, key ? life : NULL, key);
+	if (way != NO_WAY) {
 		if (key && swap_key(key_in(bucket, way), key, 0)) {
 			count(COUNTER_ALLOC, 1);
 			/* The address comes back although we never saw it freed: a miss of ours. */

@@ -15,6 +15,8 @@ BPF_ARRAY(notes, struct note, NOTE_SLOTS);
 BPF_ARRAY(tasks, struct task, TASK_SLOTS);
 BPF_ARRAY(settings, struct settings, 1);
 BPF_PERCPU_ARRAY(grace, u64, GRACE_BUCKETS);
+/* When a dying object was last forgotten, or not entered. */
+BPF_ARRAY(dying_lost, u64, 1);
 /* One scratch record a hook: a program never nests on itself, so nobody overwrites it. */
 BPF_PERCPU_ARRAY(verdict_scratch, struct verdict_record, HOOK_COUNT);
 
@@ -23,4 +25,21 @@ static __always_inline struct settings *get_settings(void)
 	u32 zero = 0;
 
 	return settings.lookup(&zero);
+}
+
+static __always_inline u64 *get_dying_lost(void)
+{
+	u32 zero = 0;
+
+	return dying_lost.lookup(&zero);
+}
+
+/* A dying object that the table will not know when it is freed: the counter says why. */
+static __always_inline void count_dying_lost(u32 which)
+{
+	u64 *lost = get_dying_lost();
+
+	count(which, 1);
+	if (lost)
+		*lost = bpf_ktime_get_ns();
 }

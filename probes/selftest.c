@@ -12,15 +12,19 @@ struct selftest_page {
 };
 
 BPF_ARRAY(selftest_page, struct selftest_page, 1);
-BPF_ARRAY(selftest_address, u64, 1);
+/* The page's address, and the task that asked: it holds the locks of the inode that is played. */
+BPF_ARRAY(selftest_address, u64, 2);
 
 int find_selftest_page(struct bpf_raw_tracepoint_args *ctx)
 {
-	u32 zero = 0;
+	u32 zero = 0, one = 1;
 	struct selftest_page *page = selftest_page.lookup(&zero);
 	u64 *address = selftest_address.lookup(&zero);
+	u64 *task = selftest_address.lookup(&one);
 
 	if (page && address)
 		*address = (u64)page;
+	if (task)
+		*task = bpf_get_current_task();
 	return 0;
 }

@@ -149,9 +149,10 @@ static __always_inline u32 claim_way(struct bucket *bucket, u64 key)
 
 		if (!swap_key(&bucket->object[way], old, key))
 			continue;
-		if (old)
-			count(old & OBJECT_DEAD ? COUNTER_FORGOTTEN_DEAD : COUNTER_FORGOTTEN_DYING,
-			      1);
+		if (old & OBJECT_DEAD)
+			count(COUNTER_FORGOTTEN_DEAD, 1);
+		else if (old)
+			count_dying_lost(COUNTER_FORGOTTEN_DYING);
 		return way;
 	}
 	return NO_WAY;

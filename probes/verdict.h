@@ -29,6 +29,12 @@ struct suspicion {
 	u32 flags; /* WITNESS_* */
 	u32 verdict;
 	u32 reclaim_pid;
+	u32 broken; /* BROKEN_* */
+	s32 writers;
+	u64 related;
+	u64 found;
+	u64 dentry; /* whose names are told, where it is known; else those of the unlink's note */
+	u64 super;  /* whose filesystem's type is told; 0 = ext4 */
 };
 
 /*
@@ -223,21 +229,45 @@ static __always_inline void trace_verdict(const struct suspicion *why, const str
 #endif
 
 /*
- * The names of the directories above, as they are now: eight names at each unlink would cost a storm
- * 2 %, eight at a verdict cost nothing.  A directory that is gone has lost its inode; one whose memory
- * was reused has another.
+ * The dentry above a deleted name, if it is still the directory that the note means; else 0.  A directory
+ * that is gone has lost its inode; one whose memory was reused has another.
  */
-static __always_inline void read_parents(struct verdict_record *record, const struct note *note,
-					 u32 dev)
+static __always_inline u64 directory_of(const struct note *note, u32 dev)
 {
-	u64 directory = note->directory, above = 0, inode = 0, name = 0, ino = 0;
+	u64 inode = 0, ino = 0;
+
+	if (READ(inode, note->directory + OFF_D_INODE) || READ(ino, inode + OFF_I_INO))
+		return 0;
+	return ino == note->parent_ino && read_dev(inode) == dev ? note->directory : 0;
+}
+
+/* The name of a dentry of this moment, into the note; the directory above it. */
+static __always_inline u64 read_name(struct verdict_record *record, u64 dentry)
+{
+	u64 name = 0, above = 0, inode = 0;
+
+	if (READ(name, dentry + OFF_D_NAME) || READ(above, dentry + OFF_D_PARENT))
+		return 0;
+	if (bpf_probe_read_kernel_str(record->note.name, NAME_LEN, (void *)name) < 0)
+		return 0;
+	record->flags |= NAME_NOW;
+	if (above == dentry)
+		return 0;
+	if (!READ(inode, above + OFF_D_INODE))
+		READ(record->note.parent_ino, inode + OFF_I_INO);
+	return above;
+}
+
+/*
+ * The names of the directories above, as they are now: eight names at each unlink would cost a storm
+ * 2 %, eight at a verdict cost nothing.
+ */
+static __always_inline void read_parents(struct verdict_record *record, u64 directory)
+{
+	u64 above = 0, name = 0;
 	u64 at = 0;
 	long size;
 
-	if (READ(inode, directory + OFF_D_INODE) || READ(ino, inode + OFF_I_INO))
-		return;
-	if (ino != note->parent_ino || read_dev(inode) != dev)
-		return;
 	record->flags |= PARENTS_VALID;
 #pragma unroll
 	for (int i = 0; i < PARENTS_MAX; i++) {
@@ -260,6 +290,16 @@ static __always_inline void read_parents(struct verdict_record *record, const st
 	record->parents[at] = 0;
 }
 
+/* The type of the filesystem, as /proc/filesystems has it. */
+static __always_inline void read_filesystem(struct verdict_record *record, u64 super)
+{
+	u64 type = 0, name = 0;
+
+	__builtin_memset(record->filesystem, 0, FILESYSTEM_LEN);
+	if (super && !READ(type, super + OFF_S_TYPE) && !READ(name, type + OFF_FS_NAME))
+		bpf_probe_read_kernel_str(record->filesystem, FILESYSTEM_LEN, (void *)name);
+}
+
 /* `life` may be NULL; it and `key` must still be the entry as it was before this step. */
 static __always_inline void report(void *ctx, u32 hook, const struct suspicion *why,
 				   const struct life *life, u64 key)
@@ -267,6 +307,7 @@ static __always_inline void report(void *ctx, u32 hook, const struct suspicion *
 	u64 ns = bpf_ktime_get_ns();
 	struct verdict_record *record = verdict_scratch.lookup(&hook);
 	struct note *note = note_of(inode_of(why->object));
+	u64 directory = 0;
 	long bytes;
 
 	count(COUNTER_VERDICT, 1);
@@ -292,6 +333,11 @@ static __always_inline void report(void *ctx, u32 hook, const struct suspicion *
 	record->state_now = why->state;
 	record->count_now = why->count;
 	record->reclaim_pid = why->reclaim_pid;
+	record->broken = why->broken;
+	record->writers = why->writers;
+	record->related = why->related;
+	record->found = why->found;
+	read_filesystem(record, why->super);
 	if (life) {
 		record->life = *life;
 		record->life.state = state_of(key);
@@ -309,10 +355,14 @@ static __always_inline void report(void *ctx, u32 hook, const struct suspicion *
 		if (record->note.seal == seal_of_note(&record->note, inode_of(why->object)))
 			record->flags |= NOTE_VALID;
 	}
-	if (record->flags & NOTE_VALID)
-		read_parents(record, &record->note, life ? life->dev : why->dev);
-	else
+	if (!(record->flags & NOTE_VALID))
 		__builtin_memset(&record->note, 0, sizeof(record->note));
+	if (why->dentry)
+		directory = read_name(record, why->dentry);
+	else if (record->flags & NOTE_VALID)
+		directory = directory_of(&record->note, life ? life->dev : why->dev);
+	if (directory)
+		read_parents(record, directory);
 	fill_actor(&record->actor, ns, why->call_site);
 	bytes = bpf_get_stack(ctx, record->stack, sizeof(record->stack), 0);
 	record->stack_bytes = bytes > 0 ? bytes : 0;

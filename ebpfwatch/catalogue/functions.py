@@ -38,10 +38,11 @@ INODE_FREERS = RCU_CALLBACKS | {
     "rcu_process_callbacks",
 }
 
-#: How an inode is let go, from iput() down to the slab: who calls into this makes the call itself.
+#: How an inode is let go, from vfs_unlink() and iput() down to the slab: who calls into this makes
+#: the call itself.
 RELEASE = re.compile(
     r"(__)?ext4_\w+|i_callback|destroy_inode|evict|iput(_final)?|dispose_list|kmem_cache_free\w*"
-    r"|__kmem_cache_free|kfree|call_rcu\w*|__call_rcu\w*|clear_inode|truncate_inode_pages\w*"
+    r"|__kmem_cache_free|kfree|call_rcu\w*|__call_rcu\w*|clear_inode|truncate_inode_pages\w*|vfs_unlink"
 )
 
 #: What a tracer puts in a return address's place, so that it sees the return: function_graph,

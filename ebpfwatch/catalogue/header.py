@@ -15,6 +15,7 @@ from ebpfwatch.catalogue.layout import (
     CONSTANTS,
     FLAG_WORDS,
     STRUCTS,
+    Broken,
     Flag,
     LifeFlag,
     Member,
@@ -79,6 +80,7 @@ def text() -> str:
         _flags("LIFE_", LifeFlag),
         _flags("NOTE_", NoteFlag),
         _flags("", Flag),
+        _flags("BROKEN_", Broken),
         *map(_struct, STRUCTS),
         "#endif\n",
     ]

@@ -186,6 +186,21 @@ LADDER: dict[str, tuple[Rung, ...]] = {
             ("RECLAIM_KPROBE",),
         ),
     ),
+    "dentry": (
+        _fentry("__dentry_kill", "dentry_kill", "DENTRY_FENTRY"),
+        _kprobe("__dentry_kill", "dentry_kill", "DENTRY_KPROBE"),
+        _fentry("dentry_free", "dentry_kill", "DENTRY_FENTRY", "DENTRY_AT_FREE"),
+        _kprobe("dentry_free", "dentry_kill", "DENTRY_KPROBE", "DENTRY_AT_FREE"),
+    ),
+    # Those that are armed come last: what is not attached has no link (``kernel.links``).
+    "put": (
+        _fentry("iput", "iput", "PUT_FENTRY"),
+        _kprobe("iput", "iput", "PUT_KPROBE"),
+    ),
+    "close": (
+        _fentry("__fput", "fput", "CLOSE_FENTRY"),
+        _kprobe("__fput", "fput", "CLOSE_KPROBE"),
+    ),
 }
 
 #: Without these nothing can be said at all.

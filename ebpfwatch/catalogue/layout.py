@@ -24,6 +24,7 @@ __all__ = [
     "OURS",
     "STRUCTS",
     "WAYS",
+    "Broken",
     "Flag",
     "LifeFlag",
     "Member",
@@ -44,6 +45,7 @@ CONSTANTS: tuple[tuple[str, int, str], ...] = (
     ("WAYS", WAYS, "objects in a bucket"),
     ("COMM_LEN", 16, "TASK_COMM_LEN of linux/sched.h"),
     ("NAME_LEN", 64, "bytes that are kept of a name, NUL included"),
+    ("FILESYSTEM_LEN", 16, "bytes that are kept of a filesystem's type"),
     ("INLINE_NAME", 32, "so much of a short name lies in the dentry (DNAME_INLINE_LEN, 4.19: 32)"),
     ("PATH_LEN", 256, "bytes that are kept of a path"),
     ("PARENTS_MAX", 8, "directories above a name"),
@@ -123,6 +125,27 @@ class Flag(enum.IntFlag):
     PARENTS_VALID = 128
     PARENTS_WHOLE = 256
     WITNESS_NO_INODE = 512
+    OBJECT_DENTRY = 1024
+    NAME_NOW = 2048
+    RELATED_PROVEN = 4096
+
+
+class Broken(enum.IntFlag):
+    """verdict_record.broken: BROKEN_*: the rules that the object contradicts."""
+
+    ALIAS = 1
+    COUNT = 2
+    WRITERS = 4
+    READERS = 8
+    MAPPED = 16
+    DIRECTORY_LOCK = 32
+    VICTIM_LOCK = 64
+    NO_LINK = 128
+    STATE = 256
+    LISTED = 512
+    DEAD = 1024
+    CHILDREN = 2048
+    QUEUED = 4096
 
 
 #: What each flag means; its comment in C.
@@ -151,6 +174,24 @@ FLAG_WORDS: dict[type[enum.IntFlag], dict[int, str]] = {
         Flag.PARENTS_VALID: "the directory is still in memory: `parents` are its names",
         Flag.PARENTS_WHOLE: "... up to the root of the filesystem",
         Flag.WITNESS_NO_INODE: "where the link to that list was there is something else now",
+        Flag.OBJECT_DENTRY: "`object` is a dentry; ino_now is its inode's, 0 if it has none",
+        Flag.NAME_NOW: "note.name and `parents` were read from a dentry at this moment",
+        Flag.RELATED_PROVEN: "`related` points back at the object",
+    },
+    Broken: {
+        Broken.ALIAS: "a dentry still names the inode; of a dentry: it is on its inode's list",
+        Broken.COUNT: "the number of references is not what it must be here",
+        Broken.WRITERS: "open for writing, or denied to writers",
+        Broken.READERS: "open for reading",
+        Broken.MAPPED: "mapped into memory",
+        Broken.DIRECTORY_LOCK: "the lock of directory `related` is not ours: `found` owns it",
+        Broken.VICTIM_LOCK: "the same of the inode's own lock",
+        Broken.NO_LINK: "no link is left",
+        Broken.STATE: "`found` is an i_state that no dead inode has",
+        Broken.LISTED: "on its superblock's list",
+        Broken.DEAD: "it was dead before",
+        Broken.CHILDREN: "`related` is a child of it",
+        Broken.QUEUED: "`found` is the function that RCU will call for it",
     },
 }
 
@@ -272,6 +313,9 @@ STRUCTS: tuple[Struct, ...] = (
             _M("alloc_since", "u64", "attached without a gap since then; all ones = it is off"),
             _M("any_free_since", "u64", "the same, where it is not the free itself"),
             _M("unlink_since", "u64", "as alloc_since"),
+            _M("evict_since", "u64", "since when no eviction was missed; 0 = not known"),
+            _M("text_start", "u64", "the kernel's own code: _stext; 0 = not known"),
+            _M("text_end", "u64", "_etext"),
         ),
         "What user space tells the programs. Times are CLOCK_MONOTONIC.",
     ),
@@ -302,8 +346,13 @@ STRUCTS: tuple[Struct, ...] = (
             _M("generation_now", "u32"),
             _M("dev_now", "u32"),
             _M("state_now", "u64", "inode.i_state"),
-            _M("count_now", "u32", "inode.i_count"),
+            _M("count_now", "s32", "inode.i_count, or the count of a dentry"),
             _M("reclaim_pid", "u32"),
+            _M("broken", "u32", "BROKEN_*"),
+            _M("writers", "s32", "inode.i_writecount"),
+            _M("related", "u64", "the other object of a broken rule"),
+            _M("found", "u64", "the value that broke it"),
+            _M("filesystem", "char", "its type; empty = ext4", "FILESYSTEM_LEN"),
             _M("life", "life", "the entry as it was before this step"),
             _M("note", "note"),
             _M("actor", "actor"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-__all__ = ["BY_CANARY", "Hook", "Proof"]
+__all__ = ["ARMED", "BY_CANARY", "Hook", "Proof"]
 
 
 class Proof(enum.Enum):
@@ -17,6 +17,7 @@ class Proof(enum.Enum):
 
     CANARY = "canary"  #: a file of our own that is created and deleted
     RECLAIM = "reclaim"  #: the kernel's own count of scanned slabs (/proc/vmstat)
+    COUNT = "count"  #: its own count of runs, while files are deleted
     NOTHING = "nothing"  #: nothing yet: such a role stays unproven
 
 
@@ -31,6 +32,8 @@ class _Row:
     loss: str = ""
     #: The governor takes the lowest number first: what costs most.
     goes: int = 0
+    #: Loaded, and attached only while there is a reason for it (``daemon.arming``).
+    armed: bool = False
     #: Part of the watcher; False: only of `ebpfwatch unlinks`.
     watcher: bool = True
 
@@ -44,6 +47,7 @@ class Hook(enum.Enum):
     proof: Proof
     loss: str
     goes: int
+    armed: bool
     watcher: bool
 
     def __new__(cls, name: str, row: _Row | None = None) -> Hook:
@@ -65,7 +69,7 @@ class Hook(enum.Enum):
             "an address handed out again is a new life; unseen, reuse looks like a double free",
             Proof.CANARY,
             loss="the object alone tells a new life",
-            goes=2,
+            goes=3,
         ),
     )
     UNLINK = (
@@ -75,7 +79,7 @@ class Hook(enum.Enum):
             "who deleted the file, by which name",
             Proof.CANARY,
             loss="names, unlinks in flight and concurrent unlinks are no longer known",
-            goes=3,
+            goes=4,
         ),
     )
     EVICT = (
@@ -102,6 +106,25 @@ class Hook(enum.Enum):
         "unlink_path",
         _Row(7, "the path as the system call was given it", watcher=False),
     )
+    DENTRY = (
+        "dentry",
+        _Row(
+            8,
+            "the death of a name: finds a directory that dies with children, or twice",
+            Proof.COUNT,
+            loss="dentries that are killed twice or in use are no longer seen",
+            goes=2,
+        ),
+    )
+    PUT = (
+        "put",
+        _Row(
+            9,
+            "a reference given back that nobody had",
+            armed=True,
+        ),
+    )
+    CLOSE = ("close", _Row(10, "a file closed after its dentry died", armed=True))
 
     def __lt__(self, other: Hook) -> bool:
         """In the order of an object's life."""
@@ -115,6 +138,9 @@ class Hook(enum.Enum):
                 return hook
         raise ValueError(f"{number} is no hook")
 
+
+#: Names of the roles that are attached only while there is a reason for it.
+ARMED = frozenset(hook.value for hook in Hook if hook.armed)
 
 #: Names of the roles that a canary proves.
 BY_CANARY = frozenset(hook.value for hook in Hook if hook.proof is Proof.CANARY)

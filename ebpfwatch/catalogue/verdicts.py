@@ -234,6 +234,157 @@ class Verdict(enum.Enum):
         ),
     )
 
+    EVICTED_IN_USE = (
+        "evicted_in_use",
+        _Row(
+            9,
+            Kind.CAUSE,
+            damage=True,
+            forged_by=(),
+            message_id="e3d703df2d4b4aaa8cc413add887a6bb",
+            words=Sentence(
+                "evicted while it is in use",
+                "evicted although a name, an open file or a mapping still leads to it: one"
+                " iput() or dput() too many",
+                "An ext4 inode was evicted while it is still in use",
+                "Somebody gave back a reference too many. Whoever holds the inode will work with"
+                " memory that is\nfreed within a grace period.",
+                step="put of the last reference",
+            ),
+        ),
+    )
+    UNLOCKED_UNLINK = (
+        "unlocked_unlink",
+        _Row(
+            10,
+            Kind.CAUSE,
+            damage=True,
+            forged_by=(),
+            message_id="358ce36fa4d04499a7af497b49edffef",
+            words=Sentence(
+                "deleted against the rules of the VFS",
+                "deleted without the lock of the directory or of the file, or with no link left",
+                "An ext4 inode was deleted without the locks that a deletion needs",
+                "Some code calls the filesystem behind the VFS's back: two deletions may run at"
+                " once, and an\ninode be freed twice.",
+                step="unlink",
+            ),
+        ),
+    )
+    WRITTEN_AFTER_FREE = (
+        "written_after_free",
+        _Row(
+            11,
+            Kind.CAUSE,
+            damage=True,
+            forged_by=(("alloc", "evict"),),
+            message_id="1a30df51e84b425590ae354916a2b6d7",
+            words=Sentence(
+                "written to after its free",
+                "its i_state was changed between its free and the next use of its memory",
+                "The memory of an ext4 inode was written to after it was freed",
+                "Somebody still works with an inode that is gone. This is seen when the memory is"
+                " used again:\nthe write was some time before.",
+                nobody="whoever wrote to it did so between the free and now, and left no trace",
+            ),
+        ),
+    )
+    ALLOCATED_WHILE_ALIVE = (
+        "allocated_while_alive",
+        _Row(
+            12,
+            Kind.CAUSE,
+            damage=True,
+            forged_by=(),
+            message_id="32213ab446bc4041b3686f4fbee470b0",
+            words=Sentence(
+                "handed out by the slab allocator while another inode lives there",
+                "its memory was handed out again while it is on its superblock's list of inodes",
+                "The slab allocator handed out the memory of a living inode",
+                "It was freed by a way that no hook sees, or the slab's free list is damaged. Two"
+                " inodes will use\none memory.",
+                nobody="the slab allocator handed out what it was told is free: whoever told it"
+                " so, or damaged its list, is on no stack of this moment",
+            ),
+        ),
+    )
+    DENTRY_KILLED_TWICE = (
+        "dentry_killed_twice",
+        _Row(
+            13,
+            Kind.CAUSE,
+            damage=True,
+            forged_by=(),
+            message_id="ff02f9abdbad416184c58573f148e3c6",
+            words=Sentence(
+                "killed a second time",
+                "a dentry that was dead is killed again: RCU will have it twice, and its lists of"
+                " callbacks cross",
+                "A dentry was killed a second time",
+                "Its reference count had been wrong for some time: one dput() too many. RCU runs"
+                " callbacks twice\nthat stand behind it: inodes that have nothing to do with it are"
+                " freed twice.",
+                nobody="who kills it is whoever gave back the last reference, often reclaim: the"
+                " mistake was a dput() too many before, and left no stack",
+            ),
+        ),
+    )
+    DENTRY_KILLED_IN_USE = (
+        "dentry_killed_in_use",
+        _Row(
+            14,
+            Kind.CAUSE,
+            damage=True,
+            forged_by=(),
+            message_id="a02053415e704159b1b8ecc9a16799b0",
+            words=Sentence(
+                "killed while it is in use",
+                "a directory's dentry dies while it has children, or a dentry while its inode still"
+                " lists it: one dput() too many",
+                "A dentry was killed while it is still in use",
+                "Each child holds a reference of its parent, so somebody gave back one too many."
+                " When the children\ndie, each of them kills this dentry again.",
+                nobody="who kills it is whoever gave back the last reference, often reclaim: the"
+                " mistake was a dput() too many before, and left no stack",
+            ),
+        ),
+    )
+    PUT_WITHOUT_REFERENCE = (
+        "put_without_reference",
+        _Row(
+            15,
+            Kind.CAUSE,
+            damage=True,
+            forged_by=(),
+            message_id="2e161a75882c4219819704dcd5bf6994",
+            words=Sentence(
+                "given back without a reference",
+                "iput() of an inode that has no reference left, or that is gone",
+                "A reference of an inode was given back that nobody had",
+                "Either who does so now had none, or somebody before gave it back in his place.",
+                step="put",
+            ),
+        ),
+    )
+    CLOSED_AFTER_DEATH = (
+        "closed_after_death",
+        _Row(
+            16,
+            Kind.CAUSE,
+            damage=True,
+            forged_by=(),
+            message_id="d2301e38bd7d4121ae56349a3416830c",
+            words=Sentence(
+                "gone while a file that it belongs to was open",
+                "an open file is closed, and its dentry has died before: one dput() too many",
+                "A file was closed after its dentry had died",
+                "Somebody gave back a reference of the dentry that the open file held.",
+                nobody="who closes the file did nothing wrong: the mistake was a dput() too many"
+                " before, and left no stack",
+            ),
+        ),
+    )
+
 
 #: Verdicts that mean damaged memory: the one answer for journal, alerts, page and actions.
 CRITICAL = frozenset(verdict for verdict in Verdict if verdict.damage)

@@ -11,13 +11,14 @@ from ebpfwatch.kernel.session import Session
 from ebpfwatch.paths import Paths
 from ebpfwatch.system.lock import SELFTEST
 from ebpfwatch.system.log import defect, say
+from ebpfwatch.verdicts.finding import Finding
 
 __all__ = ["Intake"]
 
 
 class Intake:
-    """``errors`` counts records that could not be decoded or handled; ``told`` is called after a
-    finding was told.
+    """``errors`` counts records that could not be decoded or handled; ``told`` is called with
+    each finding that was told.
     """
 
     def __init__(
@@ -25,7 +26,7 @@ class Intake:
         session: Session,
         liveness: Liveness,
         judging: Judging,
-        told: Callable[[], None],
+        told: Callable[[Finding], None],
     ) -> None:
         self.errors = 0
         self._session = session
@@ -49,8 +50,10 @@ class Intake:
     def _handle(self, event: wire.Event) -> None:
         if isinstance(event, wire.StepEvent):
             self._liveness.feed(event)
-        elif isinstance(event, wire.VerdictEvent) and self._judging.handle(event):
-            self._told()
+        elif isinstance(event, wire.VerdictEvent):
+            finding = self._judging.handle(event)
+            if finding is not None:
+                self._told(finding)
 
     def take_selftest(self, paths: Paths) -> None:
         """`ebpfwatch selftest` where programs cannot be run by hand: a record through our sinks."""

@@ -20,7 +20,7 @@ from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.system.clock import ahead_ns
 from ebpfwatch.system.log import say
 from ebpfwatch.verdicts.correlator import Knowledge, judge
-from ebpfwatch.verdicts.finding import Frame
+from ebpfwatch.verdicts.finding import Finding, Frame, Preceding
 from ebpfwatch.verdicts.folding import Folder
 from ebpfwatch.verdicts.losses import LossHistory
 from ebpfwatch.verdicts.stacks import behind_tracer, frame, is_own_caller, is_tracer, resolve
@@ -70,13 +70,14 @@ class Judging:
             self._call_sites = (call_site,)
 
     def configure(self) -> None:
-        """Tell the programs who the canary is and who may free."""
+        """Tell the programs who the canary is, who may free, and where the kernel's code is."""
+        self._session.text = self._symbols.kernel_text
         self._session.configure(os.getpid(), self._call_sites)
 
-    def handle(self, event: wire.VerdictEvent) -> bool:
-        """Judge one event; whether a finding was told."""
+    def handle(self, event: wire.VerdictEvent) -> Finding | None:
+        """Judge one event; the finding that was told, None where it was counted only."""
         if self._is_own_caller(event):
-            return False
+            return None
         self.record_losses()
         self._refresh_symbols(event)
         self._sequence += 1
@@ -96,7 +97,7 @@ class Judging:
             self._delivery.tell(told)
             self._actions.act(told)
         self._surroundings.recorder.found(finding)
-        return write
+        return finding if write else None
 
     def selftest_record(self, ino: int, generation: int) -> bytes:
         """A record like the kernel's, for the self-test where programs cannot be run by hand."""
@@ -150,6 +151,11 @@ class Judging:
             and caller.module in ("", "ext4")
         )
 
+    def _preceding(self, event: wire.VerdictEvent) -> tuple[Preceding, ...]:
+        directory = (*wire.device(event.dev), event.directory_ino)
+        recorder = self._surroundings.recorder
+        return recorder.preceding(event.ns, event.object, directory, self._is_test(event.object))
+
     def _refresh_symbols(self, event: wire.VerdictEvent) -> None:
         """A module may have been loaded since; a frame without a name may be of a BPF program."""
         if self._symbols.refresh():
@@ -173,6 +179,8 @@ class Judging:
             frames=self._session.frames,
             taints=self._symbols.taints,
             earlier=self._surroundings.recorder.earlier,
+            named_by=self._surroundings.recorder.named_by,
+            preceding=self._preceding,
             out_of_tree=self._symbols.out_of_tree,
             process=self._surroundings.process,
             place=self._surroundings.place,

@@ -45,6 +45,8 @@ class Liveness:
         self._problems: dict[str, str] = {}
         self._shrunk: tuple[int, int] = (0, 0)
         self._nowhere = False  # the last time, no canary could begin on any mount
+        self._killed: tuple[int, int] = (0, 0)
+        self._unseen_deaths = False  # files were deleted, and no dentry was seen to die since
         self._unexplained = False  # slabs were scanned, and no shrink_slab was seen since
         self._paths = paths
         self._sources = sources
@@ -153,6 +155,15 @@ class Liveness:
         elif alive and role in self._silent:
             self._silent.discard(role)
             say(f"the hook {role} is alive again", "notice")
+
+    def witness_dentries(self, dentries: int, unlinks: int) -> None:
+        """Deleted files as witnesses of the hook on dentries: each has a name that dies. Totals."""
+        before_dentries, before_unlinks = self._killed
+        self._killed = dentries, unlinks
+        seen, deleted = dentries > before_dentries, 0 < before_unlinks < unlinks
+        if "dentry" in self.alive and (seen or (deleted and self._unseen_deaths)):
+            self._set("dentry", seen, "files are deleted and it sees no name die")
+        self._unseen_deaths = not seen and (deleted or self._unseen_deaths)
 
     def witness_reclaim(self, shrink_starts: int, slabs_scanned: int) -> None:
         """The kernel's own count of scanned slabs as witness of the reclaim hook: totals.

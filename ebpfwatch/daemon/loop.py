@@ -17,7 +17,9 @@ from pathlib import Path
 
 from ebpfwatch import config
 from ebpfwatch.actions import Actions
+from ebpfwatch.catalogue.verdicts import Kind
 from ebpfwatch.daemon import start
+from ebpfwatch.daemon.arming import Arming
 from ebpfwatch.daemon.boot_record import BootWatch
 from ebpfwatch.daemon.delivery import Delivery
 from ebpfwatch.daemon.governor import Governing
@@ -47,6 +49,7 @@ from ebpfwatch.system.lock import Lock
 from ebpfwatch.system.log import say
 from ebpfwatch.system.notify import notify
 from ebpfwatch.system.signals import Signals
+from ebpfwatch.verdicts.finding import Finding
 
 __all__ = ["Daemon"]
 
@@ -80,7 +83,9 @@ class Daemon:
     def run(self) -> None:
         """Load, say what was loaded, then follow the kernel; raises ``EbpfwatchError``."""
         lock = Lock(self._paths.run)
-        self._signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+        self._signals = Signals(
+            *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+        )
         # Everything that can fail is tried before BPF is loaded: a start that fails costs nothing.
         boot_id = self._sources.read("boot_id", lambda: kernel_boot_id(self._paths), "")
         self._this_boot = ThisBoot(Path(self._config.state_directory), boot_id)
@@ -142,6 +147,7 @@ class Daemon:
         )
         self._reclaim = ReclaimWatch(self._paths, self._sources, self._liveness, recorder)
         self._mending = Mending(session)
+        self._arming = Arming(session, settings.contracts.armed_minutes, self._liveness)
         self._intake = Intake(session, self._liveness, self._judging, self._told)
         directory = Path(settings.state_directory)
         self._boot = BootWatch(
@@ -150,7 +156,7 @@ class Daemon:
         self._judging.configure()
         exe = ("sys_ptrace",) if settings.evidence.exe else ()
         touch = functools.partial(start.touch, session, self._judging.configure)
-        kept = privileges.drop(touch, exe, dormant=session.mending_needs)
+        kept = privileges.drop(touch, exe, dormant=(*session.mending_needs, *self._arming.needs))
         self._actions.start()
         url = "off"
         if self._web is not None:
@@ -191,6 +197,7 @@ class Daemon:
                 self._intake.take_selftest(self._paths)
             self._intake.drain()
             self._precursors.drain()
+            self._arm_if_asked()
             silent = self._liveness.silent
             self._liveness.judge(self._config.canary.timeout_seconds)
             now = time.monotonic()
@@ -214,9 +221,19 @@ class Daemon:
     def _after_canary(self, now: float) -> float:
         return now + self._liveness.again(self._config.canary.interval_seconds)
 
-    def _told(self) -> None:
+    def _told(self, finding: Finding) -> None:
+        if finding.verdict.kind is Kind.CAUSE and not finding.test:
+            self._precursors.broken_rule(finding)
+            self._arming.arm(f"of the finding {finding.id} ({finding.verdict.value})")
         self._snapshots.outdate()
         self._delivery.disk.submit(self._save_this_boot)
+
+    def _arm_if_asked(self) -> None:
+        reason = self._precursors.take_reason()
+        if self._signals.take(signal.SIGUSR2):
+            reason = "somebody asked for it (SIGUSR2)"
+        if reason:
+            self._arming.arm(reason)
 
     def _tick(self) -> None:
         self._mending.look()
@@ -225,6 +242,7 @@ class Daemon:
         self._reclaim.look(counters, self._config.reclaim)
         self._governing.look(counters)
         self._judging.reduced = self._governing.doubts
+        self._arming.look(over_budget=bool(self._governing.doubts))
         self._surroundings.look(counters)
         self._precursors.judge(
             self._host.state().zones,

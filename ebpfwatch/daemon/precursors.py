@@ -15,6 +15,7 @@ from ebpfwatch.paths import Paths
 from ebpfwatch.sinks.journal import Journal
 from ebpfwatch.system.log import say
 from ebpfwatch.verdicts.early import EarlyWarning
+from ebpfwatch.verdicts.finding import Finding
 from ebpfwatch.verdicts.recorder import Recorder
 
 __all__ = ["Precursors"]
@@ -35,6 +36,7 @@ class Precursors:
         self.active = False
         self._recorder = recorder
         self._early = EarlyWarning()
+        self._reason = ""  # the last message that warns of damage, and that nobody has taken yet
         self._told: dict[str, float] = {}
         self._noted: dict[str, int] = {}
 
@@ -79,9 +81,20 @@ class Precursors:
             return
         now = event.ns / _NS
         self._early.precursor(now, event.text)
+        self._reason = f"the kernel said: {event.text}"
         if now - self._told.get(kind, -float("inf")) >= _TOLD_SECONDS:
             self._told[kind] = now
             say(f"the kernel says ({kind}, {count} since the boot): {event.text}", "warning")
+
+    def take_reason(self) -> str:
+        """The last message of damage since this was last asked; "" if there was none."""
+        reason, self._reason = self._reason, ""
+        return reason
+
+    def broken_rule(self, finding: Finding) -> None:
+        """A finding that warns as much as all three together."""
+        self._early.broken_rule(finding.ns / _NS)
+        self.active = True
 
     def _note_report(self, report: Report) -> None:
         """Its stack, now that it is whole: which task, which path."""

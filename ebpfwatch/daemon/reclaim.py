@@ -40,6 +40,7 @@ class ReclaimWatch:
         nothing: dict[str, int] = {}
         vm = self._sources.read("vmstat", lambda: vmstat.read(self._paths), nothing)
         self._liveness.witness_reclaim(counters["shrink_start"], vm.get("slabs_scanned", 0))
+        self._liveness.witness_dentries(counters["dentry"], counters["unlink"])
         now_ns = time.monotonic_ns()
         line = self._bursts.feed(counters["evict_in_reclaim"], now_ns / _NS, settings.burst_inodes)
         if line:

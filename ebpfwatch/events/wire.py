@@ -10,6 +10,7 @@ from typing import Any, Callable, Union
 from ebpfwatch.catalogue.layout import (
     CONSTANTS,
     STRUCTS,
+    Broken,
     Flag,
     LifeFlag,
     Member,
@@ -161,6 +162,11 @@ class VerdictEvent:
     stack: tuple[int, ...]
     directory_ino: int = 0
     parents: tuple[str, ...] = ()
+    broken: Broken = Broken(0)
+    related: int = 0
+    found: int = 0
+    writers: int = 0
+    filesystem: str = "ext4"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,6 +295,11 @@ def _verdict(record: Any) -> VerdictEvent:
         stack=tuple(record.stack[:depth]),
         directory_ino=record.note.parent_ino,
         parents=_parents(bytes(record.parents)) if flags & Flag.PARENTS_VALID else (),
+        broken=Broken(record.broken),
+        related=record.related,
+        found=record.found,
+        writers=record.writers,
+        filesystem=text(bytes(record.filesystem)) or "ext4",
     )
 
 

@@ -32,6 +32,7 @@ class LoadRequest:
     table_slots: int
     note_slots: int
     ring_bytes: int
+    armed: str = "auto"
     rungs: str = ""
     btf: str = ""
     trace: bool = False

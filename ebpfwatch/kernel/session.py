@@ -173,6 +173,12 @@ class Session:
         #: Since when (CLOCK_MONOTONIC, ns) a hook has been attached without a gap; ``NEVER``: it
         #: is off.  What the programs conclude from not having been told of something hangs on it.
         self.since = {"alloc": 0, "any_free": 0, "unlink": 0}
+        #: Since when no eviction was missed; 0: not known.
+        self.since["evict"] = time.monotonic_ns() if self.links.attached("evict") else 0
+        self.text = (
+            0,
+            0,
+        )  #: where the kernel's own code is, from the first address to behind the last
         self.records: collections.deque[bytes] = collections.deque()
         self.dropped = 0
         reader = libbpf.RingReader if loaded.features.ringbuf else libbpf.PerfReader
@@ -282,6 +288,9 @@ class Session:
             alloc_since=self.since["alloc"],
             any_free_since=self.since["any_free"],
             unlink_since=self.since["unlink"],
+            evict_since=self.since["evict"],
+            text_start=self.text[0],
+            text_end=self.text[1],
         )
         for index, site in enumerate(call_sites[:4]):
             settings.call_sites[index] = site

@@ -126,6 +126,13 @@ class Symbols:
         self._tables = (kernel, modules)
 
     @property
+    def kernel_text(self) -> tuple[int, int]:
+        """The kernel's own code, from its first function to its last; (0, 0) where it is hidden."""
+        if self.hidden or not self._tables:
+            return 0, 0
+        return self._tables[0].first, self._tables[0].last
+
+    @property
     def start(self) -> int:
         """The kernel's first function: tells one boot's addresses from another's; 0 if hidden."""
         tables = self._tables  # once: the disk's thread asks, too

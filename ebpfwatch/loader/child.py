@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from ebpfwatch.catalogue.ladder import UNITS, Attachment, Rung, Unit
+from ebpfwatch.catalogue.roles import ARMED
 from ebpfwatch.errors import EbpfwatchError, Exit, Failure
 from ebpfwatch.kernel import handoff, tracebuffer
 from ebpfwatch.kernel.attach import attach_or_fail
@@ -313,7 +314,9 @@ class _Loading:
         function = self.prober.function(hook.kind, symbol)
         program = module.load(hook.kind, attachment.function, function)
         try:
-            if self.request.attach:  # a model test runs them by hand
+            # A model test runs them by hand; those that are armed wait for a reason.
+            waits = hook.role in ARMED and self.request.armed != "always"
+            if self.request.attach and not waits:
                 found.links.append(attach_or_fail(hook.kind, program, attachment, symbol))
         except EbpfwatchError:
             if not attachment.optional:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ebpfwatch.catalogue.ladder import NONE, SHARED_FREE, Rung, Unit, Wish, wishes
+from ebpfwatch.catalogue.roles import ARMED
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.kernel.protocol import LoadRequest
@@ -165,7 +166,9 @@ def insist(unit: Unit, hooks: Sequence[LoadedHook], why_no_btf: str) -> None:
 
 
 def configure(hooks: Sequence[LoadedHook], request: LoadRequest) -> tuple[LoadedHook, ...]:
-    """Apply hooks.alloc and hooks.strict; a free without a hook of its own shares the strict."""
+    """Apply hooks.alloc, hooks.strict, contracts.armed; a free without a hook of its own shares the
+    strict.
+    """
     by_role = {hook.role: hook for hook in hooks}
     if "alloc" in by_role and "alloc" not in wishes(request.rungs):
         by_role["alloc"] = _choose_alloc(by_role["alloc"], request.alloc)
@@ -177,6 +180,9 @@ def configure(hooks: Sequence[LoadedHook], request: LoadRequest) -> tuple[Loaded
             )
         elif not request.strict:
             by_role["any_free"] = _left_out(strict, "switched off: hooks.strict is false")
+    for role in ARMED & by_role.keys():
+        if request.armed == "never" and by_role[role].has_rung:
+            by_role[role] = _left_out(by_role[role], "switched off: contracts.armed is never")
     return tuple(by_role.values())
 
 

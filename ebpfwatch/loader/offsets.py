@@ -6,6 +6,7 @@ vmlinux's BTF; it is learned from an inode of our own (``learn``).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -22,7 +23,8 @@ from ebpfwatch.loader.compiler import Compiler
 
 __all__ = ["from_btf", "from_headers", "headers"]
 
-#: define: (struct, member, and a member inside that one). The order is that of probes/offsets.c.
+#: define: (struct, member, and a member inside that one). Their places here are the numbers of
+#: probes/offsets.c.
 _MEMBERS = {
     "OFF_I_INO": ("inode", "i_ino", ()),
     "OFF_I_GENERATION": ("inode", "i_generation", ()),
@@ -38,7 +40,27 @@ _MEMBERS = {
     "OFF_CACHE_NAME": ("kmem_cache", "name", ()),
     "OFF_CACHE_OBJECT_SIZE": ("kmem_cache", "object_size", ()),
     "OFF_D_PARENT": ("dentry", "d_parent", ()),
+    "OFF_I_DENTRY": ("inode", "i_dentry", ()),
+    "OFF_I_WRITECOUNT": ("inode", "i_writecount", ()),
+    "OFF_I_MMAP": ("inode", "i_data", ("address_space", "i_mmap")),
+    "OFF_D_COUNT": ("dentry", "d_lockref", ("lockref", "count")),
+    "OFF_D_U": ("dentry", "d_u", ()),
+    "OFF_D_SB": ("dentry", "d_sb", ()),
+    "OFF_S_TYPE": ("super_block", "s_type", ()),
+    "OFF_FS_NAME": ("file_system_type", "name", ()),
+    "OFF_F_DENTRY": ("file", "f_path", ("path", "dentry")),
 }
+
+#: The same of what a kernel may lack: then the check that needs it is absent (probes/contracts.h).
+_OPTIONAL = {
+    "OFF_I_READCOUNT": ("inode", "i_readcount", ()),
+    "OFF_I_RWSEM_OWNER": ("inode", "i_rwsem", ("rw_semaphore", "owner")),
+    "OFF_D_SUBDIRS": ("dentry", "d_subdirs", ()),
+    "OFF_D_CHILD": ("dentry", "d_child", ()),
+    "OFF_D_CHILDREN": ("dentry", "d_children", ()),
+    "OFF_D_SIB": ("dentry", "d_sib", ()),
+}
+_FIRST_OPTIONAL = 26
 
 _SECONDS = 2.0
 
@@ -46,16 +68,21 @@ _SECONDS = 2.0
 def from_btf(btf: Btf) -> dict[str, int]:
     """Bytes by define; raises ``EbpfwatchError`` naming the member that is not there."""
     try:
-        return {
-            define: btf.offset(outer, member) + (btf.offset(*inner) if inner else 0)
-            for define, (outer, member, inner) in _MEMBERS.items()
-        }
+        found = {define: _offset(btf, *where) for define, where in _MEMBERS.items()}
     except BtfError as error:
         raise EbpfwatchError(
             f"the kernel's types are not what the probes know: {error}",
             "report it with the output of `uname -a`",
             Exit.UNAVAILABLE,
         ) from None
+    for define, where in _OPTIONAL.items():
+        with contextlib.suppress(BtfError):
+            found[define] = _offset(btf, *where)
+    return found
+
+
+def _offset(btf: Btf, outer: str, member: str, inner: tuple[str, ...]) -> int:
+    return btf.offset(outer, member) + (btf.offset(*inner) if inner else 0)
 
 
 def headers() -> Path:
@@ -99,12 +126,13 @@ def from_headers(compiler: Compiler, why_no_btf: str) -> dict[str, int]:
     try:
         deadline = time.monotonic() + _SECONDS
         while time.monotonic() < deadline:
-            values = [
-                struct.unpack("<Q", map_lookup(module.map("offsets"), index, 8))[0]
-                for index in range(len(_MEMBERS))
-            ]
-            if all(values):
-                return {define: value - 1 for define, value in zip(_MEMBERS, values)}
+            values = {
+                define: struct.unpack("<Q", map_lookup(module.map("offsets"), index, 8))[0]
+                for table, first in ((_MEMBERS, 0), (_OPTIONAL, _FIRST_OPTIONAL))
+                for index, define in enumerate(table, first)
+            }
+            if all(values[define] for define in _MEMBERS):
+                return {define: value - 1 for define, value in values.items() if value}
     finally:
         os.close(link)
         module.close()

@@ -54,6 +54,7 @@ def fields(finding: Finding) -> dict[str, str]:
         "SYSLOG_IDENTIFIER": "ebpfwatch",
         "EBPFWATCH_ID": finding.id,
         "EBPFWATCH_VERDICT": finding.verdict.value,
+        "EBPFWATCH_KIND": finding.verdict.kind.value,
         "EBPFWATCH_CONFIDENCE": finding.confidence.value,
         "EBPFWATCH_DEV": f"{identity.dev_major}:{identity.dev_minor}",
         "EBPFWATCH_INODE": str(identity.ino),
@@ -63,6 +64,8 @@ def fields(finding: Finding) -> dict[str, str]:
         "EBPFWATCH_PATH": printable(finding.path),
         "EBPFWATCH_RESPONSIBLE": printable(finding.responsible.who),
         "EBPFWATCH_RESPONSIBLE_STRENGTH": finding.responsible.strength.value,
+        "EBPFWATCH_BROKEN": " ".join(finding.broken),
+        "EBPFWATCH_PRECEDED_BY": " ".join(one.id for one in finding.preceded_by),
         "EBPFWATCH_TEST": "1" if finding.test else "0",
         "EBPFWATCH_JSON": json.dumps(finding.to_json(), ensure_ascii=True),
     }

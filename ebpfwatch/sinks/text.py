@@ -19,6 +19,7 @@ from ebpfwatch.verdicts.finding import (
     Confidence,
     Finding,
     Moment,
+    Preceding,
     Responsible,
     Strength,
 )
@@ -54,6 +55,7 @@ def body(finding: Finding) -> str:
         *(line for role, actor in _roles(finding) for line in _actor(role, actor, finding.ns)),
         *_timeline("The object's steps", finding.timeline, finding.ns),
         *_timeline("The machine before it", finding.machine, finding.ns),
+        *_before(finding.preceded_by, finding.ns),
     ]
     if finding.folded:
         lines += ["", f"{finding.folded} more like the last one were not written"]
@@ -115,10 +117,15 @@ def _object(finding: Finding) -> list[str]:
     device = f"{identity.dev_major}:{identity.dev_minor}"
     device += f" ({printable(finding.device)})" if finding.device else ""
     device += f", mounted on {printable(finding.mount)}" if finding.mount else ""
-    size = f" of {finding.object_bytes} bytes in ext4_inode_cache" if finding.object_bytes else ""
+    size = ""
+    if finding.object_bytes and finding.what == "inode" and finding.filesystem == "ext4":
+        size = f" of {finding.object_bytes} bytes in ext4_inode_cache"
     facts = {
-        "Inode": f"{identity.ino} generation {identity.generation} on {device}",
-        "Object": f"{identity.object_address:#x}{size}"
+        "Inode": ""
+        if finding.what == "dentry" and not identity.ino
+        else f"{identity.ino} generation {identity.generation} on {device}"
+        + (f" ({printable(finding.filesystem)})" if finding.filesystem != "ext4" else ""),
+        "Dentry" if finding.what == "dentry" else "Object": f"{identity.object_address:#x}{size}"
         + (
             f"; its own state field says: {_OWN_STATE.get(finding.witness, finding.witness)}"
             if finding.witness
@@ -176,6 +183,22 @@ def _process(process: Process) -> list[str]:
 
 def _when(ns: int, now_ns: int) -> str:
     return f"at {ns / 1e9:.6f}" + (f", {ago(now_ns - ns)} before" if ns < now_ns else "")
+
+
+def _before(preceding: tuple[Preceding, ...], now_ns: int) -> list[str]:
+    """The findings before this one: one story, in the order of time."""
+    if not preceding:
+        return []
+    lines = ["", "What came before it:"]
+    for one in preceding:
+        times = f", {one.count} times" if one.count > 1 else ""
+        lines.append(
+            printable(
+                f"  {(one.ns - now_ns) / 1e9:+12.6f} s  {one.verdict.value}"
+                f" ({one.verdict.kind.value}, {one.relation}{times}): {one.summary} [{one.id}]"
+            )
+        )
+    return lines
 
 
 def _timeline(title: str, moments: tuple[Moment, ...], now_ns: int) -> list[str]:

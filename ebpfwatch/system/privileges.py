@@ -15,7 +15,14 @@ from typing import Callable
 __all__ = ["CAPABILITIES", "drop", "raised", "shed", "why_no_exe"]
 
 #: Bits of linux/capability.h that the daemon may keep.
-CAPABILITIES = {"dac_override": 1, "sys_ptrace": 19, "sys_admin": 21, "syslog": 34, "bpf": 39}
+CAPABILITIES = {
+    "dac_override": 1,
+    "sys_ptrace": 19,
+    "sys_admin": 21,
+    "syslog": 34,
+    "perfmon": 38,
+    "bpf": 39,
+}
 
 #: What the daemon always keeps: the canary creates a file in directories of any owner; kallsyms
 #: shows addresses to CAP_SYSLOG only where kptr_restrict is 1.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from ebpfwatch.catalogue.layout import Flag, LifeFlag
+from collections.abc import Iterator
+
+from ebpfwatch.catalogue.layout import Broken, Flag, LifeFlag
 from ebpfwatch.catalogue.roles import BY_CANARY, Hook
-from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.catalogue.verdicts import Kind, Verdict
 from ebpfwatch.events.wire import VerdictEvent
 from ebpfwatch.verdicts.finding import Confidence
 from ebpfwatch.verdicts.knowledge import Knowledge
+from ebpfwatch.verdicts.rules import broken_rules
 from ebpfwatch.verdicts.stacks import frame, is_tracer
 
 __all__ = ["TICK_NS_MAX", "ago", "doubts", "evidence"]
@@ -43,7 +46,8 @@ def doubts(
             Confidence.PROBABLE,
             "the object does not say that it is dead (I_FREEING | I_CLEAR, and no references)",
         )
-    if verdict is not Verdict.IDENTITY_CHANGED and _identity_differs(event):
+    told_by_table = verdict.kind is not Kind.CAUSE and verdict is not Verdict.IDENTITY_CHANGED
+    if told_by_table and _identity_differs(event):
         life = event.life
         assert life is not None
         doubt(
@@ -51,6 +55,8 @@ def doubts(
             f"the object is inode {event.ino} generation {event.generation} now, and was inode"
             f" {life.ino} generation {life.generation}",
         )
+    for cap, reason in _doubts_of_contracts(event, verdict, knowledge):
+        doubt(cap, reason)
     if verdict is Verdict.FREED_IN_RECLAIM:
         doubt(Confidence.PROBABLE, "a candidate: reclaim may do this legally, but rarely")
     if verdict is Verdict.FOREIGN_FREE and event.hook is Hook.ANY_FREE:
@@ -62,6 +68,36 @@ def doubts(
             doubt(Confidence.PROBABLE, "a tracer hides the caller: only the stack tells who it is")
     says.extend(knowledge.reduced)
     return max(caps, key=_ORDER.index), says
+
+
+def _doubts_of_contracts(
+    event: VerdictEvent, verdict: Verdict, knowledge: Knowledge
+) -> Iterator[tuple[Confidence, str]]:
+    """Where a broken rule, or a free that the table knows nothing of, may have another reason."""
+    proven = event.flags & Flag.RELATED_PROVEN
+    if event.broken == Broken.ALIAS and not proven and not event.flags & Flag.OBJECT_DENTRY:
+        yield (
+            Confidence.PROBABLE,
+            "what is on its list of names does not say that it is a name of this inode",
+        )
+    if event.broken == Broken.CHILDREN and not proven:
+        yield (
+            Confidence.PROBABLE,
+            "what is on its list of children does not say that this is its parent",
+        )
+    if event.broken == Broken.NO_LINK:
+        yield Confidence.PROBABLE, "a damaged filesystem may have names of inodes without links"
+    if event.broken and event.flags & Flag.WITNESS_NO_INODE:
+        yield Confidence.PROBABLE, "its memory may be no inode any more"
+    if verdict is Verdict.DOUBLE_FREE and event.life is None:
+        yield (
+            Confidence.PROBABLE,
+            "its first free is not remembered: the object is dead, and no inode that died within"
+            " the last minute was forgotten before its free",
+        )
+        lost = knowledge.lost("evict", 0)
+        if lost:
+            yield Confidence.UNDECIDABLE, f"{lost} runs of the hook evict were skipped"
 
 
 def _weakness(role: str, event: VerdictEvent, knowledge: Knowledge) -> str:
@@ -105,7 +141,7 @@ def _identity_differs(event: VerdictEvent) -> bool:
 
 def evidence(event: VerdictEvent) -> list[str]:
     """What speaks for the verdict, in words."""
-    says = []
+    says = broken_rules(event)
     life = event.life
     if life is not None:
         if life.freed:
@@ -118,6 +154,8 @@ def evidence(event: VerdictEvent) -> list[str]:
             says.append("its eviction was not seen")
     if event.flags & Flag.WITNESS_NO_INODE:
         says.append("its memory is no ext4 inode any more: something else lies there now")
+    elif event.verdict.kind is Kind.CAUSE:
+        pass  # the rules have said it
     elif event.flags & Flag.WITNESS_PUBLISHED:
         says.append("the object is on its superblock's list of living inodes")
     elif event.flags & Flag.WITNESS_CLEAR:

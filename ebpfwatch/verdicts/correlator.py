@@ -7,16 +7,30 @@ exactly; ``confidence`` weighs what could have forged it, ``responsible`` who is
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 
 from ebpfwatch.catalogue.functions import RCU_CALLBACKS
-from ebpfwatch.catalogue.layout import Flag, LifeFlag
+from ebpfwatch.catalogue.layout import Broken, Flag, LifeFlag
 from ebpfwatch.catalogue.roles import Hook
-from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.catalogue.verdicts import Kind, Verdict
 from ebpfwatch.events.wire import LifeSeen, VerdictEvent, Who, device
+from ebpfwatch.verdicts.chain import victim
 from ebpfwatch.verdicts.confidence import TICK_NS_MAX, doubts, evidence
-from ebpfwatch.verdicts.finding import Actor, Confidence, Finding, Frame, Identity, Moment, Severity
+from ebpfwatch.verdicts.finding import (
+    Actor,
+    Confidence,
+    Finding,
+    Frame,
+    Identity,
+    Moment,
+    Preceding,
+    Responsible,
+    Severity,
+    Strength,
+)
 from ebpfwatch.verdicts.knowledge import Knowledge
 from ebpfwatch.verdicts.responsible import Clues, responsible
+from ebpfwatch.verdicts.rules import broken_rules, subject
 from ebpfwatch.verdicts.stacks import frame, in_softirq, resolve
 
 __all__ = ["Knowledge", "judge"]
@@ -34,6 +48,7 @@ def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Finding:
     """The finding; ``sequence`` makes the id unique."""
     verdict = event.verdict
     life = event.life
+    preceding = knowledge.preceding(event)
     confidence, why_not_more = doubts(event, verdict, knowledge)
     realtime_us = (event.ns + knowledge.realtime_offset_ns) // 1000
     major, minor = device(event.dev)
@@ -47,13 +62,18 @@ def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Finding:
         verdict=verdict,
         confidence=confidence,
         severity=_severity(verdict, confidence),
-        reasons=(*evidence(event), *why_not_more),
+        reasons=(*evidence(event), *victim(verdict, event.ns, preceding), *why_not_more),
         identity=Identity(event.object, major, minor, event.ino, event.generation),
         ns=event.ns,
         realtime_us=realtime_us,
         summary=_summary(verdict, event, major, minor, first, second),
         responsible=responsible(
-            verdict, confidence, first, second, (destroyed_by, evicted_by), _clues(event, knowledge)
+            verdict,
+            confidence,
+            first,
+            second,
+            (destroyed_by, evicted_by),
+            _clues(event, knowledge, preceding),
         ),
         first=first,
         second=second,
@@ -70,6 +90,12 @@ def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Finding:
         witness=_witness(event.flags),
         test=knowledge.test_object(event.object),
         timeline=_timeline(event),
+        what="dentry" if event.flags & Flag.OBJECT_DENTRY else "inode",
+        filesystem=event.filesystem,
+        broken=tuple(rule.name.lower() for rule in Broken if rule.name and event.broken & rule),
+        related=event.related,
+        directory_ino=event.directory_ino,
+        preceded_by=preceding,
         lacks=_lacks(event, first, second, knowledge),
     )
 
@@ -85,16 +111,26 @@ def _severity(verdict: Verdict, confidence: Confidence) -> Severity:
     return Severity.NOTICE if verdict is Verdict.CONCURRENT_UNLINK else Severity.WARNING
 
 
-def _clues(event: VerdictEvent, knowledge: Knowledge) -> Clues:
+def _clues(event: VerdictEvent, knowledge: Knowledge, preceding: Sequence[Preceding]) -> Clues:
     return Clues(
         destroy_watched=knowledge.alive.get("destroy") is True,
         earlier=knowledge.earlier(event.object, event.ns),
+        cause=_cause(knowledge, preceding),
         out_of_tree=knowledge.out_of_tree,
     )
 
 
+def _cause(knowledge: Knowledge, preceding: Sequence[Preceding]) -> tuple[str, Responsible] | None:
+    """The first broken rule before it that somebody was named for."""
+    for one in preceding:
+        named = knowledge.named_by(one.id) if one.verdict.kind is Kind.CAUSE else None
+        if named is not None and named.strength is not Strength.UNKNOWN:
+            return one.id, named
+    return None
+
+
 def _witness(flags: Flag) -> str:
-    if not flags & Flag.WITNESS_READ:
+    if not flags & Flag.WITNESS_READ or flags & Flag.OBJECT_DENTRY:
         return ""
     if flags & Flag.WITNESS_NO_INODE:
         return "reused"
@@ -217,7 +253,10 @@ def _summary(
     first: Actor | None,
     second: Actor | None,
 ) -> str:
-    text = f"ext4 inode {event.ino} on {major}:{minor} {verdict.words.happened}"
+    text = f"{subject(event, major, minor)} {verdict.words.happened}"
+    rules = broken_rules(event) if verdict.kind is Kind.CAUSE else ()
+    if rules:
+        text += f" ({'; '.join(rules)})"
     if first is not None:
         text += f", first {_by(first)}"
     return text + (f", now {_by(second)}" if second is not None else "")
@@ -247,10 +286,10 @@ def _lacks(
         says.append(
             "its name was not kept at its unlink: evidence.names is false, or it could not be read"
         )
-    elif not event.name:
+    elif not event.name and not event.flags & Flag.OBJECT_DENTRY:
         says.append("no unlink of this inode is remembered, so it has no name")
-    elif not event.flags & Flag.PARENTS_VALID:
+    elif event.name and event.directory_ino and not event.flags & Flag.PARENTS_VALID:
         says.append(f"its directory (inode {event.directory_ino}) is no longer in memory")
-    if "destroy" not in knowledge.attached:
+    if "destroy" not in knowledge.attached and event.verdict.kind is Kind.EFFECT:
         says.append("the hook destroy is absent, so who queued the object for RCU is not known")
     return tuple(says)

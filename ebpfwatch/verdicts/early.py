@@ -37,6 +37,7 @@ class EarlyWarning:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[float, str]] = {}
         self._warned = -float("inf")
+        self._broken = -float("inf")
 
     def pressure(self, now: float, zones: Iterable[Zone]) -> None:
         """Zones whose free memory is below the high watermark."""
@@ -57,8 +58,15 @@ class EarlyWarning:
         """The kernel's own words."""
         self._seen["precursor"] = (now, f"the kernel said: {line}")
 
+    def broken_rule(self, now: float) -> None:
+        """A rule of the VFS was broken: what this warns of has begun."""
+        self._broken = now
+
     def active(self, now: float) -> bool:
-        """Whether all three are there."""
+        """Whether all three are there, or a rule was broken."""
+        return now - self._broken <= _PRECURSOR_SECONDS or self._together(now)
+
+    def _together(self, now: float) -> bool:
         windows = {
             "pressure": _TOGETHER_SECONDS,
             "burst": _TOGETHER_SECONDS,
@@ -71,7 +79,7 @@ class EarlyWarning:
 
     def judge(self, now: float, again_seconds: float) -> Early | None:
         """The warning, if it is due: at most one in ``again_seconds``."""
-        if not self.active(now) or now - self._warned < again_seconds:
+        if not self._together(now) or now - self._warned < again_seconds:
             return None
         self._warned = now
         return Early(

@@ -22,6 +22,7 @@ __all__ = [
     "Frame",
     "Identity",
     "Moment",
+    "Preceding",
     "Responsible",
     "Severity",
     "Strength",
@@ -118,6 +119,22 @@ class Moment:
 
 
 @dataclasses.dataclass(frozen=True)
+class Preceding:
+    """A finding that came before another one, and what the two have to do with each other.
+
+    ``relation`` is "the same object", "the same directory" or "shortly before".  ``count`` is how
+    often it happened, folded ones included.
+    """
+
+    id: str
+    ns: int
+    verdict: Verdict
+    relation: str
+    summary: str
+    count: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Responsible:
     """Who is most likely to blame: a module or a piece of the kernel, never a bystander.
 
@@ -140,7 +157,10 @@ class Finding:
     of the path as is known.  ``test`` marks the self-test's own.  ``folded`` counts repetitions of
     the same finding left out by the rate limit.  ``timeline`` are the steps of this object,
     ``machine`` the machine's last seconds.  ``boot_id`` is the kernel's name for the boot it is of.
-    ``lacks`` says what the report cannot tell, and why.
+    ``what`` is "inode" or "dentry", ``filesystem`` the type of its filesystem; ``broken`` names the
+    rules of the VFS that it contradicts, and ``related`` is the address of the other object in
+    them.  ``preceded_by`` are the findings that came before and may have to do with it, oldest
+    first.  ``lacks`` says what the report cannot tell, and why.
     """
 
     id: str
@@ -172,6 +192,12 @@ class Finding:
     boot_id: str = ""
     timeline: tuple[Moment, ...] = ()
     machine: tuple[Moment, ...] = ()
+    what: str = "inode"
+    filesystem: str = "ext4"
+    broken: tuple[str, ...] = ()
+    related: int = 0
+    directory_ino: int = 0
+    preceded_by: tuple[Preceding, ...] = ()
     lacks: tuple[str, ...] = ()
     host: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -188,6 +214,7 @@ class Finding:
         """
         body: dict[str, Any] = jsonable(self)
         body["call_site"] = f"{self.call_site:#x}"
+        body["related"] = f"{self.related:#x}"
         body["identity"]["object_address"] = f"{self.identity.object_address:#x}"
         for actor in filter(None, (body[name] for name in _ACTORS)):
             for frame in actor["stack"]:
@@ -208,6 +235,7 @@ class Finding:
             accused["who"], Strength(accused["strength"]), tuple(accused["because"])
         )
         values["call_site"] = int(values["call_site"], 16)
+        values["related"] = int(values.get("related", "0"), 16)
         identity = values["identity"]
         address = int(identity["object_address"], 16)
         values["identity"] = Identity(**{**identity, "object_address": address})
@@ -215,8 +243,12 @@ class Finding:
             values[name] = _actor_from_json(values[name])
         for name in ("timeline", "machine"):
             values[name] = tuple(Moment(**moment) for moment in values[name])
-        for name in ("reasons", "lacks"):
-            values[name] = tuple(values[name])
+        for name in ("reasons", "lacks", "broken"):
+            values[name] = tuple(values.get(name, ()))
+        values["preceded_by"] = tuple(
+            Preceding(**{**one, "verdict": Verdict(one["verdict"])})
+            for one in values.get("preceded_by", ())
+        )
         return cls(**values)
 
 

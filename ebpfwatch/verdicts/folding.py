@@ -6,11 +6,33 @@ from __future__ import annotations
 
 import collections
 
+from ebpfwatch.catalogue.verdicts import Kind
 from ebpfwatch.verdicts.finding import Finding
 
 __all__ = ["Folder"]
 
-_Key = tuple[str, int, int, int, bool]
+_Key = tuple[object, ...]
+
+#: Frames of a stack that make two mistakes one.
+_SAME_FRAMES = 6
+
+
+def _key(finding: Finding) -> _Key:
+    """What makes two findings one: the same object; of broken rules the same rule, broken on the
+    same way, whatever the object: one mistake is made on hundreds of them.
+    """
+    identity = finding.identity
+    if finding.verdict.kind is not Kind.CAUSE:
+        return (
+            finding.verdict,
+            identity.object_address,
+            identity.ino,
+            identity.generation,
+            finding.test,
+        )
+    stack = finding.second.stack if finding.second else ()
+    way = tuple((f.symbol, f.module) for f in stack[:_SAME_FRAMES])
+    return (finding.verdict, finding.broken, way, finding.what, finding.test)
 
 
 class Folder:
@@ -34,14 +56,7 @@ class Folder:
         """(write it?, how many like it were folded since the last one written); ``now`` in
         seconds.
         """
-        identity = finding.identity
-        key = (
-            finding.verdict.value,
-            identity.object_address,
-            identity.ino,
-            identity.generation,
-            finding.test,
-        )
+        key = _key(finding)
         self._forget(now)
         since, folded = self._open.get(key, (None, 0))
         if since is not None and now - since < self.fold_seconds:

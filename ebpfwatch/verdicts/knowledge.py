@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Callable
 
+from ebpfwatch.events.wire import VerdictEvent
 from ebpfwatch.host.process import Process
-from ebpfwatch.verdicts.finding import Responsible
+from ebpfwatch.verdicts.finding import Preceding, Responsible
 
 __all__ = ["Knowledge"]
 
@@ -24,6 +25,8 @@ class Knowledge:
     was taken at an earlier step; () if it is gone.  ``earlier(object, ns)`` is the id and the
     responsible one of the last finding about this object before that moment.  ``out_of_tree`` are
     the names of such modules, and ``lacks`` what no report of this daemon can tell, and why.
+    ``preceding(event)`` are the findings before that may have to do with it, and ``named_by(id)``
+    whom one of them named.
     ``reduced`` is what the governor has taken off, in words.
     ``process(tgid, ns)`` tells a living process, and ``place(major, minor)`` a device's name and
     where it is mounted.
@@ -38,6 +41,8 @@ class Knowledge:
     frames: Callable[[int], tuple[int, ...]] = lambda key: ()
     taints: Callable[[str], str] = lambda module: ""
     earlier: Callable[[int, int], tuple[str, Responsible] | None] = lambda object_, ns: None
+    named_by: Callable[[str], Responsible | None] = lambda id_: None
+    preceding: Callable[[VerdictEvent], tuple[Preceding, ...]] = lambda event: ()
     out_of_tree: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
     reduced: tuple[str, ...] = ()

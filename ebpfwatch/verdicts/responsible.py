@@ -19,6 +19,12 @@ from ebpfwatch.verdicts.stacks import own_frames
 
 __all__ = ["Clues", "describe_taints", "responsible"]
 
+#: Who stands there gave back a reference; that one was missing may be somebody else's doing.
+_LAST_REFERENCE = {Verdict.EVICTED_IN_USE, Verdict.PUT_WITHOUT_REFERENCE}
+_PUT_BEFORE = (
+    "a reference is missing: it was given back twice here, or by somebody before, who left no stack"
+)
+
 #: Pseudo-modules of kallsyms: what is traced, not what is done.
 _NO_MODULE = re.compile(r"bpf|__builtin__\w+")
 
@@ -38,11 +44,13 @@ class Clues:
 
     ``destroy_watched``: the destroy hook was attached and proven alive, so a second queueing by
     ext4_destroy_inode would have been seen.  ``earlier``: (id, responsible) of the last finding
-    about this object and inode.  ``out_of_tree``: modules loaded, by name.
+    about this object and inode, ``cause`` the same of a broken rule before.  ``out_of_tree``:
+    modules loaded, by name.
     """
 
     destroy_watched: bool = False
     earlier: tuple[str, Responsible] | None = None
+    cause: tuple[str, Responsible] | None = None
     out_of_tree: tuple[str, ...] = ()
 
 
@@ -61,12 +69,14 @@ def responsible(
 ) -> Responsible:
     """The judgement; ``before`` are who evicted and who queued the object."""
     if not verdict.words.step:
-        return _unknown((verdict.words.nobody,), clues)
+        # Nobody who is on this stack did wrong; who was named for a broken rule before may have.
+        return _by_cause(clues) or _unknown((verdict.words.nobody,), clues)
     found = (
-        _by_stack(second, verdict.words.step)
-        or (_by_stack(first, "first free") if verdict is Verdict.DOUBLE_FREE else None)
+        _by_stack(second, verdict)
+        or (_by_stack(first, verdict, "first free") if verdict is Verdict.DOUBLE_FREE else None)
         or _by_earlier(clues)
-        or next(filter(None, map(_by_legal_step, before)), None)
+        or _by_cause(clues)
+        or next(filter(None, (_by_legal_step(actor, verdict) for actor in before)), None)
         or _unknown(_why_unknown(verdict, second, clues), clues)
     )
     if found.strength is Strength.SHOWN and confidence is Confidence.UNDECIDABLE:
@@ -83,15 +93,23 @@ def _suspects(frames: Sequence[Frame]) -> list[tuple[int, Frame]]:
     ]
 
 
-def _by_stack(actor: Actor | None, step: str) -> Responsible | None:
-    """Out-of-tree modules before others, then the nearest to the call."""
+def _by_stack(actor: Actor | None, verdict: Verdict, step: str = "") -> Responsible | None:
+    """Out-of-tree modules before others, then the nearest to the call; ``step`` is the verdict's
+    own unless another is given.
+    """
+    step = step or verdict.words.step
     frames = own_frames(actor.stack) if actor else ()
     suspects = _suspects(frames)
     if not suspects:
         return None
     index, f = min(suspects, key=lambda found: ("O" not in found[1].taints, found[0]))
     who = f"module {f.module}" + (f" ({describe_taints(f.taints)})" if f.taints else "")
-    if all(RELEASE.fullmatch(inner.symbol) for inner in frames[:index]):
+    direct = all(RELEASE.fullmatch(inner.symbol) for inner in frames[:index])
+    if direct and verdict in _LAST_REFERENCE:
+        return Responsible(
+            who, Strength.SUSPECTED, (f"its own code made the {step}: {f}", _PUT_BEFORE)
+        )
+    if direct:
         return Responsible(who, Strength.SHOWN, (f"its own code made the {step}: {f}",))
     through = frames[index - 1].symbol or "an address without a name"
     return Responsible(
@@ -104,9 +122,9 @@ def _by_stack(actor: Actor | None, step: str) -> Responsible | None:
     )
 
 
-def _by_legal_step(actor: Actor | None) -> Responsible | None:
+def _by_legal_step(actor: Actor | None, verdict: Verdict) -> Responsible | None:
     """Whoever evicted or queued the object did nothing wrong by that alone."""
-    found = _by_stack(actor, "step before it")
+    found = _by_stack(actor, verdict, "step before it")
     if found is None:
         return None
     doubt = "that step was legal by itself, and nothing shows who did the wrong one"
@@ -124,8 +142,28 @@ def _by_earlier(clues: Clues) -> Responsible | None:
     )
 
 
+def _by_cause(clues: Clues) -> Responsible | None:
+    if clues.cause is None:
+        return None
+    identifier, before = clues.cause
+    return Responsible(
+        before.who,
+        Strength.SUSPECTED,
+        (
+            f"the finding {identifier}, a broken rule shortly before, named it",
+            "nothing but the time shows that the one led to the other",
+        ),
+    )
+
+
 def _why_unknown(verdict: Verdict, second: Actor | None, clues: Clues) -> tuple[str, ...]:
     why = []
+    if verdict in _LAST_REFERENCE and second is not None and second.stack:
+        return (
+            f"{second.comm} (pid {second.pid}) gave back the last reference through the kernel's"
+            " own code",
+            _PUT_BEFORE,
+        )
     if second is None or not second.stack:
         why.append("there is no stack of this step")
     elif second.context == "softirq":

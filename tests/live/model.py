@@ -41,7 +41,11 @@ RING_BYTES = 4096
 TASK_SLOTS = 1024
 STRANGER = 0xFFFFFFFFC0DE0000
 _SUPER, _DENTRY, _LISTED, _NAME = 3584, 3712, 3808, 4000
-_FIELDS = ("INO", "GENERATION", "NLINK", "STATE", "COUNT", "SB", "SB_LIST")
+#: What the programs read of an inode; those that a kernel lacks are left out.
+_FIELDS = (
+    *("INO", "GENERATION", "NLINK", "STATE", "COUNT", "SB", "SB_LIST"),
+    *("DENTRY", "WRITECOUNT", "READCOUNT", "MMAP", "RWSEM_OWNER"),
+)
 
 #: (what, which inode, lost?): lost steps happen, but the hook does not run.
 Action = tuple[str, int, bool]
@@ -110,11 +114,12 @@ class Arena:
     def __init__(self, session: Session) -> None:
         self.session = session
         at = session.loaded.offsets
-        offsets = [at[f"OFF_I_{name}"] for name in _FIELDS]
+        offsets = [at[f"OFF_I_{name}"] for name in _FIELDS if f"OFF_I_{name}" in at]
         self._low = at["OFF_VFS_INODE"] + min(offsets)
         stride = (max(offsets) - min(offsets) + 8 + 15) // 16 * 16
         raw_tracepoint_test_run(session.programs["find_selftest_page"])
         address = map_lookup(session.maps["selftest_address"], 0, 8)
+        self._task = struct.unpack("<Q", map_lookup(session.maps["selftest_address"], 1, 8))[0]
         self._page_at = int(struct.unpack("<Q", address)[0])
         self._page = bytearray(PAGE_BYTES)
         self._stride = stride
@@ -147,6 +152,8 @@ class Arena:
         self._put("I", base + at["OFF_I_COUNT"], inode.count)
         self._put("Q", base + at["OFF_I_SB"], self._page_at + _SUPER)
         self._put("Q", _DENTRY + at["OFF_D_INODE"], self.inode_address(index))
+        if "OFF_I_RWSEM_OWNER" in at:
+            self._put("Q", base + at["OFF_I_RWSEM_OWNER"], self._task)
         map_update(self.session.maps["selftest_page"], 0, bytes(self._page))
 
     def run(self, what: str, index: int) -> None:
@@ -323,6 +330,8 @@ class Model:
             if was == "unborn":
                 inode.published = inode.constructed = True
                 self.truth[index] = "alive"
+        elif what == "unlink_enter":
+            inode.nlink = max(1, inode.nlink)  # else there is no name to delete
         elif what == "rename":
             inode.generation += 1
             self.renamed[index] = True

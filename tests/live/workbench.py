@@ -57,6 +57,30 @@ int ext4_free_in_core_inode(struct bpf_raw_tracepoint_args *ctx)
 	on_free(ctx, HOOK_RCU_FREE, object_of(ctx->args[0]), ctx->args[1], LIFE_SLAB_FREE_DUE, false);
 	return 0;
 }
+
+int dentry_kill(struct bpf_raw_tracepoint_args *ctx)
+{
+	on_dentry(ctx, ctx->args[0], ctx->args[1], false);
+	return 0;
+}
+
+int dentry_free(struct bpf_raw_tracepoint_args *ctx)
+{
+	on_dentry(ctx, ctx->args[0], ctx->args[1], true);
+	return 0;
+}
+
+int iput(struct bpf_raw_tracepoint_args *ctx)
+{
+	on_put(ctx, ctx->args[0], ctx->args[1]);
+	return 0;
+}
+
+int fput(struct bpf_raw_tracepoint_args *ctx)
+{
+	on_close(ctx, ctx->args[0], ctx->args[1]);
+	return 0;
+}
 """
 
 _PROGRAMS = (
@@ -70,6 +94,10 @@ _PROGRAMS = (
     "kmem_cache_free",
     "mm_shrink_slab_start",
     "mm_shrink_slab_end",
+    "dentry_kill",
+    "dentry_free",
+    "iput",
+    "fput",
     "find_selftest_page",
 )
 

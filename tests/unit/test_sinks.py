@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
 from ebpfwatch.catalogue.counters import LOSSES
+from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.commands import main
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.process import Process
@@ -93,7 +94,8 @@ def test_every_sink_that_counts_errors_is_a_series() -> None:
 def test_every_series_exists_from_the_start() -> None:
     """All verdicts, confidences and losses at 0, so that rate() works from the first event."""
     scrape = generate_latest(metrics.registry(lambda: Status(started=0))).decode()
-    assert len(re.findall(r"(?m)^ebpfwatch_findings_total\{.*\} 0\.0$", scrape)) == 8 * 3 * 2
+    series = re.findall(r"(?m)^ebpfwatch_findings_total\{.*\} 0\.0$", scrape)
+    assert len(series) == len(Verdict) * 3 * 2
     lost = len(re.findall(r"(?m)^ebpfwatch_lost_events_total\{.*\} 0\.0$", scrape))
     assert lost == len(LOSSES)
     said = len(re.findall(r"(?m)^ebpfwatch_kernel_log_events_total\{.*\} 0\.0$", scrape))
