@@ -296,9 +296,15 @@ def _about_verdict(triage: Triage) -> list[str]:
 
 def _not_damaged(triage: Triage) -> list[str]:
     if triage.slab_damaged:
-        return ["what was found damaged is, by what the kernel says of it, no inode and no dentry"]
+        return [
+            "the damage that the kernel reports is that of another object, or it does not say of"
+            " which"
+        ]
+    if triage.counts.behind:
+        return []  # what stands behind an unknown prefix was not judged
     return [
-        "no report says that an inode, a dentry, the slab, one of its lists or a page was damaged"
+        "no report that could be read says that an inode, a dentry, the slab, one of its lists or a"
+        " page was damaged"
     ]
 
 

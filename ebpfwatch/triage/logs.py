@@ -92,11 +92,11 @@ def _unpacked(stream: io.BufferedReader, name: str, depth: int) -> Iterator[Log]
     kind = next((kind for magic, kind in _COMPRESSED.items() if head.startswith(magic)), "")
     if kind and depth < _DEEPEST:
         with _decompressed(stream, kind) as tolerant:
-            raw: Any = tolerant
-            for log in _unpacked(io.BufferedReader(raw), name, depth + 1):
-                for triage in log.boots:
-                    triage.counts.damaged = tolerant.problem
-                yield log
+            found = list(_unpacked(_buffered(tolerant), name, depth + 1))
+        for log in found:
+            for triage in log.boots:
+                triage.counts.damaged = tolerant.problem
+        yield from found
         return
     if head[257:262] == b"ustar" and depth < _DEEPEST:
         yield from _archive(stream, name, depth)
@@ -137,6 +137,10 @@ class _Tolerant(io.RawIOBase):
         return len(data)
 
 
+def _buffered(raw: Any) -> io.BufferedReader:
+    return io.BufferedReader(raw)
+
+
 @contextlib.contextmanager
 def _decompressed(stream: io.BufferedReader, kind: str) -> Iterator[_Tolerant]:
     if kind == "zstd":
@@ -172,9 +176,12 @@ def _zstd(stream: io.BufferedReader) -> Iterator[_Tolerant]:
         yield tolerant
     finally:
         process.stdout.close()
-        process.terminate()
-        code = process.wait()
-        if code > 0:
+        try:
+            code = process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        if code:
             tolerant.problem = tolerant.problem or "zstd could not read it to its end"
         feeder.join(5)
 
@@ -197,7 +204,7 @@ def _archive(stream: io.BufferedReader, name: str, depth: int) -> Iterator[Log]:
                 inside: Any = archive.extractfile(member) if member.isfile() else None
                 if inside is None:
                     continue
-                buffered = io.BufferedReader(inside)
+                buffered = _buffered(_Tolerant(inside))
                 if _text(buffered):
                     yield from _unpacked(buffered, f"{name}:{member.name}", depth + 1)
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:

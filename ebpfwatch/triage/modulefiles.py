@@ -188,7 +188,7 @@ def _calls(name: str, data: bytes) -> str:
 
 def undefined(data: bytes) -> Iterable[str]:
     """The names that a relocatable ELF file uses and does not have; none where it is damaged."""
-    with contextlib.suppress(struct.error, ValueError, IndexError):
+    with contextlib.suppress(struct.error, ValueError, IndexError, OverflowError):
         return _undefined(data)
     return []
 

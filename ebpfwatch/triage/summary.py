@@ -11,12 +11,13 @@ import io
 import re
 from collections.abc import Callable
 
-from ebpfwatch.kernellog.known import KnownMessage, Relation, recognise
+from ebpfwatch.kernellog.known import KNOWN, KnownMessage, Relation, recognise
 from ebpfwatch.kernellog.oops import Parser
 from ebpfwatch.kernellog.report import Module, Record, Report
 from ebpfwatch.kernellog.traced import TracedVerdict, traced
 from ebpfwatch.triage.assess import ASIDE, Assessment, Weight, assess
 from ebpfwatch.triage.records import Counts, records
+from ebpfwatch.triage.registers import poison
 
 __all__ = ["VERDICTS", "Group", "Repeated", "Single", "Triage", "read"]
 
@@ -58,6 +59,10 @@ _TAINTS = {
     "M": ("a machine check: the hardware complained", ("hardware",)),
     "L": ("a soft lockup", ("soft_lockup",)),
 }
+_DAMAGE_KINDS = {
+    known.kind for known in KNOWN if known.relation in (Relation.DAMAGE, Relation.PRECURSOR)
+}
+_MODULE_OF_FRAME = re.compile(r"\+0x[0-9a-f]+/0x[0-9a-f]+ \[([\w-]+)")
 _FREE_PAGES = re.compile(r"^ ?free:(\d+) ")
 
 
@@ -130,6 +135,8 @@ class Triage:
     #: what was there before the first report, by its own number and taint, and is not in the log
     missing: list[str] = dataclasses.field(default_factory=list)
     free_pages: int | None = None
+    #: a report whose address is one that only freed memory holds
+    poisoned: bool = False
     traced: list[TracedVerdict] = dataclasses.field(default_factory=list)
     findings: list[str] = dataclasses.field(default_factory=list)
     repeated: list[Repeated] = dataclasses.field(default_factory=list)
@@ -182,11 +189,7 @@ class Triage:
         """Whether the slab, its lists or its pages were found damaged, or something was used after
         its free.
         """
-        damage = any(
-            group.report.known.relation in (Relation.DAMAGE, Relation.PRECURSOR)
-            for group in self.groups
-        )
-        return damage or self.more_groups > 0 or "B" in self.taint
+        return not _DAMAGE_KINDS.isdisjoint(self.kinds) or "B" in self.taint or self.poisoned
 
     def heaviest(self, weight: Weight) -> Group | None:
         """The first group of that weight."""
@@ -285,6 +288,8 @@ class _Boot:
                 result.first = record.seconds
             result.last = record.seconds
         known = recognise(text)
+        if "+0x" in text:
+            result.at_work.update(_MODULE_OF_FRAME.findall(text))
         if "ebpfwatch" in text:
             self._note_own(text)
         if known is not None:
@@ -339,6 +344,7 @@ class _Boot:
         if not result.groups:
             self._look_back(report)
         result.at_work |= report.modules_at_work
+        result.poisoned = result.poisoned or poison(report.fault_address) != ""
         key = (report.kind, report.where, str(report.at), report.cache, tuple(report.symbols[:6]))
         group = self._groups.get(key)
         if group is None:
