@@ -138,10 +138,10 @@ def test_a_finding_reaches_the_collector(two_hosts: tuple[str, str], tmp_path: P
     arrived = tmp_path / "collector"
     arrived.mkdir()
     listen = f"http://{COLLECTOR}:19532"
-    words = ["ip", "netns", "exec", collector, REMOTE, f"--listen-http={COLLECTOR}:19532"]
+    words = ["ip", "netns", "exec", collector, str(REMOTE), f"--listen-http={COLLECTOR}:19532"]
     remote = subprocess.Popen([*words, f"--output={arrived}", "--split-mode=host"])
     try:
-        upload = ["ip", "netns", "exec", host, UPLOAD, f"--url={listen}"]
+        upload = ["ip", "netns", "exec", host, str(UPLOAD), f"--url={listen}"]
         upload += [f"--directory={journal.parent}", f"--save-state={tmp_path / 'state'}"]
         # It refuses what is not yet listened to, as its unit does until systemd starts it again.
         until(

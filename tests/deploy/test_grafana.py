@@ -79,14 +79,14 @@ def compiled(directory: Path, source: str) -> str:
     (directory / "node_modules").symlink_to(modules)
     (directory / "dashboard.ts").write_text(source)
     ran = subprocess.run(
-        [program("node")["node"], modules / "typescript/bin/tsc", "--noEmit", "--strict"]
+        [program("node")["node"], str(modules / "typescript/bin/tsc"), "--noEmit", "--strict"]
         + ["--skipLibCheck", "--moduleResolution", "node", "--module", "es2020"]
         + ["--target", "es2020", "dashboard.ts"],
         cwd=directory,
         capture_output=True,
         text=True,
     )
-    return ran.stdout + ran.stderr
+    return f"{ran.stdout}{ran.stderr}"
 
 
 def test_it_is_what_grafana_expects(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import os
 import random
 import struct
 import threading
+from typing import TypeVar
 
 from ebpfwatch.catalogue.counters import COUNTERS
 from ebpfwatch.catalogue.layout import Flag, LifeFlag, State
@@ -181,6 +182,9 @@ class Arena:
         return events  # type: ignore[return-value]
 
 
+_M = TypeVar("_M", bound="Model")
+
+
 class Model:
     """Plays actions on the arena and on itself; ``check`` compares all there is to compare."""
 
@@ -203,7 +207,7 @@ class Model:
         self.played = self.crimes = self.unseen = 0
 
     @classmethod
-    def fresh(cls, arena: Arena) -> Model:
+    def fresh(cls: type[_M], arena: Arena) -> _M:
         """A model of the arena as it is left by former histories, all of its inodes unborn."""
         arena.session.configure(0, (arena.session.loaded.learned.call_site,))
         for index in range(len(arena.inodes)):

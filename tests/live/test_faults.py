@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -43,14 +44,16 @@ TESTS = 'ebpfwatch_findings_total{confidence="confirmed",test="true",verdict="do
 RUN = [sys.executable, "-m", "ebpfwatch", "run", "--config"]
 
 
-def start(directory: Path, stdout: object, stderr: object) -> subprocess.Popen[bytes]:
+def start(
+    directory: Path, stdout: IO[bytes] | int, stderr: IO[bytes] | int
+) -> subprocess.Popen[bytes]:
     """A daemon with streams of the test's choice."""
     return subprocess.Popen(
         [*RUN, str(write_config(directory))],
         cwd=ROOT,
         env={**os.environ, "RUNTIME_DIRECTORY": str(directory / "run")},
-        stdout=stdout,  # type: ignore[arg-type]
-        stderr=stderr,  # type: ignore[arg-type]
+        stdout=stdout,
+        stderr=stderr,
     )
 
 

@@ -101,7 +101,7 @@ def test_hostile_names_reach_every_sink_as_text(daemon: DaemonProcess, named: No
 def assert_exposition(daemon: DaemonProcess) -> str:
     """/metrics as Prometheus reads it: promtool is content, and every line is one of the format."""
     with urllib.request.urlopen(f"{daemon.url}/metrics") as answer:
-        exposed = answer.read().decode("utf-8")
+        exposed = str(answer.read(), "utf-8")
     form = re.compile(r'# (HELP|TYPE) .*|\w+(\{(\w+="([^"\\]|\\.)*",?)*\})? \S+')
     assert [line for line in exposed.splitlines() if not form.fullmatch(line)] == []
     assert "owned" not in exposed and "script" not in exposed

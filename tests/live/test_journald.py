@@ -125,7 +125,7 @@ def test_a_forged_record_is_not_reported(
     record = f"MESSAGE_ID={Verdict.DOUBLE_FREE.message_id}\nEBPFWATCH_JSON={json.dumps(forged)}\n"
     send = "import socket, sys; socket.socket(1, 2).sendto(sys.argv[1].encode(), sys.argv[2])"
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    words = [*nobody, "/usr/bin/python3", "-c", send, record, SOCKET]
+    words = [*nobody, "/usr/bin/python3", "-c", send, record, str(SOCKET)]
     subprocess.run(words, check=True, cwd="/")
     whole = ["journalctl", "-o", "json"]
     until(

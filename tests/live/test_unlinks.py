@@ -173,7 +173,7 @@ def test_under_collisions_shown_and_lost_are_the_calls_made(ext4: Path, tmp_path
             if number % 2:
                 path.touch()
                 expected[str(path)] = (f"crowd-{task}", "ok", str(path.stat().st_ino))
-    words = [build(tmp_path, "crowd"), ext4, str(tasks), str(count)]
+    words = [str(build(tmp_path, "crowd")), str(ext4), str(tasks), str(count)]
     with subprocess.Popen(words, stdin=subprocess.PIPE) as crowd:
         with Unlinks(tmp_path, "--errors", "--in-flight", 1, pid=crowd.pid) as watcher:
             crowd.communicate(b"\n")

@@ -86,8 +86,8 @@ def rows(file: str, text: str) -> Iterator[Mutation]:
         value = getattr(statement, "value", None)
         if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or value is None:
             continue
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
-        name = ast.unparse(target)
+        assigned = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+        name = ast.unparse(assigned)
         if name == "__all__":
             continue
         tables = list(value.values) if isinstance(value, ast.Dict) else [value]
@@ -95,8 +95,8 @@ def rows(file: str, text: str) -> Iterator[Mutation]:
             for element in _elements(table):
                 yield _drop(file, text, name, element)
                 if isinstance(element, ast.Call) and ast.unparse(element.func) == "Struct":
-                    for member in _elements(element.args[1]):
-                        yield _drop(file, text, _named(element), member)
+                    for part in _elements(element.args[1]):
+                        yield _drop(file, text, _named(element), part)
 
 
 def numbers(file: str, text: str) -> Iterator[Mutation]:
@@ -178,10 +178,12 @@ def main() -> int:
             tree = Path(directory) / str(number)
             for name in COPIED:
                 source = ROOT / name
-                copy = shutil.copytree if source.is_dir() else shutil.copy
                 tree.mkdir(exist_ok=True)
-                ignored = {"ignore": shutil.ignore_patterns("__pycache__", "fixtures")}
-                copy(source, tree / name, **(ignored if source.is_dir() else {}))  # type: ignore[operator]
+                if source.is_dir():
+                    ignored = shutil.ignore_patterns("__pycache__", "fixtures")
+                    shutil.copytree(source, tree / name, ignore=ignored)
+                else:
+                    shutil.copy(source, tree / name)
             trees.append(tree)
         for tree in trees:
             if noticed(Mutation("README.md", "nothing", 0, 0, ""), tree):

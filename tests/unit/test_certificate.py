@@ -21,8 +21,17 @@ def test_it_is_what_openssl_says(tmp_path: Path, days: int, kind: list[str]) -> 
     """To the second, for both forms of a date and two kinds of key."""
     pem = tmp_path / "cert.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", *kind, "-nodes", "-keyout", tmp_path / "key.pem"]
-        + ["-out", pem, "-days", str(days), "-subj", "/CN=x/O=A long name, with commas"],
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            *kind,
+            "-nodes",
+            "-keyout",
+            str(tmp_path / "key.pem"),
+        ]
+        + ["-out", str(pem), "-days", str(days), "-subj", "/CN=x/O=A long name, with commas"],
         check=True,
         capture_output=True,
     )

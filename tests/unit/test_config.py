@@ -127,7 +127,7 @@ def test_every_key_takes_effect_at_a_reload_or_is_said_to_wait() -> None:
     old = config.Config()
     for field in dataclasses.fields(old):
         if field.name not in applied and not dataclasses.is_dataclass(getattr(old, field.name)):
-            new = dataclasses.replace(old, **{field.name: "another"})
+            new = dataclasses.replace(old, **{field.name: "another"})  # type: ignore[arg-type]
             assert config.restart_needed(old, new) == (field.name,)
 
 

@@ -276,7 +276,7 @@ def test_a_part_of_the_matrix_rewrites_its_part_of_the_page(tmp_path: Path) -> N
     """A mistake's row goes between its marks on the page as it is in docs/, the rest stays."""
     row = Row(
         *("6.12", "6.12.1", "cause:iput_open", "iput() once too often", ["evicted_in_use"]),
-        *({}, True, None, None, None, "silent", "", True, "", 3100.0, None),
+        *({}, True, None, None, None, "silent", "", True, "", 3100.0, None),  # type: ignore[arg-type]
     )
     page = tmp_path / "detection.md"
     page.write_text((ROOT / "docs/detection.md").read_text())

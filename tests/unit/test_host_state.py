@@ -16,6 +16,7 @@ from prometheus_client import generate_latest
 
 from ebpfwatch.host import (
     ParseError,
+    blockdev,
     crash,
     disks,
     meminfo,
@@ -312,7 +313,7 @@ class Machine:
         body = "\n".join(self.lines) + "\n"
         (self.paths.proc / "self/mountinfo").write_bytes(body.encode())
 
-    def stack(self) -> disks.Stack:
+    def stack(self) -> blockdev.Stack:
         """Of the only ext4."""
         (disk,) = disks.DiskReader().read(self.paths)
         return disk.stack
@@ -372,7 +373,7 @@ def test_vfio_is_told_from_a_made_up_disk(
     machine.node("pci0/0000:01:00.0/nvme/nvme0", "nvme")
     machine.block("pci0/0000:01:00.0/nvme/nvme0/nvme0n1", "259:0", "pci0/0000:01:00.0/nvme/nvme0")
     machine.mount("259:0", "/")
-    assert machine.stack() == disks.Stack(("nvme0n1",), ("nvme",), passed)
+    assert machine.stack() == blockdev.Stack(("nvme0n1",), ("nvme",), passed)
 
 
 def test_virtio_scsi_and_no_pci(machine: Machine) -> None:
@@ -384,7 +385,7 @@ def test_virtio_scsi_and_no_pci(machine: Machine) -> None:
     place = "platform/a.virtio_mmio/virtio3/host0/0:0:0:0"
     machine.block(f"{place}/block/sda", "8:0", place)
     machine.mount("8:0", "/")
-    assert machine.stack() == disks.Stack(("sda",), ("virtio_scsi",), ())
+    assert machine.stack() == blockdev.Stack(("sda",), ("virtio_scsi",), ())
 
 
 def test_a_loop_over_its_own_mount_ends(machine: Machine) -> None:

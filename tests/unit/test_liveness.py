@@ -60,7 +60,8 @@ def test_a_proof_that_cannot_be_renewed_expires(
     mounted(proc, mount, minor)
     liveness.start_proofs()
     assert liveness.success == {str(mount): 0}
-    liveness.alive = proven = {"evict": True, "destroy": False, "reclaim": True}
+    proven: dict[str, bool | None] = {"evict": True, "destroy": False, "reclaim": True}
+    liveness.alive = proven
     mounted(proc, mount, minor + 1)
     liveness.start_proofs()
     assert liveness.alive == proven and liveness.again(300) == 15

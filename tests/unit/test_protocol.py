@@ -131,7 +131,8 @@ def test_any_wrong_field_is_named(record: Any) -> None:
     kind = type(record)
     for path in places(whole):
         name = str(path[-1]) if isinstance(path[-1], str) else f"[{path[-1]}]"
-        for wrong in (None, [], {}, [None], "text", 1.5, True):
+        others: tuple[object, ...] = (None, [], {}, [None], "text", 1.5, True)
+        for wrong in others:
             if type(wrong) is type(at(whole, path)):
                 continue
             said = copy.deepcopy(whole)

@@ -437,7 +437,9 @@ def test_alerts_over_days(tmp_path: Path, line: tuple[Any, ...]) -> None:
 def test_promtool_accepts_the_files() -> None:
     """The rules by themselves, and the configuration that names them."""
     for what in (["rules", RULES], ["config", DEPLOY / "prometheus.yml"]):
-        checked = subprocess.run(["promtool", "check", *what], capture_output=True, text=True)
+        checked = subprocess.run(
+            ["promtool", "check", *map(str, what)], capture_output=True, text=True
+        )
         assert checked.returncode == 0, checked.stdout + checked.stderr
 
 

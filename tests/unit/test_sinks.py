@@ -26,6 +26,7 @@ from ebpfwatch.kernel.state import KernelState, TableFill
 from ebpfwatch.kernellog.known import KINDS
 from ebpfwatch.sinks import journal, kmsg, metrics, store, text
 from ebpfwatch.sinks.status import BootState, Proofs, Status
+from ebpfwatch.text.printable import printable
 from ebpfwatch.verdicts.early import Early
 from ebpfwatch.verdicts.finding import Finding, Moment
 from tests.unit.host import fixture
@@ -285,7 +286,7 @@ def test_the_report_names_everything() -> None:
 @given(st.text())
 def test_plain_text_cannot_move_a_cursor(hostile: str) -> None:
     """One printable line, whatever the file was called."""
-    shown = text.printable(hostile)
+    shown = printable(hostile)
     assert len(shown.splitlines()) <= 1
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", shown)
 

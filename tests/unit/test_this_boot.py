@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ BOOT = "b0071d"
 
 def finding(number: int, **changes: object) -> Finding:
     """One of this boot, some seconds after the one before."""
-    base = {
+    base: dict[str, Any] = {
         "id": f"20260101T000000.{number:06d}Z-{number:04x}",
         "boot_id": BOOT,
         "ns": 1_000_000_000 * (number + 1),
@@ -177,7 +178,8 @@ def test_what_is_no_finding_of_ours_is_passed_over(tmp_path: Path, store: Store)
     """Half a file, another schema, a field of another kind."""
     store.write(finding(0))
     body = finding(1).to_json()
-    for number, changes in enumerate(({"ns": None}, {"folded": "x"}, {"id": 3}, {"test": "no"})):
+    wrong: list[dict[str, object]] = [{"ns": None}, {"folded": "x"}, {"id": 3}, {"test": "no"}]
+    for number, changes in enumerate(wrong):
         name = f"2026010{number}.json"
         (tmp_path / "findings" / name).write_text(json.dumps({**body, **changes}))
     assert again(tmp_path).open == {KEY: 1}

@@ -201,8 +201,8 @@ def test_a_line_of_another_program_is_no_kernels() -> None:
         middle = "x 1 - -" if stamp.startswith("<") else "x[1]:"
         line = f"{stamp} {middle} kernel BUG at mm/slub.c:294!\n"
         assert triage(line.encode()).verdict == "nothing_found", line
-    for line in (b"user  :crit  : [1.0] kernel BUG at x.c:1!", b"12,1,1,-;kernel BUG at x.c:1!"):
-        assert triage(line).verdict == "nothing_found"
+    for raw in (b"user  :crit  : [1.0] kernel BUG at x.c:1!", b"12,1,1,-;kernel BUG at x.c:1!"):
+        assert triage(raw).verdict == "nothing_found"
     written = b"__CURSOR=a\n_TRANSPORT=kernel\nSYSLOG_FACILITY=1\nMESSAGE=kernel BUG at x.c:1!\n\n"
     assert triage(written).verdict == "nothing_found"
     entry = b"__CURSOR=a\n_TRANSPORT=syslog\nMESSAGE=kernel BUG at mm/slub.c:294!\n\n"
@@ -264,7 +264,7 @@ def old_python() -> str:
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `make triage` builds."""
     directory = tmp_path_factory.mktemp("dist")
-    words = [sys.executable, ROOT / "deploy/build_triage.py", directory]
+    words = [sys.executable, str(ROOT / "deploy/build_triage.py"), str(directory)]
     subprocess.run(words, check=True, capture_output=True)
     return directory / "ebpfwatch-triage.pyz"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -35,6 +36,11 @@ JSON = st.recursive(
     ),
     max_leaves=8,
 )
+
+
+def wait_for(gate: threading.Event) -> None:
+    """As a disk that does not answer, for a while."""
+    gate.wait(9)
 
 
 def names(store: Store) -> list[str]:
@@ -177,7 +183,7 @@ def test_a_defect_says_where() -> None:
 def test_a_worker_keeps_the_order_and_its_bound() -> None:
     """What is too much is refused, and what was taken is done."""
     worker, gate, done = Worker("test", 3), threading.Event(), list[int]()
-    worker.submit(lambda: gate.wait(9) and None)
+    worker.submit(functools.partial(wait_for, gate))
     deadline = time.monotonic() + 5
     while not worker._busy and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -202,7 +208,7 @@ def test_within_returns_who_is_stuck() -> None:
     """None once done; the thread while it is not."""
     gate = threading.Event()
     assert within(5, lambda: None, "quick") is None
-    stuck = within(0.01, lambda: gate.wait(9) and None, "stuck")
+    stuck = within(0.01, functools.partial(wait_for, gate), "stuck")
     assert stuck is not None
     gate.set()
     stuck.join(5)

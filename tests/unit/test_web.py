@@ -49,7 +49,8 @@ def having(*hooks: LoadedHook) -> KernelState:
 
 def opened(**found: int) -> BootState:
     """STATUS's, with so many findings open; ``double_free_probable`` is what it says."""
-    pairs = {tuple(name.rsplit("_", 1)): count for name, count in found.items()}
+    split = ((*name.rpartition("_")[::2], count) for name, count in found.items())
+    pairs = {(verdict, confidence): count for verdict, confidence, count in split}
     return dataclasses.replace(STATUS.boot, open=pairs)
 
 

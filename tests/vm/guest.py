@@ -111,8 +111,8 @@ def resume(ready: Ready, order: str, results: Path, timeout: float = 300) -> Out
     """Bring a kept guest to life with an order: a script of the payload and its arguments."""
     with _directory() as directory:
         for disk in _DISKS:
-            words = ["cp", "--sparse=always", ready.directory / disk, directory / disk]
-            subprocess.run(list(map(str, words)), check=True)
+            copied = ["cp", "--sparse=always", ready.directory / disk, directory / disk]
+            subprocess.run(list(map(str, copied)), check=True)
         (directory / "order.img").write_bytes(order.encode().ljust(4096, b"\0"))
         words = _command(ready.kernel, directory, "") + ["-no-reboot"]
         words += ["-incoming", f"exec:cat {ready.directory / 'memory'}"]

@@ -54,7 +54,7 @@ def root_image(suite: str = "bookworm") -> Path:
         tree = CACHE / f"root-{suite}"
         _bootstrap(suite, tree)
         with making(image) as partial:
-            words = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", tree, partial, "1500M"]
+            words = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", str(tree), str(partial), "1500M"]
             subprocess.run(words, check=True)
         shutil.rmtree(tree)
     return image
