@@ -90,28 +90,30 @@ enum counter {
 	COUNTER_SUBMIT_LOST = 11,
 	/* addresses allocated again whose free was never seen */
 	COUNTER_FREE_MISSED = 12,
+	/* inodes that died without their allocation having been seen, though its hook was there */
+	COUNTER_ALLOC_MISSED = 13,
 	/* dying inodes overwritten in a full table */
-	COUNTER_FORGOTTEN_DYING = 13,
+	COUNTER_FORGOTTEN_DYING = 14,
 	/* dead inodes overwritten in a full table: the detection horizon */
-	COUNTER_FORGOTTEN_DEAD = 14,
+	COUNTER_FORGOTTEN_DEAD = 15,
 	/* reclaim contexts overwritten by another task */
-	COUNTER_RECLAIM_CONTEXT_LOST = 15,
+	COUNTER_RECLAIM_CONTEXT_LOST = 16,
 	/* evictions not entered because other CPUs were faster in a full bucket */
-	COUNTER_TORN = 16,
+	COUNTER_TORN = 17,
 	/* sum of the time from evict to free */
-	COUNTER_GRACE_NS = 17,
+	COUNTER_GRACE_NS = 18,
 	/* verdicts reported */
-	COUNTER_VERDICT = 18,
+	COUNTER_VERDICT = 19,
 	/* only in unlinks.c: calls whose start was not kept */
-	COUNTER_CALL_LOST = 19,
+	COUNTER_CALL_LOST = 20,
 	/* of any cache, where seeing one costs a trap */
-	COUNTER_SLAB_FREE = 20,
+	COUNTER_SLAB_FREE = 21,
 	/* dentries killed (or freed), of every filesystem */
-	COUNTER_DENTRY = 21,
+	COUNTER_DENTRY = 22,
 	/* references of inodes given back, while that hook is armed */
-	COUNTER_PUT = 22,
+	COUNTER_PUT = 23,
 	/* files closed, while that hook is armed */
-	COUNTER_CLOSE = 23,
+	COUNTER_CLOSE = 24,
 	COUNTER_COUNT,
 };
 
@@ -160,6 +162,7 @@ enum counter {
 #define OBJECT_DENTRY 1024u /* `object` is a dentry; ino_now is its inode's, 0 if it has none */
 #define NAME_NOW 2048u /* note.name and `parents` were read from a dentry at this moment */
 #define RELATED_PROVEN 4096u /* `related` points back at the object */
+#define LIFE_FORMER 8192u /* `life` is the former life of that address, which ended as it should */
 
 /* verdict_record.broken: BROKEN_*: the rules that the object contradicts. */
 #define BROKEN_ALIAS 1u /* a dentry still names the inode; of a dentry: it is on its inode's list */

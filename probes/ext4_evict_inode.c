@@ -34,6 +34,8 @@ static __always_inline void evict_of_known(const struct life *life, u64 key, u32
 		why->verdict = VERDICT_DOUBLE_EVICT;
 	} else if (!(key & OBJECT_DEAD)) {
 		count(COUNTER_FREE_MISSED, 1);
+	} else if (alloc_seen_since(life, key)) {
+		count(COUNTER_ALLOC_MISSED, 1);
 	}
 }
 

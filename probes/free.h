@@ -27,11 +27,8 @@ static __always_inline bool evictions_known(void)
 }
 
 /* The first free of a life the table does not know: legal, forgotten, or the silent crime? */
-static __always_inline struct life *free_of_unknown(struct bucket *bucket, struct suspicion *why)
+static __always_inline void free_of_unknown(struct suspicion *why)
 {
-	struct life *life;
-	u32 way;
-
 	if (why->flags & WITNESS_PUBLISHED)
 		why->verdict = VERDICT_FREE_WHILE_ALIVE;
 	else if (why->flags & WITNESS_NO_INODE)
@@ -41,6 +38,14 @@ static __always_inline struct life *free_of_unknown(struct bucket *bucket, struc
 		why->verdict = VERDICT_DOUBLE_FREE;
 	else
 		count(never_lived(why) ? COUNTER_FREE_ABORTED : COUNTER_FREE_UNMATCHED, 1);
+}
+
+/* An entry for it, so that the next free finds it. After the report: it may take its former life's way. */
+static __always_inline struct life *remember_unknown(struct bucket *bucket,
+						     const struct suspicion *why)
+{
+	struct life *life;
+	u32 way;
 
 	way = claim_way(bucket, why->object | OBJECT_DEAD);
 	if (way == NO_WAY) {
@@ -75,10 +80,12 @@ static __always_inline void free_of_dead(const struct life *life, u64 key, struc
 	/* Published: the address lives again, and a living inode was freed. */
 	if (why->flags & WITNESS_PUBLISHED)
 		why->verdict = VERDICT_FREE_WHILE_ALIVE;
-	else if (may_never_have_lived(life, key, why))
-		count(COUNTER_FREE_ABORTED, 1);
-	else
+	else if (!may_never_have_lived(life, key, why))
 		why->verdict = VERDICT_DOUBLE_FREE;
+	else
+		count(COUNTER_FREE_ABORTED, 1);
+	if (why->verdict == VERDICT_NONE && alloc_seen_since(life, key))
+		count(COUNTER_ALLOC_MISSED, 1);
 }
 
 /* The free that follows an eviction: what every inode does once. */
@@ -155,7 +162,7 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 		why.dev = dev_of_witness(&why, before, seen.super);
 	}
 	if (!key)
-		life = free_of_unknown(bucket, &why);
+		free_of_unknown(&why);
 	else if (key & OBJECT_DEAD)
 		free_of_dead(life, key, &why);
 	else if (other)
@@ -167,6 +174,8 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 			why.call_site = FREE_CALLER(ctx, call_site);
 		report(ctx, hook, &why, before, key);
 	}
+	if (!key)
+		life = remember_unknown(bucket, &why);
 	if (!life)
 		return;
 	if (life->flags & LIFE_CANARY)

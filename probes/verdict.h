@@ -300,6 +300,26 @@ static __always_inline void read_filesystem(struct verdict_record *record, u64 s
 		bpf_probe_read_kernel_str(record->filesystem, FILESYSTEM_LEN, (void *)name);
 }
 
+/*
+ * What is left of this object's former life, where the allocation has freed its way and nobody has
+ * taken it since: the seal says whose it is.
+ */
+static __always_inline const struct life *former_life(u64 object)
+{
+	struct bucket *bucket = bucket_of(object);
+
+	if (!bucket)
+		return NULL;
+#pragma unroll
+	for (u32 way = 0; way < WAYS; way++) {
+		const struct life *life = &bucket->life[way];
+
+		if (life->evicted.ns && life->seal == seal_of(object, life))
+			return life;
+	}
+	return NULL;
+}
+
 /* `life` may be NULL; it and `key` must still be the entry as it was before this step. */
 static __always_inline void report(void *ctx, u32 hook, const struct suspicion *why,
 				   const struct life *life, u64 key)
@@ -308,6 +328,7 @@ static __always_inline void report(void *ctx, u32 hook, const struct suspicion *
 	struct verdict_record *record = verdict_scratch.lookup(&hook);
 	struct note *note = note_of(inode_of(why->object));
 	u64 directory = 0;
+	const struct life *former = NULL;
 	long bytes;
 
 	count(COUNTER_VERDICT, 1);
@@ -318,6 +339,11 @@ static __always_inline void report(void *ctx, u32 hook, const struct suspicion *
 #endif
 	if (!record)
 		return;
+	if (record->header.size) {
+		/* A softirq on top of the same program on this CPU, in its report, too (maps.h). */
+		count(COUNTER_SUBMIT_LOST, 1);
+		return;
+	}
 	record->header.kind = RECORD_VERDICT;
 	record->header.size = sizeof(*record);
 	record->header.cpu = bpf_get_smp_processor_id();
@@ -345,7 +371,15 @@ static __always_inline void report(void *ctx, u32 hook, const struct suspicion *
 		if (life->seal != seal_of(why->object, life))
 			record->flags |= SEAL_BROKEN;
 	} else {
-		__builtin_memset(&record->life, 0, sizeof(record->life));
+		if (why->verdict == VERDICT_FREE_WHILE_ALIVE)
+			former = former_life(why->object);
+		if (former) {
+			record->life = *former;
+			record->life.state = STATE_FREED;
+			record->flags |= LIFE_VALID | LIFE_FORMER;
+		} else {
+			__builtin_memset(&record->life, 0, sizeof(record->life));
+		}
 	}
 	if (note && note->inode == inode_of(why->object) &&
 	    (life ? life->flags & LIFE_UNLINKED : !(note->flags & NOTE_SPENT))) {
@@ -367,6 +401,7 @@ static __always_inline void report(void *ctx, u32 hook, const struct suspicion *
 	bytes = bpf_get_stack(ctx, record->stack, sizeof(record->stack), 0);
 	record->stack_bytes = bytes > 0 ? bytes : 0;
 	submit(ctx, record, sizeof(*record));
+	record->header.size = 0;
 }
 
 static __always_inline void report_step(void *ctx, u32 hook, u64 object, u64 ino, u32 generation,

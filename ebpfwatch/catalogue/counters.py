@@ -74,6 +74,12 @@ ROWS: tuple[Counter, ...] = (
         "addresses allocated again whose free was never seen",
     ),
     Counter(
+        "alloc_missed",
+        "ALLOC_MISSED",
+        _L,
+        "inodes that died without their allocation having been seen, though its hook was there",
+    ),
+    Counter(
         "forgotten_dying",
         "FORGOTTEN_DYING",
         _L,

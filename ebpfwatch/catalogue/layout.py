@@ -128,6 +128,7 @@ class Flag(enum.IntFlag):
     OBJECT_DENTRY = 1024
     NAME_NOW = 2048
     RELATED_PROVEN = 4096
+    LIFE_FORMER = 8192
 
 
 class Broken(enum.IntFlag):
@@ -177,6 +178,7 @@ FLAG_WORDS: dict[type[enum.IntFlag], dict[int, str]] = {
         Flag.OBJECT_DENTRY: "`object` is a dentry; ino_now is its inode's, 0 if it has none",
         Flag.NAME_NOW: "note.name and `parents` were read from a dentry at this moment",
         Flag.RELATED_PROVEN: "`related` points back at the object",
+        Flag.LIFE_FORMER: "`life` is the former life of that address, which ended as it should",
     },
     Broken: {
         Broken.ALIAS: "a dentry still names the inode; of a dentry: it is on its inode's list",

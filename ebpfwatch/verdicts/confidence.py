@@ -136,6 +136,8 @@ def _identity_differs(event: VerdictEvent) -> bool:
     life = event.life
     if life is None or not event.flags & Flag.WITNESS_IDENTITY:
         return False
+    if event.flags & Flag.LIFE_FORMER:
+        return False
     return (life.ino, life.generation) != (event.ino, event.generation)
 
 
@@ -144,7 +146,14 @@ def evidence(event: VerdictEvent) -> list[str]:
     says = broken_rules(event)
     life = event.life
     if life is not None:
-        if life.freed:
+        if event.flags & Flag.LIFE_FORMER:
+            when = life.freed.ns or life.evicted.ns
+            says.append(
+                f"that address was inode {life.ino} generation {life.generation} before, which was"
+                f" {'freed' if life.freed else 'evicted'} {ago(event.ns - when)} before, and"
+                " allocated again since"
+            )
+        elif life.freed:
             says.append(f"freed {ago(event.ns - life.freed.ns)} before, and not allocated since")
         elif life.destroyed:
             says.append(f"queued for RCU {ago(event.ns - life.destroyed.ns)} before")

@@ -84,7 +84,7 @@ def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Finding:
         path=_path(event, mount),
         device=name,
         mount=mount,
-        nlink=life.nlink if life else None,
+        nlink=life.nlink if life and Flag.LIFE_FORMER not in event.flags else None,
         reclaim=_reclaim(event),
         call_site=event.call_site,
         witness=_witness(event.flags),
@@ -227,7 +227,8 @@ def _timeline(event: VerdictEvent) -> tuple[Moment, ...]:
             (life.destroyed, "queued for RCU"),
             (life.freed, "freed" if life.frees < 2 else f"freed, for the {life.frees}th time"),
         ]
-        steps = [(who, text) for who, text in steps if who]
+        before = f"inode {life.ino} here before: " if Flag.LIFE_FORMER in event.flags else ""
+        steps = [(who, before + text) for who, text in steps if who]
     # Of this life, and before its eviction; or of the next one at this address.
     older = [who for who, _ in steps if who.ns + TICK_NS_MAX < event.unlinked.ns]
     steps.insert(len(older), (event.unlinked, "ext4_unlink of this inode"))
@@ -240,7 +241,8 @@ def _timeline(event: VerdictEvent) -> tuple[Moment, ...]:
 def _reclaim(event: VerdictEvent) -> str:
     if event.reclaim_pid:
         return f"inside shrink_slab by {event.who.comm} (pid {event.reclaim_pid})"
-    if event.life and event.life.flags & LifeFlag.RECLAIM:
+    former = Flag.LIFE_FORMER in event.flags
+    if event.life and not former and event.life.flags & LifeFlag.RECLAIM:
         return f"evicted inside shrink_slab by {event.life.evicted.comm}"
     return ""
 
