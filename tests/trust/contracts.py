@@ -118,7 +118,7 @@ def main() -> int:
                 number += 1
             time.sleep(1)  # what died last is freed a grace period later
             found += verdicts(session)
-            counters, rungs = session.counters(), {h.role: h.rung for h in session.loaded.hooks}
+            counters, rungs = session.counters(), {h.role: h.name for h in session.loaded.hooks}
             session.close()
     rows = ["| hook | rung here | passed | rules broken |", "|---|---|---|---|"]
     for role, (function, told) in CHECKED.items():
