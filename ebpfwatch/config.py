@@ -46,7 +46,7 @@ class HooksConfig:
     """Which hooks to take; fixed when the programs are loaded."""
 
     alloc: str = key("auto", one_of("auto", "always", "never"))
-    strict: bool = key(True)
+    any_free: bool = key(True, formerly="strict")
     rungs: str = key("", _wishes)
     btf: str = key("", _absolute_or_none)
 
@@ -190,7 +190,7 @@ def loader_request(settings: Config) -> LoadRequest:
     return LoadRequest(
         "ebpfwatch.c",
         alloc=hooks.alloc,
-        strict=hooks.strict,
+        any_free=hooks.any_free,
         armed=settings.contracts.armed,
         table_slots=kernel.table_slots,
         note_slots=kernel.note_slots,

@@ -206,7 +206,7 @@ LADDER: dict[str, tuple[Rung, ...]] = {
 #: Without these nothing can be said at all.
 REQUIRED = ("evict",)
 
-#: The define for ``rcu_free`` without a rung of its own: the strict hook sees the free, too.
+#: The define for ``rcu_free`` without a rung of its own: the hook of any_free sees the free, too.
 SHARED_FREE = "FREE_FROM_SLAB"
 
 

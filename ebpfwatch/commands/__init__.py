@@ -25,7 +25,7 @@ COMMANDS = {
     "run": "watch this machine until stopped",
     "status": "is it watching, was anything found: one screen, and an exit code for monitoring",
     "check": "a doctor: real programs tried, crash survival, memory, storage, modules, remedies",
-    "selftest": "play a double free on a made-up object through the running daemon, to every sink",
+    "selftest": "play a double free on a test object through the running daemon, to every sink",
     "unlinks": "show every unlink as it happens: who, which path, which inode, the result",
     "postmortem": "read verdicts, dying inodes and the last transitions out of a kernel dump",
     "report": "show findings, newest first",

@@ -56,4 +56,5 @@ def _look_at(directory: Path) -> None:
 def _load(file: str) -> config.Config:
     if file != "-":
         return config.load(file)
-    return parse("standard input", sys.stdin.buffer.read(MAX_BYTES + 1), config.Config)
+    data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    return parse("standard input", data, config.Config, lambda line: say(line, "warning"))

@@ -1,10 +1,10 @@
-"""``ebpfwatch selftest``: a made-up double free, through the running daemon, to every sink.
+"""``ebpfwatch selftest``: a test double free, through the running daemon, to every sink.
 
 Opens the daemon's own programs by their ids and runs them with BPF_PROG_TEST_RUN, then looks at
 each sink as a user would.  The finding is marked as a test and counted apart.
 
 Programs on kprobes cannot be run by hand, nor any before Linux 5.10: there the daemon itself
-feeds a made-up record to its sinks, and the canary is what proves the kernel side.
+feeds a test record to its sinks, and the canary is what proves the kernel side.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         if error.exit_code is not Exit.UNAVAILABLE:
             raise
         print(f"NOTE the programs cannot be run by hand here: {error.message}")
-        print("     so the sinks get a made-up record, and the canary proves the hooks")
+        print("     so the sinks get a test record, and the canary proves the hooks")
         began_ns = _made_up(daemon, arguments.run_directory, wanted)
     report = _Report(Path(daemon["state_directory"]), wanted)
     sinks: dict[str, Callable[[], object]] = {"report": report.found}

@@ -41,7 +41,7 @@ class Run:
 
     A single free may be missed innocently (docs/architecture.md), so a file that is not seen whole
     is followed by another, a second later, until the time is up.  ``problem`` is why no life could
-    begin (a read-only mount, a full disk).  ``shared_free``: the strict hook is the free itself.
+    begin (a read-only mount, a full disk).  ``shared_free``: any_free is the free itself.
     """
 
     mount: str

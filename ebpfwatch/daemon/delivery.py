@@ -1,4 +1,4 @@
-"""One finding to every sink, in the order in which the machine may die (docs/evidence.md)."""
+"""One finding to every sink, the fastest and most crash-proof first (docs/evidence.md)."""
 
 from __future__ import annotations
 

@@ -99,8 +99,8 @@ class HookSwitch:
     """Takes hooks off and puts them back. ``off`` are the roles that are given up.
 
     ``configure`` tells the programs what ``session.since`` holds: before a hook goes, and after it
-    has come back, for a program must not take an event that nobody reported for one that has not
-    been.  ``allowed`` surrounds an attach, which is a privilege on some kernels.
+    has come back, for a program must not mistake "not reported" for "did not happen".
+    ``allowed`` surrounds an attach, which is a privilege on some kernels.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class HookSwitch:
         self._session = session
         self._configure = configure
         self._allowed = allowed
-        # Where the strict hook is the only one that sees the free, it is not expendable.
+        # Where it is the only one that sees the free, it is not expendable.
         alone = not session.links.attached("rcu_free")
         self.roles: Sequence[str] = tuple(
             role

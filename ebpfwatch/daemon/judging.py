@@ -28,7 +28,7 @@ from ebpfwatch.verdicts.stacks import behind_tracer, frame, is_own_caller, is_tr
 __all__ = ["Judging"]
 
 _SYMBOLS_SECONDS = 30.0
-_TEST_OBJECT = 0xEBBF  #: no kernel object's address: the made-up record's
+_TEST_OBJECT = 0xEBBF  #: no kernel object's address: the test record's
 
 _HIDDEN = (
     "the kernel hides its addresses (kernel.kptr_restrict, or lockdown), so frames have no names"

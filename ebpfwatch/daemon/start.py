@@ -57,7 +57,7 @@ def load_request(settings: config.Config, paths: Paths, verbose: bool) -> LoadRe
 
 
 def test_page(session: Session) -> range:
-    """The addresses of the self-test's made-up objects, empty where the kernel has no
+    """The addresses of the self-test's objects, empty where the kernel has no
     BPF_PROG_TEST_RUN for them.
     """
     loaded = session.loaded

@@ -1,4 +1,4 @@
-"""libbpf through ctypes: the few calls that the lean daemon needs, without LLVM.
+"""libbpf through ctypes: the few calls that the daemon needs, without LLVM.
 
 ``libbcc_bpf.so.0`` comes with ``python3-bpfcc`` and brings libbpf with it, linked or built in, so
 one handle serves on every Debian.  Every wrapper raises ``OSError`` with the kernel's errno.

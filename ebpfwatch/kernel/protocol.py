@@ -28,7 +28,7 @@ class LoadRequest:
 
     unit: str
     alloc: str
-    strict: bool
+    any_free: bool
     table_slots: int
     note_slots: int
     ring_bytes: int

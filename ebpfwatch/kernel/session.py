@@ -34,7 +34,7 @@ __all__ = ["NEVER", "Pending", "Session", "load", "probe", "start_loader"]
 _QUEUE = 4096
 _Reply = TypeVar("_Reply", Loaded, Examined)
 
-#: A time that does not come.
+#: Later than every value of CLOCK_MONOTONIC.
 NEVER = 2**64 - 1
 _WAIT_SECONDS = 0.2
 _END_SECONDS = 2.0

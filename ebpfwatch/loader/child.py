@@ -82,9 +82,10 @@ def main(argv: list[str]) -> int:
 
 
 def _belong_to(parent: int) -> bool:
-    """Who stops the daemon stops its whole group: it decides for both, and we end with it.
+    """Ignore SIGTERM and SIGINT, which reach the whole process group, and die with the daemon
+    (PR_SET_PDEATHSIG).
 
-    False if it has ended before we could say so.
+    False if the daemon had ended before that.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

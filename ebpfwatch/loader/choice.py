@@ -166,20 +166,20 @@ def insist(unit: Unit, hooks: Sequence[LoadedHook], why_no_btf: str) -> None:
 
 
 def configure(hooks: Sequence[LoadedHook], request: LoadRequest) -> tuple[LoadedHook, ...]:
-    """Apply hooks.alloc, hooks.strict, contracts.armed; a free without a hook of its own shares the
-    strict.
+    """Apply hooks.alloc, hooks.any_free, contracts.armed; where the RCU callback has no hook of its
+    own, rcu_free shares the one of any_free.
     """
     by_role = {hook.role: hook for hook in hooks}
     if "alloc" in by_role and "alloc" not in wishes(request.rungs):
         by_role["alloc"] = _choose_alloc(by_role["alloc"], request.alloc)
     if "any_free" in by_role:
-        rcu, strict = by_role["rcu_free"], by_role["any_free"]
-        if not rcu.has_rung and strict.has_rung:
+        rcu, any_free = by_role["rcu_free"], by_role["any_free"]
+        if not rcu.has_rung and any_free.has_rung:
             by_role["rcu_free"] = dataclasses.replace(
-                strict, role="rcu_free", shared=True, reason=rcu.reason, costs=""
+                any_free, role="rcu_free", shared=True, reason=rcu.reason, costs=""
             )
-        elif not request.strict:
-            by_role["any_free"] = _left_out(strict, "switched off: hooks.strict is false")
+        elif not request.any_free:
+            by_role["any_free"] = _left_out(any_free, "switched off: hooks.any_free is false")
     for role in ARMED & by_role.keys():
         if request.armed == "never" and by_role[role].has_rung:
             by_role[role] = _left_out(by_role[role], "switched off: contracts.armed is never")

@@ -1,4 +1,4 @@
-"""What a hit of a kprobe costs on this machine: a trap, which no program can measure from inside.
+"""Measures the cost of one kprobe trap by timing a system call with and without it.
 
 A system call is timed before the kprobe on kmem_cache_free is there, and after. chdir("/") takes
 one object from a slab cache and gives it back, the buffer for its name (fs/namei.c: getname() and

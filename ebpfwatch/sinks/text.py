@@ -186,7 +186,7 @@ def _when(ns: int, now_ns: int) -> str:
 
 
 def _before(preceding: tuple[Preceding, ...], now_ns: int) -> list[str]:
-    """The findings before this one: one story, in the order of time."""
+    """The findings before this one: in the order of time."""
     if not preceding:
         return []
     lines = ["", "What came before it:"]

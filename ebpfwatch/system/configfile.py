@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.system.files import read_regular
+from ebpfwatch.system.log import say
 from ebpfwatch.text import strictyaml
 
 __all__ = ["read"]
@@ -22,4 +23,4 @@ def read(path: str | Path, cls: type[_T], hint: str) -> _T:
         data = read_regular(path, strictyaml.MAX_BYTES + 1)
     except OSError as error:
         raise EbpfwatchError(f"cannot read {path}: {error.strerror}", hint, Exit.CONFIG) from None
-    return strictyaml.parse(str(path), data, cls)
+    return strictyaml.parse(str(path), data, cls, lambda line: say(line, "warning"))

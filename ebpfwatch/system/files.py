@@ -93,8 +93,10 @@ def _walk(path: str) -> tuple[str, str]:
 
 
 def _hands(entry: str, status: os.stat_result) -> str:
-    """Whose hands are on one step of the way.  In a sticky directory only an entry's owner, the
-    directory's and root may exchange it (check_sticky in fs/namei.c).
+    """Who else could replace one step of the path, by its owner or mode.
+
+    In a sticky directory only an entry's owner, the directory's and root may exchange it
+    (check_sticky in fs/namei.c).
     """
     if status.st_uid not in (0, os.geteuid()):
         return f"{entry} belongs to user {status.st_uid}"

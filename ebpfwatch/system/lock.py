@@ -13,7 +13,7 @@ from ebpfwatch.system.files import open_regular, why_not_ours
 
 __all__ = ["SELFTEST", "Lock", "running_daemon"]
 
-#: In the run directory: the inode number and generation of the self-test's made-up record.
+#: In the run directory: the inode number and generation of the self-test's record.
 SELFTEST = "selftest"
 
 

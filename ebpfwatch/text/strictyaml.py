@@ -45,12 +45,16 @@ def one_of(*choices: str) -> Callable[[Any], str]:
     return lambda value: "" if value in choices else f"must be one of {', '.join(choices)}"
 
 
-def key(default: Any, check: Callable[[Any], str] = lambda _: "") -> Any:
-    """A field of a dataclass; ``check`` says what is wrong with a value, or ""."""
-    return dataclasses.field(default=default, metadata={"check": check})
+def key(default: Any, check: Callable[[Any], str] = lambda _: "", *, formerly: str = "") -> Any:
+    """A field of a dataclass; ``check`` says what is wrong with a value, or "".  ``formerly`` is a
+    name that older files have: it is read, and told to ``parse``'s ``notice``.
+    """
+    return dataclasses.field(default=default, metadata={"check": check, "formerly": formerly})
 
 
-def parse(path: str, data: bytes, cls: type[_T]) -> _T:
+def parse(
+    path: str, data: bytes, cls: type[_T], notice: Callable[[str], None] = lambda line: None
+) -> _T:
     """The file's bytes as an instance of the class; raises ``EbpfwatchError`` (exit 78) with one
     line: where, what, what to do.  The line shows no text of the file but names that look like
     keys: the file may be another one than was meant, and hold passwords.
@@ -73,7 +77,7 @@ def parse(path: str, data: bytes, cls: type[_T]) -> _T:
         _fail(path, 0, f"is not YAML: {' '.join(str(error).split())}", "")
     if node is None:
         return cls()
-    value: _T = _mapping(path, node, cls, "")
+    value: _T = _mapping(path, node, cls, "", notice)
     return value
 
 
@@ -102,7 +106,9 @@ def _fail(path: str, line: int, problem: str, hint: str) -> NoReturn:
     raise EbpfwatchError(f"{where}: {problem}", hint, Exit.CONFIG)
 
 
-def _mapping(path: str, node: yaml.Node, cls: Any, prefix: str) -> Any:
+def _mapping(
+    path: str, node: yaml.Node, cls: Any, prefix: str, notice: Callable[[str], None]
+) -> Any:
     line = node.start_mark.line + 1
     if prefix and isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null"):
         return cls()  # a section whose every key is commented out
@@ -111,10 +117,15 @@ def _mapping(path: str, node: yaml.Node, cls: Any, prefix: str) -> Any:
         _fail(path, line, f"{name} must be a mapping", "that is lines of KEY: VALUE")
     types = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
+    former = {field.metadata.get("formerly", ""): name for name, field in fields.items()}
+    former.pop("", None)
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
+        if key in former:
+            notice(f"{path}:{line}: {prefix}{key} is called {prefix}{former[key]} now; it is read")
+            key = former[key]
         if key not in fields:
             import difflib  # only for a mistake
 
@@ -124,7 +135,7 @@ def _mapping(path: str, node: yaml.Node, cls: Any, prefix: str) -> Any:
         if key in values:
             _fail(path, line, f"{prefix}{key} is given twice", "")
         if dataclasses.is_dataclass(types[key]):
-            values[key] = _mapping(path, value_node, types[key], f"{prefix}{key}.")
+            values[key] = _mapping(path, value_node, types[key], f"{prefix}{key}.", notice)
         elif types[key] == dict[str, str]:
             values[key] = _texts(path, value_node, f"{prefix}{key}", fields[key])
         else:

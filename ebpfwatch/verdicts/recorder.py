@@ -55,7 +55,7 @@ class Recorder:
         self._moments.append(Moment(ns, line))
 
     def found(self, finding: Finding) -> None:
-        """Remember a finding: as a moment of the machine, and as part of its object's story."""
+        """Remember a finding: as a moment of the machine, and of its object."""
         self.note(finding.ns, f"finding {finding.id}: {finding.headline}")
         self._tell(finding)
         address = finding.identity.object_address

@@ -59,7 +59,7 @@ def in_softirq(frames: Sequence[Frame]) -> bool:
 
 
 def is_own_caller(caller: Frame) -> bool:
-    """Whether it is the kernel's or ext4's own code that frees inodes; a stranger may have a
+    """Whether it is the kernel's or ext4's own code that frees inodes; foreign code may have a
     function of the same name.
 
     A compiler names what it made of a function ``NAME.isra.0`` or ``NAME.llvm.123``, and a

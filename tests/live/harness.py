@@ -239,7 +239,7 @@ def load_session(ext4: Path, **changes: object) -> Session:
     request = LoadRequest(
         "ebpfwatch.c",
         alloc="always",
-        strict=True,
+        any_free=True,
         table_slots=32768,
         note_slots=4096,
         ring_bytes=262144,

@@ -68,12 +68,12 @@ WEIGHTS = {
 }
 
 
-def history(chance: random.Random, length: int, inodes: int, lost: float = 0.0) -> list[Action]:
+def history(rng: random.Random, length: int, inodes: int, lost: float = 0.0) -> list[Action]:
     """So many random actions; ``lost`` is the share of hook runs that do not take place."""
     names, weights = list(WEIGHTS), list(WEIGHTS.values())
     return [
-        (what, chance.randrange(inodes), chance.random() < lost)
-        for what in chance.choices(names, weights, k=length)
+        (what, rng.randrange(inodes), rng.random() < lost)
+        for what in rng.choices(names, weights, k=length)
     ]
 
 

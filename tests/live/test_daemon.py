@@ -86,7 +86,7 @@ def test_selftest_reaches_every_sink(daemon: DaemonProcess) -> None:
 
 
 def test_a_proven_double_free_is_confirmed(daemon: DaemonProcess) -> None:
-    """Once the canary has flown, the verdict has no doubt left, and names its evidence."""
+    """Once the canary has proven the hooks, no doubt is left, and the evidence is named."""
     daemon.wait_proven()
     assert selftest(daemon).returncode == 0
     body = next(store.read_all(daemon.state))
@@ -214,7 +214,7 @@ def test_watermarks_are_those_of_zoneinfo(daemon: DaemonProcess) -> None:
 
 def test_it_gives_up_what_it_does_not_need(daemon: DaemonProcess) -> None:
     """From /proc: only what the banner says, no way to get more, in every thread; the one that
-    answers strangers has what the maps need, and no more.
+    answers HTTP has what the maps need, and no more.
     """
     kept = re.search(r"capabilities kept: (.+)", daemon.log.read_text())
     assert kept is not None

@@ -26,7 +26,7 @@ import pytest
 
 from ebpfwatch.commands.selftest import double_free, open_playback
 from ebpfwatch.system.lock import running_daemon
-from tests.live.books import DaemonMaps, balance
+from tests.live.balance import DaemonMaps, balance
 from tests.live.conftest import (
     ROOT,
     DaemonProcess,

@@ -183,13 +183,13 @@ def test_the_programs_are_the_model(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Every record, every counter, the table's fill; no confirmed verdict that was not a crime."""
-    chance = random.Random(f"{SEED} {inodes} {lost}")
+    rng = random.Random(f"{SEED} {inodes} {lost}")
     model = Judged.fresh(arena)
     before = dict(model.counters)
     inodes = min(inodes, len(arena.inodes))
     rest = EVENTS // 4
     while model.played < EVENTS // 4:
-        actions = history(chance, min(rest, 10_000), inodes, lost)
+        actions = history(rng, min(rest, 10_000), inodes, lost)
         for number, action in enumerate(actions):
             try:
                 model.play(action)

@@ -24,7 +24,7 @@ CREATES = "open,openat,creat,mkdir,mkdirat,mknod,mknodat,symlink,symlinkat,link,
 
 @pytest.fixture
 def traced(tmp_path: Path, ext4: Path) -> Iterator[tuple[Path, list[str]]]:
-    """A daemon under strace and with the worst umask: loaded, a canary flown, a finding in each
+    """A daemon under strace and with the worst umask: loaded, a canary done, a finding in each
     sink, a snapshot taken, stopped; its directory and its system calls.
     """
     config = write_config(tmp_path, snapshot="true")

@@ -153,7 +153,7 @@ def test_reclaim_inside_reclaim_does_not_end_it(fentry: Workbench) -> None:
 
 
 def test_the_slab_free_that_was_due_excuses_no_other(fentry: Workbench) -> None:
-    """One that the strict hook missed leaves its mark: another task's free is not that one."""
+    """One that the hook of any_free missed leaves its mark: another task's free is not that one."""
     bed = fentry.bed
     for late in (False, True):
         bed.alloc()

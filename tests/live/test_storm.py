@@ -1,4 +1,4 @@
-"""Must hold: storms and reclaim end with no finding, and the books balance to the last inode."""
+"""Must hold: storms and reclaim end with no finding, and the counts balance to the last inode."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.live.books import balance
+from tests.live.balance import balance
 from tests.live.conftest import DaemonProcess, load_session
 
 STORM = int(os.environ.get("EBPFWATCH_STORM", "100000"))
@@ -25,18 +25,18 @@ def test_a_storm_balances_exactly_and_finds_nothing(ext4: Path, storm: Path) -> 
     session = load_session(ext4)
     for process in run_storms(storm, ext4, STORM, 2):
         assert process.wait() == 0
-    books = balance(session)
-    counters = books.counters
+    reading = balance(session)
+    counters = reading.counters
     session.consume()
     assert counters["evict"] >= STORM
-    assert books.unexplained == 0, counters
+    assert reading.unexplained == 0, counters
     assert counters["verdict"] == 0, list(session.records)
     assert counters["submit"] == 0
     session.close()
 
 
 def test_reclaim_under_load_balances_and_is_counted(ext4: Path, storm: Path) -> None:
-    """drop_caches during a storm: the same books, and the frees are known to be reclaim's."""
+    """drop_caches during a storm: it balances again, and the frees are known to be reclaim's."""
     session = load_session(ext4)
     for number in range(2000):
         (ext4 / f"cached-{number}").touch()
@@ -52,9 +52,9 @@ def test_reclaim_under_load_balances_and_is_counted(ext4: Path, storm: Path) -> 
     for process in processes:
         assert process.wait() == 0
     Path("/proc/sys/vm/drop_caches").write_text("2")
-    books = balance(session)
-    counters = books.counters
-    assert books.unexplained == 0, counters
+    reading = balance(session)
+    counters = reading.counters
+    assert reading.unexplained == 0, counters
     assert counters["verdict"] == 0
     assert counters["evict_in_reclaim"] >= 2000
     assert counters["free_in_reclaim"] > 0
@@ -74,11 +74,11 @@ def test_a_tiny_table_forgets_but_never_lies(ext4: Path, storm: Path) -> None:
     Path("/proc/sys/vm/drop_caches").write_text("2")
     for process in processes:
         assert process.wait() == 0
-    books = balance(session)
-    counters = books.counters
+    reading = balance(session)
+    counters = reading.counters
     assert counters["forgotten_dying"] > 0
     assert counters["free_unmatched"] > 0
-    assert books.unexplained == 0, counters
+    assert reading.unexplained == 0, counters
     assert counters["verdict"] == 0
     session.close()
     for number in range(3000):

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from ebpfwatch.events.wire import decode
-from tests.live.books import Balance, balance
+from tests.live.balance import Balance, balance
 from tests.live.conftest import load_session
 from tests.live.test_storm import STORM, run_storms
 from tests.trust.figures import record
@@ -85,7 +85,7 @@ def table() -> Iterator[list[str]]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     yield rows
-    record("books", "make soak", rows)
+    record("balance", "make soak", rows)
 
 
 def unseen(before: Balance, after: Balance) -> int:
@@ -126,7 +126,7 @@ def test_what_was_fired_is_what_was_handled_and_what_is_known_to_be_missed(
         def truth() -> dict[str, int]:
             return {event: counter.read() for event, counter in events.items()}
 
-        books_before = balance(session, 0.3, truth)
+        balance_before = balance(session, 0.3, truth)
         processes = run_storms(storm, ext4, STORM // 5, 2)
         for _ in range(5):
             Path("/proc/sys/vm/drop_caches").write_text("2")
@@ -142,21 +142,21 @@ def test_what_was_fired_is_what_was_handled_and_what_is_known_to_be_missed(
             subprocess.run([race, ext4, "1000"], check=True)
             if session.counters()["free_aborted"] > lost:
                 break
-        books = balance(session, 0.3, truth)
+        reading = balance(session, 0.3, truth)
         session.consume()
         found = [decode(record) for record in session.records]
         misses = session.misses()["kmem_cache_free"]
-    counters = {name: n - books_before.counters[name] for name, n in books.counters.items()}
-    fired = {event: n - books_before.also[event] for event, n in books.also.items()}
+    counters = {name: n - balance_before.counters[name] for name, n in reading.counters.items()}
+    fired = {event: n - balance_before.also[event] for event, n in reading.also.items()}
     assert {event: fired[event] for event in EXACT} == {e: counters[n] for e, n in EXACT.items()}
     frees = counters["free"] + counters["free_unmatched"] + counters["free_aborted"]
     assert counters["free_aborted"] > 0 or os.cpu_count() == 1
     # An inode that lost a race never was in the table: that its free was missed, only perf knows.
     lost_unseen = fired[FREES[0]] - counters["evict"] - counters["free_aborted"]
     assert 0 <= lost_unseen <= max(misses, counters["free_aborted"] // 10), counters
-    missed, known = fired[FREES[0]] - frees, unseen(books_before, books)
+    missed, known = fired[FREES[0]] - frees, unseen(balance_before, reading)
     assert missed - lost_unseen == known
-    assert books.unexplained == books_before.unexplained == 0
+    assert reading.unexplained == balance_before.unexplained == 0
     assert counters["verdict"] == 0, found
     table.append(
         f"| {request.node.callspec.id} | {sum(fired[event] for event in EXACT)} |"

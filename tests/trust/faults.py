@@ -81,7 +81,7 @@ def wait_bed(directory: Path, process: subprocess.Popen[bytes]) -> tuple[Playbac
     raise RuntimeError(f"the daemon did not start: {(directory / 'log').read_text()}")
 
 
-def kill_once(directory: Path, chance: random.Random, number: int) -> Kill:
+def kill_once(directory: Path, rng: random.Random, number: int) -> Kill:
     """Start a daemon, kill it somewhere, look at what is left."""
     loading = number % 2 == 0
     out = directory / "out"
@@ -95,14 +95,14 @@ def kill_once(directory: Path, chance: random.Random, number: int) -> Kill:
         )
     ours: set[int] = set()
     if loading:
-        time.sleep(chance.uniform(0, _LOADING_SECONDS))
+        time.sleep(rng.uniform(0, _LOADING_SECONDS))
     else:
         bed, ours = wait_bed(directory, process)
-        for shot in range(chance.randrange(1, 9)):
+        for shot in range(rng.randrange(1, 9)):
             bed.inode.ino = number * 100 + shot
             double_free(bed)
         bed.close()  # our own fds would keep the programs loaded
-        time.sleep(chance.uniform(0, 0.5))
+        time.sleep(rng.uniform(0, 0.5))
     children = children_of(process.pid)
     process.kill()
     process.wait()
@@ -163,7 +163,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "little"))
     arguments = parser.parse_args()
-    chance = random.Random(arguments.seed)
+    rng = random.Random(arguments.seed)
     kills: list[Kill] = []
     with tempfile.TemporaryDirectory(prefix="ebpfwatch-faults-", dir="/var/tmp") as name:
         directory = Path(name)
@@ -172,7 +172,7 @@ def main() -> int:
             write_config(directory, keep="100000", per_minute="10000")
             before = loaded_ids()
             for number in range(arguments.kills):
-                kills.append(kill_once(directory, chance, number))
+                kills.append(kill_once(directory, rng, number))
                 for problem in kills[-1].problems:
                     print(f"kill {number} (seed {arguments.seed}): {problem}", flush=True)
                 if number % 50 == 49:

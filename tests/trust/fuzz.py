@@ -60,25 +60,25 @@ basic_auth_users:
 Target = Callable[[bytes], None]
 
 
-def damage(chance: random.Random, seed: bytes) -> bytes:
+def damage(rng: random.Random, seed: bytes) -> bytes:
     """The seed with a few bytes, or a piece of it, changed, doubled, left out or cut off."""
     data = bytearray(seed)
-    for _ in range(chance.randrange(1, 5)):
-        at = chance.randrange(len(data) + 1)
-        end = min(len(data), at + chance.randrange(1, 64))
-        kind = chance.randrange(6)
+    for _ in range(rng.randrange(1, 5)):
+        at = rng.randrange(len(data) + 1)
+        end = min(len(data), at + rng.randrange(1, 64))
+        kind = rng.randrange(6)
         if kind == 0 and data:
-            data[at % len(data)] = chance.randrange(256)
+            data[at % len(data)] = rng.randrange(256)
         elif kind == 1:
             del data[at:end]
         elif kind == 2:
-            data[at:at] = data[at:end] * chance.randrange(1, 9)
+            data[at:at] = data[at:end] * rng.randrange(1, 9)
         elif kind == 3:
-            data[at:at] = chance.choice(NASTY)
+            data[at:at] = rng.choice(NASTY)
         elif kind == 4:
             del data[at:]
         else:
-            data[at:end] = chance.randbytes(end - at)
+            data[at:end] = rng.randbytes(end - at)
     return bytes(data)
 
 
@@ -275,14 +275,14 @@ def fuzz(seconds: float, seed: int) -> tuple[dict[str, int], list[str]]:
     with contextlib.ExitStack() as stack:
         todo = targets(stack)
         for name, (target, seeds) in todo.items():
-            chance = random.Random(f"{seed} {name}")
+            rng = random.Random(f"{seed} {name}")
             deadline = time.monotonic() + seconds / len(todo)
             for sound in seeds:
                 target(sound)
             counts[name] = 0
             while time.monotonic() < deadline:
                 for _ in range(_BATCH):
-                    data = damage(chance, chance.choice(seeds))
+                    data = damage(rng, rng.choice(seeds))
                     began = time.process_time()
                     try:
                         target(data)

@@ -26,7 +26,7 @@ from ebpfwatch.commands.selftest import double_free, open_playback
 from ebpfwatch.config import FindingsConfig
 from ebpfwatch.errors import EbpfwatchError
 from ebpfwatch.system.lock import running_daemon
-from tests.live.books import Balance, DaemonMaps, balance
+from tests.live.balance import Balance, DaemonMaps, balance
 from tests.live.harness import (
     DaemonProcess,
     build_storm,
@@ -171,9 +171,11 @@ def real_findings(daemon: DaemonProcess) -> list[str]:
     return found
 
 
-def table(rounds: list[Round], books: Balance, lost: dict[str, int], real: list[str]) -> list[str]:
+def table(
+    rounds: list[Round], reading: Balance, lost: dict[str, int], real: list[str]
+) -> list[str]:
     """The lines of docs/reliability.md."""
-    counters = books.counters
+    counters = reading.counters
     found = [r.found_ms for r in rounds if r.found_ms is not None]
     rss, fds, threads = (drift(rounds, name) for name in ("rss", "fds", "threads"))
     latency, scrape = drift(rounds, "found_ms"), drift(rounds, "scrape_ms")
@@ -184,10 +186,10 @@ def table(rounds: list[Round], books: Balance, lost: dict[str, int], real: list[
         f"| duration | {(rounds[-1].seconds) / 3600:.2f} h, {len(rounds)} rounds |",
         f"| inodes evicted | {counters['evict']}, of them {counters['evict_in_reclaim']} by"
         " reclaim |",
-        f"| accounted for | {counters['free']} freed, {books.dying} dying at the end,"
+        f"| accounted for | {counters['free']} freed, {reading.dying} dying at the end,"
         f" {counters['free_missed']} frees not seen, {counters['forgotten_dying']} forgotten,"
         f" {counters['torn']} torn |",
-        f"| unexplained | {books.unexplained} |",
+        f"| unexplained | {reading.unexplained} |",
         f"| lost, by kind | {losses} |",
         f"| self-tests found | {len(found)} of {len(rounds)} |",
         f"| false positives | {len(real)} |",
@@ -202,14 +204,14 @@ def table(rounds: list[Round], books: Balance, lost: dict[str, int], real: list[
     ]
 
 
-def objections(rounds: list[Round], books: Balance, real: list[str]) -> list[str]:
+def objections(rounds: list[Round], reading: Balance, real: list[str]) -> list[str]:
     """What is not as it must be."""
     said = [f"false positive: {line}" for line in real]
     missed = sum(1 for r in rounds if r.found_ms is None)
     if missed:
         said.append(f"{missed} self-tests were not found")
-    if books.unexplained:
-        said.append(f"{books.unexplained} evictions are not accounted for")
+    if reading.unexplained:
+        said.append(f"{reading.unexplained} evictions are not accounted for")
     if max(r.rss for r in rounds) > _RSS_LIMIT:
         said.append(f"the daemon grew to {max(r.rss for r in rounds) / 1e6:.1f} MB")
     enough = rounds[-1].seconds > 1800
@@ -241,14 +243,14 @@ def main() -> int:
                 rounds.append(observe(daemon, began))
                 print(f"{len(rounds)} {rounds[-1]}", flush=True)
                 time.sleep(max(0.0, start + arguments.round - time.monotonic()))
-            books = balance(DaemonMaps(running_daemon(daemon.run_directory)))
+            reading = balance(DaemonMaps(running_daemon(daemon.run_directory)))
             metrics = daemon.settled_metrics()
             real = real_findings(daemon)
     label = re.compile(r'ebpfwatch_lost_events_total{kind="(\w+)"}')
     lost = {m.group(1): int(n) for s, n in metrics.items() if (m := label.fullmatch(s))}
     hours = f"{arguments.hours:g}"
-    record("soak", f"make soak HOURS={hours}", table(rounds, books, lost, real))
-    said = objections(rounds, books, real)
+    record("soak", f"make soak HOURS={hours}", table(rounds, reading, lost, real))
+    said = objections(rounds, reading, real)
     print("\n".join(said) or "as it must be", flush=True)
     return 1 if said else 0
 

@@ -461,7 +461,7 @@ def test_a_refused_program(role: str) -> None:
 
 
 def test_what_shares_a_program_shares_its_refusal() -> None:
-    """rcu_free on the strict hook is lost with it."""
+    """rcu_free on the hook of any_free is lost with it."""
     rcu_free = LoadedHook("rcu_free", "raw_tracepoint", "kmem_cache_free", shared=True)
     said = advised(ladder(rcu_free=rcu_free), tried("any_free"))
     assert line(said, "rcu_free").level is line(said, "any_free").level is Level.FAIL
@@ -473,7 +473,7 @@ def test_what_shares_a_program_shares_its_refusal() -> None:
 
 
 def test_what_is_switched_off_is_not_what_does_not_hold() -> None:
-    """alloc costs nothing when it is left out, the strict hook does."""
+    """alloc costs nothing when it is left out, the hook of any_free does."""
     for role, level in (("alloc", Level.OK), ("any_free", Level.WARN)):
         hook = LoadedHook(role, left_out="a rung")
         said = advised(ladder(**{role: hook}), tried(left_out=role))

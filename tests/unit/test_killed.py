@@ -33,10 +33,10 @@ for number in itertools.count():
 
 @pytest.mark.slow
 def test_kill_9_leaves_no_half_file(tmp_path: Path) -> None:
-    """Six times at a moment of chance: every file is a whole finding, and there are at most as
+    """Six times at a random moment: every file is a whole finding, and there are at most as
     many as are kept and one that was about to go; what was being written goes at the next start.
     """
-    chance = random.Random(5)
+    rng = random.Random(5)
     for number in range(6):
         writer = subprocess.Popen(
             [sys.executable, "-c", _WRITER, tmp_path, f"{number:02d}"],
@@ -44,7 +44,7 @@ def test_kill_9_leaves_no_half_file(tmp_path: Path) -> None:
             stdout=subprocess.PIPE,
         )
         assert writer.stdout is not None and writer.stdout.readline() == b"ready\n"
-        time.sleep(chance.uniform(0, 0.15))
+        time.sleep(rng.uniform(0, 0.15))
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         writer.stdout.close()

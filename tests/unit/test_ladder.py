@@ -46,12 +46,12 @@ class Kernel(Prober):
 
 def test_what_is_not_wished_still_teaches() -> None:
     """any_free=none is a wish for no hook; ext4's cache has to be found all the same."""
-    strict = "kprobe kmem_cache_free"
-    chooser = Chooser(Kernel(strict), None, "any_free=none")
+    any_free = "kprobe kmem_cache_free"
+    chooser = Chooser(Kernel(any_free), None, "any_free=none")
     hook = chooser.choose("any_free", LADDER["any_free"])
     assert not hook.has_rung
     learning_rung = chooser.learning_rung(hook, LADDER["any_free"])
-    assert learning_rung is not None and learning_rung.name == strict
+    assert learning_rung is not None and learning_rung.name == any_free
     unable = Chooser(Kernel(), None, "")
     hook = unable.choose("any_free", LADDER["any_free"])
     assert unable.learning_rung(hook, LADDER["any_free"]) is None
@@ -59,9 +59,9 @@ def test_what_is_not_wished_still_teaches() -> None:
 
 def test_a_rung_says_its_price() -> None:
     """What it costs is no reason against a better one."""
-    strict = Chooser(Kernel("raw_tracepoint kmem_cache_free"), None, "")
-    strict._why_no_cache = lambda rung: ""  # type: ignore[method-assign]
-    assert strict.choose("any_free", LADDER["any_free"]).why == "it runs on every slab free"
+    chooser = Chooser(Kernel("raw_tracepoint kmem_cache_free"), None, "")
+    chooser._why_no_cache = lambda rung: ""  # type: ignore[method-assign]
+    assert chooser.choose("any_free", LADDER["any_free"]).why == "it runs on every slab free"
 
 
 def test_symbols_with_a_suffix(tmp_path: Path) -> None:

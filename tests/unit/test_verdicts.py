@@ -409,7 +409,7 @@ def running(roles: set[str]) -> tuple[Canary, Run]:
 
 
 def test_a_whole_life_proves_the_hooks() -> None:
-    """In order, with the strict hook standing in for the RCU callback."""
+    """In order, with the hook of any_free standing in for the RCU callback."""
     canary, run = running({"alloc", "unlink", "evict", "rcu_free", "any_free"})
     for hook in (Hook.ALLOC, Hook.UNLINK, Hook.EVICT, Hook.ANY_FREE):
         canary.feed(canary_step(hook))

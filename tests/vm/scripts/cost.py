@@ -49,7 +49,7 @@ def main():
     request = LoadRequest(
         "ebpfwatch.c",
         alloc="auto",
-        strict=True,
+        any_free=True,
         table_slots=32768,
         note_slots=4096,
         ring_bytes=262144,
@@ -61,7 +61,7 @@ def main():
     for hook in session.loaded.hooks:
         print(f"hook {hook.role}: {hook.name or 'absent'}", file=sys.stderr)
     tell("ebpfwatch", watched(session, EVERYTHING))
-    tell("ebpfwatch, strict: false", watched(session, EVERYTHING[:-2]))
+    tell("ebpfwatch, any_free: false", watched(session, EVERYTHING[:-2]))
     session.close()
 
 

@@ -43,7 +43,7 @@ def balance(
     also: Callable[[], dict[str, int]] = dict,
     seconds: float = 60,
 ) -> Balance:
-    """The books of ``still`` seconds in which nothing moved, nor what ``also`` reads.
+    """The counts of ``still`` seconds in which nothing moved, nor what ``also`` reads.
 
     Raises ``TimeoutError`` if the machine never rests that long.
     """
