@@ -56,12 +56,17 @@ class Actions:
             self._crash = crash.Crash(paths, state)
         self._last: dict[tuple[str, bool], float] = {}
         self._queue: queue.Queue[tuple[str, Finding]] = queue.Queue(maxsize=len(ACTIONS))
-        self._thread = threading.Thread(target=self._work, name="actions", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the worker, if there is anything for it; after privileges are dropped."""
-        if self._jobs:
-            self._thread.start()
+        if self._jobs and self._thread is None:
+            thread = threading.Thread(target=self._work, name="actions", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the limit of tasks; the next finding tries again
+                return
+            self._thread = thread
 
     def act(self, finding: Finding) -> None:
         """Do what is configured for this finding, which has reached its sinks; never raises.
@@ -73,6 +78,7 @@ class Actions:
             return
         if self._crash is not None and not finding.test:
             self._note("crash", *self._crash.consider(finding))
+        self.start()
         now = time.monotonic()
         for name in self._jobs:
             key = name, finding.test

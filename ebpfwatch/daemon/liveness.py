@@ -34,13 +34,22 @@ class Liveness:
     """
 
     def __init__(
-        self, hooks: Sequence[LoadedHook], paths: Paths, sources: Sources, recorder: Recorder
+        self,
+        hooks: Sequence[LoadedHook],
+        paths: Paths,
+        sources: Sources,
+        recorder: Recorder,
+        home: str = "",
     ) -> None:
+        """``home`` is the state directory: the canary has its file there where that is ext4."""
         roles = [hook.role for hook in hooks if hook.has_rung]
         shared_free = any(hook.role == "rcu_free" and hook.shared for hook in hooks)
         self.alive: dict[str, bool | None] = dict.fromkeys(roles)
         self.success: dict[str, float] = {}
-        self._canary = Canary(frozenset(roles), shared_free)
+        self._canary = Canary(frozenset(roles), shared_free, home)
+        self._in_vain = self._said_in_vain = 0  # mounts that got no thread in this round, the last
+        self._nameless = 0  # rounds in a row without a file that had a name
+        self._round: set[str] = set()  # mounts of which it is not known whether a canary can begin
         self._silent: set[str] = set()
         self._problems: dict[str, str] = {}
         self._shrunk: tuple[int, int] = (0, 0)
@@ -80,7 +89,9 @@ class Liveness:
         """
         if not interval_seconds:
             return float("inf")
-        soon = self.silent or self._nowhere
+        # Without a directory that nobody else can open, the unlink waits for the second round.
+        no_name = self._canary.open_names and self.alive.get("unlink", True) is None
+        soon = self.silent or self._nowhere or no_name
         return min(interval_seconds, _SOON_SECONDS) if soon else interval_seconds
 
     def start_proofs(self) -> None:
@@ -90,19 +101,48 @@ class Liveness:
         # What is mounted no more must not be remembered for ever.
         self.success = {mount.path: self.success.get(mount.path, 0.0) for mount in found}
         self._problems = {path: self._problems.get(path, "") for path in self.success}
-        for mount in found:
-            dev = mount.major, mount.minor
-            run = self._canary.start_proofs(mount.path, dev, time.monotonic_ns())
-            if run.problem and run.problem != self._problems[mount.path]:
-                say(
-                    f"no canary on {run.problem}; hooks can only be proven on other mounts",
-                    "notice",
-                )
-            self._problems[mount.path] = run.problem
+        if not self._round:
+            self._canary.named = self._canary.closed = False
+        # Those that answered the last time first: others may keep all threads.
+        for mount in sorted(found, key=lambda m: -self.success[m.path]):
+            if mount.path not in self._round:
+                self._round.add(mount.path)
+                doubtful = not self.success[mount.path] or bool(self._problems[mount.path])
+                dev = mount.major, mount.minor
+                self._canary.start_proofs(mount.path, dev, time.monotonic_ns(), doubtful)
+        if not found:
+            self._end_round()
+
+    def _settle(self, run: Run) -> None:
+        """It is known whether the run could begin."""
+        if run.in_vain:
+            self._in_vain += 1
+        elif run.problem and run.problem != self._problems.get(run.mount):
+            say(f"no canary on {run.problem}; hooks can only be proven on other mounts", "notice")
+        if run.mount in self._problems:
+            self._problems[run.mount] = run.problem
+        if run.mount in self._round:
+            self._round.discard(run.mount)
+            if not self._round:
+                self._end_round()
+
+    def _end_round(self) -> None:
+        if self._in_vain > self._said_in_vain:
+            say(
+                f"no canary on {self._in_vain} mounts: other file systems do not answer, and"
+                " no thread is free",
+                "notice",
+            )
+        self._said_in_vain, self._in_vain = self._in_vain, 0
         nowhere = all(self._problems.values())
         if nowhere and self._nowhere:
             self._expire()
         self._nowhere = nowhere
+        self._canary.open_names = not self._canary.closed
+        self._nameless = 0 if self._canary.named else self._nameless + 1
+        if self._nameless > 1 and self.alive.get("unlink") and not nowhere:
+            self.alive["unlink"] = None
+            say("no canary can have a name: the hook unlink is no longer PROVEN alive", "warning")
 
     def _expire(self) -> None:
         """Nothing can be proven any more, and what was proven is no proof of now."""
@@ -125,8 +165,12 @@ class Liveness:
         self._canary.feed(event)
 
     def judge(self, timeout_seconds: float) -> None:
-        """Look at the canaries that are complete or whose time is up."""
-        for run in self._canary.finished(time.monotonic_ns(), int(timeout_seconds * _NS)):
+        """Look at the canaries that have begun, that are complete, or whose time is up."""
+        now_ns = time.monotonic_ns()
+        self._canary.tend(now_ns)
+        for run in self._canary.settled():
+            self._settle(run)
+        for run in self._canary.finished(now_ns, int(timeout_seconds * _NS)):
             self._judge(run)
 
     def _judge(self, run: Run) -> None:
@@ -139,7 +183,7 @@ class Liveness:
                 "warning",
             )
         for role in self.alive:
-            if role in BY_CANARY:
+            if role in run.proves:
                 why = f"the canary on {run.mount} was not seen by it"
                 self._set(role, role not in missing, why)
 

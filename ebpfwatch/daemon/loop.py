@@ -44,7 +44,7 @@ from ebpfwatch.paths import Paths
 from ebpfwatch.postmortem.last_boot import kernel_boot_id
 from ebpfwatch.sinks import statusfile, summary
 from ebpfwatch.sinks.status import Status, WebState
-from ebpfwatch.system import privileges
+from ebpfwatch.system import log, privileges
 from ebpfwatch.system.lock import Lock
 from ebpfwatch.system.log import say
 from ebpfwatch.system.notify import notify
@@ -55,7 +55,8 @@ __all__ = ["Daemon"]
 
 _TICK_SECONDS = 5.0
 _SCAN_SECONDS = 60.0
-_STOP_SECONDS = 5.0  # below the unit's TimeoutStopSec
+_STOP_SECONDS = 5.0  # with the next below the unit's TimeoutStopSec
+_LOG_SECONDS = 2.0
 
 
 class Daemon:
@@ -125,12 +126,19 @@ class Daemon:
                 say("the disk does not answer: what is not on it is in the journal", "err")
             statusfile.remove(self._paths.run)
             lock.release()
-        say("stopped; the probes are unloaded")
+            say("stopped; the probes are unloaded")
+            log.settle(_LOG_SECONDS)
 
     def _begin(self, lock: Lock) -> None:
         session, settings, recorder = self._session, self._config, self._surroundings.recorder
         page = start.test_page(session)
-        self._liveness = Liveness(session.loaded.hooks, self._paths, self._sources, recorder)
+        self._liveness = Liveness(
+            session.loaded.hooks,
+            self._paths,
+            self._sources,
+            recorder,
+            os.path.realpath(settings.state_directory),
+        )
         self._judging = Judging(
             settings,
             session,
@@ -157,6 +165,7 @@ class Daemon:
         exe = ("sys_ptrace",) if settings.evidence.exe else ()
         touch = functools.partial(start.touch, session, self._judging.configure)
         kept = privileges.drop(touch, exe, dormant=(*session.mending_needs, *self._arming.needs))
+        log.from_a_thread()
         self._actions.start()
         url = "off"
         if self._web is not None:
@@ -236,6 +245,7 @@ class Daemon:
             self._arming.arm(reason)
 
     def _tick(self) -> None:
+        self._delivery.disk.tend()
         self._mending.look()
         self._judging.record_losses()
         counters = self._session.counters()

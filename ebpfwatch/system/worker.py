@@ -13,7 +13,7 @@ from typing import Callable
 
 from ebpfwatch.system.log import defect, say
 
-__all__ = ["Worker", "within"]
+__all__ = ["Worker"]
 
 
 class Worker:
@@ -39,10 +39,23 @@ class Worker:
                 return False
             self._jobs.append(job)
             self._condition.notify_all()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-                self._thread.start()
+            self._ensure()
         return True
+
+    def tend(self) -> None:
+        """Try again to start the thread, where that failed and something waits."""
+        with self._condition:
+            if self._jobs:
+                self._ensure()
+
+    def _ensure(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the limit of tasks; the job waits for the next try
+                return
+            self._thread = thread
 
     def finish(self, seconds: float) -> bool:
         """Wait for what is waiting; False if that takes longer."""
@@ -68,14 +81,3 @@ class Worker:
                 job()
             except Exception as error:
                 say(f"a job of the thread {self._name} failed: {defect(error)}", "err")
-
-
-def within(seconds: float, job: Callable[[], None], name: str) -> threading.Thread | None:
-    """Run the job; None once it is done, or its thread if it takes longer than that.
-
-    Raises ``RuntimeError`` where no thread is to be had.
-    """
-    thread = threading.Thread(target=job, name=name, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return thread if thread.is_alive() else None

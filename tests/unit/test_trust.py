@@ -26,7 +26,7 @@ from ebpfwatch.sinks.store import Store, read_all
 from ebpfwatch.system import durable
 from ebpfwatch.system.lock import Lock
 from ebpfwatch.system.log import defect, say
-from ebpfwatch.system.worker import Worker, within
+from ebpfwatch.system.worker import Worker
 from tests.unit.test_verdicts import judged
 
 JSON = st.recursive(
@@ -204,14 +204,21 @@ def test_a_defect_in_a_job_costs_that_job(capsys: pytest.CaptureFixture[str]) ->
     assert "a job of the thread test failed: IndexError" in capsys.readouterr().err
 
 
-def test_within_returns_who_is_stuck() -> None:
-    """None once done; the thread while it is not."""
-    gate = threading.Event()
-    assert within(5, lambda: None, "quick") is None
-    stuck = within(0.01, functools.partial(wait_for, gate), "stuck")
-    assert stuck is not None
-    gate.set()
-    stuck.join(5)
+def test_a_thread_that_could_not_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The unit's TasksMax was reached: the job waits, nobody dies of it, and it is done later."""
+    done: list[int] = []
+    worker = Worker("test")
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert worker.submit(lambda: done.append(1))
+        worker.tend()
+        assert not worker.finish(0.05)
+    worker.tend()
+    assert worker.finish(5) and done == [1]
 
 
 def test_nothing_in_the_daemon_waits_for_the_kernels_entropy() -> None:
