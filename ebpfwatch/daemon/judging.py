@@ -19,7 +19,7 @@ from ebpfwatch.kernel.session import Session
 from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.system.clock import ahead_ns
 from ebpfwatch.system.log import say
-from ebpfwatch.verdicts.correlator import Knowledge, judge
+from ebpfwatch.verdicts.correlator import Knowledge, judge, later
 from ebpfwatch.verdicts.finding import Finding, Frame, Preceding
 from ebpfwatch.verdicts.folding import Folder
 from ebpfwatch.verdicts.losses import LossHistory
@@ -62,6 +62,7 @@ class Judging:
         self._test_page = test_page
         self._losses = LossHistory()
         self._sequence = 0
+        self._last_id = delivery.store.newest
         self._symbols_at = -float("inf")
         self._call_sites: tuple[int, ...] = ()
         call_site = session.loaded.learned.call_site
@@ -82,6 +83,8 @@ class Judging:
         self._refresh_symbols(event)
         self._sequence += 1
         finding = judge(event, self._knowledge(), self._sequence)
+        self._last_id = later(finding.id, self._last_id)
+        finding = dataclasses.replace(finding, id=self._last_id)
         limited = self.folder.limited
         write, folded = self.folder.admit(finding, time.monotonic())
         self._this_boot.found(finding, write, self.folder.limited > limited)

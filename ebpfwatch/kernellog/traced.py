@@ -59,9 +59,11 @@ class TracedVerdict:
 # "  kworker/1:1-39  [001] d..3  48.645135: bpf_trace_printk: ebpfwatch verdict=3 ..."; in a dump
 # before Linux 5.9 the event's name is an address ("0x00000000: "), and the flags follow the CPU at
 # once ("0d.s3"). Of the flags (Documentation/trace/ftrace.rst) the third says "s" in a softirq, "h"
-# and "H" in an interrupt.
+# and "H" in an interrupt. Only at the beginning of a line: in the middle it may be a mount option
+# or another text of any user's choice.
 _TRACE = re.compile(
-    r"(?P<who>\S+?-\d+|<\.\.\.>-\d+)\s+(?:\[(?P<cpu>\d+)\]\s+|(?P<tight>\d+))"
+    r"^(?:<\d+>)?(?:\[ *\d+\.\d+\](?:\[ *[TC]\d+\])?)? *"
+    r"(?P<who>\S.{0,15}?-\d+|<\.\.\.>-\d+)\s+(?:\[(?P<cpu>\d+)\]\s+|(?P<tight>\d+))"
     r"(?P<flags>[a-zA-Z.][^\s]{2,4})\s[^\n]*?ebpfwatch (?P<body>[^\n]*)"
 )
 _PAIR = re.compile(r"(\w+)=(\w+)")

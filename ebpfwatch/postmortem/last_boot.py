@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,10 +28,22 @@ __all__ = ["BootRecord", "LastBoot", "ended", "kernel_boot_id"]
 
 _LONGEST = 4 << 20  # bytes of one surviving record that are looked at
 
+# What the kernel says when it dies, at the beginning of a line of its log: in the middle of one it
+# may be the name of a task or a mount option. A task of that name that crashes begins a line, too
+# ("NAME[PID]: segfault at ..."), but a name has 15 characters (TASK_COMM_LEN): none of these fits.
 _HEADLINE = re.compile(
-    r"(Kernel panic - not syncing[^\n]*|kernel BUG at [^\n]*|Unable to handle kernel[^\n]*"
-    r"|BUG: unable to handle[^\n]*|Internal error: [^\n]*)"
+    r"^(?:<\d+>)?(?:\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? )?"
+    r"(Kernel panic - not syncing: [^\n]*|kernel BUG at [^\s\[\]]+:\d+![^\n]*"
+    r"|Unable to handle kernel [^\n]*|BUG: unable to handle [^\n]*|Internal error: [^\n]*"
+    r"|BUG: kernel NULL pointer dereference[^\n]*)",
+    re.MULTILINE,
 )
+
+#: Records that hold the kernel's own words (fs/pstore/platform.c, pstore_type_names); pmsg is what
+#: programs wrote to /dev/pmsg0.
+_KERNELS = ("dmesg", "console", "ftrace")
+#: Files of a dump: kdump-tools writes dump.DATE and dmesg.DATE, kexec-tools of others vmcore.
+_DUMPS = ("dump.*", "vmcore*")
 
 
 @dataclasses.dataclass
@@ -108,8 +121,7 @@ def ended(before: BootRecord, paths: Paths, findings: Iterable[str]) -> LastBoot
     sources: list[str] = []
     for file in _survivors(paths, before.started):
         try:
-            with open(file, encoding="utf-8", errors="replace") as survivor:
-                text = survivor.read(_LONGEST)
+            text = read_regular(file, _LONGEST).decode("utf-8", "replace")
         except OSError:
             continue
         sources.append(str(file))
@@ -135,17 +147,35 @@ def ended(before: BootRecord, paths: Paths, findings: Iterable[str]) -> LastBoot
 
 
 def _survivors(paths: Paths, since: float) -> list[Path]:
+    """The kernel's own records, of pstore itself or where systemd-pstore has moved them."""
     found = [p for where in (paths.sys / "fs/pstore", paths.pstore) for p in _since(where, since)]
-    return sorted(p for p in found if p.is_file())[:64]
+    return sorted(p for p in found if p.name.startswith(_KERNELS) and _is_roots(p, p.is_file()))[
+        :64
+    ]
 
 
 def _dumps(paths: Paths, since: float) -> list[Path]:
     """The newest directory of a kernel dump, if there is one.
 
-    Beside them kdump-tools keeps what it loaded (kexec_cmd, written at every boot) and a lock, and
-    apport the crashes of programs: none of them says that the kernel died.
+    The place may be open to all (apport's is): only a directory of root's counts, with a dump in it
+    that is root's and not empty.  Beside them kdump-tools keeps what it loaded (kexec_cmd, written
+    at every boot) and a lock, and apport the crashes of programs: none of them says that the kernel
+    died.
     """
-    return [path for path in _since(paths.crash, since, "*") if path.is_dir()][-1:]
+    found = []
+    for path in _since(paths.crash, since, "*"):
+        with contextlib.suppress(OSError):
+            if _is_roots(path, path.is_dir()):
+                files = [file for pattern in _DUMPS for file in path.glob(pattern)]
+                if any(_is_roots(file, file.lstat().st_size > 0) for file in files):
+                    found.append(path)
+    return found[-1:]
+
+
+def _is_roots(path: Path, right: bool) -> bool:
+    """Whether it is what it should be, and nobody but root could have made it or written it."""
+    status = path.lstat()
+    return right and status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022
 
 
 def _since(directory: Path, since: float, pattern: str = "**/*") -> list[Path]:

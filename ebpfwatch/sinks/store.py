@@ -75,6 +75,11 @@ class Store:
                 Exit.CANTCREAT,
             )
 
+    @property
+    def newest(self) -> str:
+        """The id that sorts last; "" where there is none."""
+        return max(self._names, default="").removesuffix(".json")
+
     def write(self, finding: Finding) -> None:
         """Write one finding durably; raises ``OSError`` (full disk ...) and then leaves nothing
         behind.

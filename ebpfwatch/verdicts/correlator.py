@@ -33,7 +33,7 @@ from ebpfwatch.verdicts.responsible import Clues, responsible
 from ebpfwatch.verdicts.rules import broken_rules, subject
 from ebpfwatch.verdicts.stacks import frame, in_softirq, resolve
 
-__all__ = ["Knowledge", "judge"]
+__all__ = ["Knowledge", "judge", "later"]
 
 _NAME_MAX = 63  #: bytes of a name that the probes keep
 
@@ -100,9 +100,26 @@ def judge(event: VerdictEvent, knowledge: Knowledge, sequence: int) -> Finding:
     )
 
 
+_MOMENT = "%Y%m%dT%H%M%S.%fZ"
+
+
 def _identifier(realtime_us: int, sequence: int) -> str:
     moment = datetime.datetime.fromtimestamp(realtime_us / 1e6, datetime.timezone.utc)
-    return f"{moment:%Y%m%dT%H%M%S.%fZ}-{sequence:04x}"
+    return f"{moment:{_MOMENT}}-{sequence:04x}"
+
+
+def later(id_: str, last: str) -> str:
+    """The id, or where it would not sort after the last one (the clock was set back) one that is a
+    microsecond later than that: what was found last stays last.
+    """
+    if id_ > last:
+        return id_
+    try:
+        moment = datetime.datetime.strptime(last.partition("-")[0], _MOMENT)
+        moment += datetime.timedelta(microseconds=1)
+    except (ValueError, OverflowError):
+        return id_
+    return f"{moment:{_MOMENT}}-{id_.rpartition('-')[2]}"
 
 
 def _severity(verdict: Verdict, confidence: Confidence) -> Severity:

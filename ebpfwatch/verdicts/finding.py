@@ -150,17 +150,18 @@ class Responsible:
 class Finding:
     """One finding: verdict, confidence with its reasons, identity, and who did what.
 
-    ``id`` is unique per machine and sorts by time.  ``ns`` is the kernel's CLOCK_MONOTONIC and
-    ``realtime_us`` the wall clock of the event, in microseconds since the epoch.  ``first`` is who
-    freed (or evicted, destroyed) the object first, ``second`` who did it again.  ``name`` is the
-    last component of the deleted file's path, empty where no unlink was seen, and ``path`` as much
-    of the path as is known.  ``test`` marks the self-test's own.  ``folded`` counts repetitions of
-    the same finding left out by the rate limit.  ``timeline`` are the steps of this object,
-    ``machine`` the machine's last seconds.  ``boot_id`` is the kernel's name for the boot it is of.
-    ``what`` is "inode" or "dentry", ``filesystem`` the type of its filesystem; ``broken`` names the
-    rules of the VFS that it contradicts, and ``related`` is the address of the other object in
-    them.  ``preceded_by`` are the findings that came before and may have to do with it, oldest
-    first.  ``lacks`` says what the report cannot tell, and why.
+    ``id`` is unique per machine and sorts in the order of the findings (see ``later``).  ``ns`` is
+    the kernel's CLOCK_MONOTONIC and ``realtime_us`` the wall clock of the event, in microseconds
+    since the epoch.  ``first`` is who freed (or evicted, destroyed) the object first, ``second``
+    who did it again.  ``name`` is the last component of the deleted file's path, empty where no
+    unlink was seen, and ``path`` as much of the path as is known.  ``test`` marks the self-test's
+    own.  ``folded`` counts repetitions of the same finding left out by the rate limit.
+    ``timeline`` are the steps of this object, ``machine`` the machine's last seconds.  ``boot_id``
+    is the kernel's name for the boot it is of.  ``what`` is "inode" or "dentry", ``filesystem`` the
+    type of its filesystem; ``broken`` names the rules of the VFS that it contradicts, and
+    ``related`` is the address of the other object in them.  ``preceded_by`` are the findings that
+    came before and may have to do with it, oldest first.  ``lacks`` says what the report cannot
+    tell, and why.
     """
 
     id: str

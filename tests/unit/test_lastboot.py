@@ -106,10 +106,80 @@ def test_what_lies_beside_the_dumps_is_none(tmp_path: Path) -> None:
     assert (report.how, len(report.lines)) == ("clean", 1)
 
 
+@pytest.mark.parametrize("kind", ["theirs", "empty", "theirs inside", "open", "empty file"])
+def test_a_dump_that_a_user_made_is_none(tmp_path: Path, kind: str) -> None:
+    """Where the place is open to all: his directory, an empty one, or his file in one of root's."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: to give a directory away")
+    paths = _paths(tmp_path)
+    made = tmp_path / "crash/20260101"
+    made.mkdir()
+    if kind != "empty":
+        (made / "dump.20260101").write_text("" if kind == "empty file" else "KDUMP")
+    if kind.startswith("theirs"):
+        os.chown(made / "dump.20260101" if "inside" in kind else made, 65534, 65534)
+    if kind == "open":
+        made.chmod(0o777)
+    report = ended(dataclasses.replace(BOOT, clean=True), paths, ())
+    assert (report.how, len(report.lines)) == ("clean", 1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "<6>[    9.1] kernel BUG at x[123]: segfault at 0 ip 0 sp 0 error 4 in x",
+        "<6>[    9.1] Internal error:[123]: segfault at 0 ip 0 sp 0 error 4 in x",
+        "<3>[    9.1] tmpfs: Unknown parameter 'Kernel panic - not syncing: x'",
+        "<4>[    9.1] x: renamed from BUG: unable to handle page fault",
+        "<4>[    9.1] [   9.1] Kernel panic - not syncing: x",
+        "<3>[    9.1] tmpfs: Unknown parameter 'x-1 [001] d..3 1.0: ebpfwatch verdict=3 ino=1 obj=f'",
+    ],
+)
+def test_a_name_in_the_log_is_no_panic(tmp_path: Path, line: str) -> None:
+    """Tasks, interfaces and mount options of any user's choice stand in the kernel's log."""
+    paths = _paths(tmp_path)
+    (tmp_path / "sys/fs/pstore/console-ramoops-0").write_text(line + "\n")
+    report = ended(dataclasses.replace(BOOT, clean=True), paths, ())
+    assert (report.how, len(report.lines)) == ("clean", 1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[   56.090000] Kernel panic - not syncing: Fatal exception in interrupt",
+        "<0>[   56.090000][    T1] Kernel panic - not syncing: x",
+        "<1>[   56.090000][   C12] BUG: unable to handle page fault for address: 0",
+        "kernel BUG at mm/slub.c:294!",
+        "<2>[    3.000001] kernel BUG at mm/slub.c:294!",
+        "[    3.000001] BUG: kernel NULL pointer dereference, address: 0000000000000010",
+        "[    3.000001] Unable to handle kernel paging request at virtual address dead000000000108",
+        "[    3.000001] Internal error: Oops: 96000004 [#1] SMP",
+    ],
+)
+def test_the_kernel_s_own_words_are_one(tmp_path: Path, line: str) -> None:
+    """With and without level, time and caller before them."""
+    paths = _paths(tmp_path)
+    (tmp_path / "sys/fs/pstore/dmesg-ramoops-0").write_text(f"Panic#1 Part1\n{line}\n")
+    assert ended(dataclasses.replace(BOOT, clean=True), paths, ()).how == "panic"
+
+
+def test_what_programs_left_in_pstore_is_not_the_kernel_s(tmp_path: Path) -> None:
+    """/dev/pmsg0 may be open to all; and a record must be root's, and a file."""
+    paths = _paths(tmp_path)
+    for name in ("pmsg-ramoops-0", "other"):
+        (tmp_path / "sys/fs/pstore" / name).write_text(CONSOLE_4_19)
+    os.mkfifo(tmp_path / "pstore/dmesg-fifo")
+    (tmp_path / "pstore/dmesg-link").symlink_to(tmp_path / "sys/fs/pstore/other")
+    (tmp_path / "pstore/dmesg-open").write_text(CONSOLE_4_19)
+    (tmp_path / "pstore/dmesg-open").chmod(0o666)
+    assert ended(dataclasses.replace(BOOT, clean=True), paths, ()).how == "clean"
+
+
 def test_what_vanishes_while_we_look_hides_nothing_else(tmp_path: Path) -> None:
     """systemd-pstore moves files at that very moment; a dangling link is as gone as they are."""
     paths = _paths(tmp_path)
     (tmp_path / "crash/20260101").mkdir()
+    (tmp_path / "crash/20260101/dump.20260101").write_text("KDUMP")
     (tmp_path / "crash/gone").symlink_to("nowhere")
     (tmp_path / "pstore/gone").symlink_to("nowhere")
     report = ended(BOOT, paths, ())

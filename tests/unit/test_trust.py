@@ -27,6 +27,7 @@ from ebpfwatch.system import durable
 from ebpfwatch.system.lock import Lock
 from ebpfwatch.system.log import defect, say
 from ebpfwatch.system.worker import Worker
+from ebpfwatch.verdicts.correlator import later
 from tests.unit.test_verdicts import judged
 
 JSON = st.recursive(
@@ -61,6 +62,23 @@ def test_after_a_clock_step_backwards_the_new_finding_stays(tmp_path: Path) -> N
         "20260101T000001Z-0001.json",
         "20360101T000002Z-0001.json",
     ]
+
+
+def test_the_newest_finding_sorts_last_whatever_the_clock_says(tmp_path: Path) -> None:
+    """After the clock was ahead, and after a restart then: ids go on from the last one."""
+    store = Store(tmp_path, 3)
+    for number in range(3):
+        store.write(dataclasses.replace(judged(), id=f"20360101T00000{number}.000000Z-0001"))
+    last = Store(tmp_path, 3).newest
+    assert last == "20360101T000002.000000Z-0001"
+    for number in range(2, 5):
+        last = later(f"20260101T000000.000000Z-{number:04x}", last)
+        store.write(dataclasses.replace(judged(), id=last))
+    bodies = list(read_all(tmp_path))
+    assert [body["id"][-4:] for body in bodies] == ["0004", "0003", "0002"]
+    assert later("20400101T000000.000000Z-0009", last) == "20400101T000000.000000Z-0009"
+    assert later("20260101T000000.000000Z-0009", "") == "20260101T000000.000000Z-0009"
+    assert later("2026-0009", "99999999T999999-1") == "2026-0009"
 
 
 def test_a_directory_that_others_can_write_is_refused(tmp_path: Path) -> None:
