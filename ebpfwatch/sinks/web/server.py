@@ -160,7 +160,7 @@ class Server:
         try:
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._listener.bind(address)
-            self._listener.listen(128)
+            self._listener.listen(512)
             self._listener.setblocking(False)
         except BaseException:
             self._listener.close()
@@ -229,7 +229,10 @@ class Server:
             except OSError:
                 # No descriptor or no memory to be had (accept(2)): the connection stays in the
                 # queue, so the listener would call again at once.
-                self._make_room()
+                if self._visits:
+                    for _ in range(1 + len(self._visits) // 4):
+                        self._make_room()
+                    continue
                 self._deaf_until = time.monotonic() + _PAUSE_SECONDS
                 self._selector.unregister(self._listener)
                 return
