@@ -24,7 +24,8 @@ MINUTES := 60
 RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev procps python3-venv python3-systemd python3-yaml \
                  python3-prometheus-client
 TEST_PACKAGES := $(RUN_PACKAGES) help2man gcc libc6-dev e2fsprogs mount util-linux bpftool prometheus \
-                 prometheus-alertmanager curl systemd python3-bcrypt strace python3-capstone
+                 prometheus-alertmanager curl systemd python3-bcrypt strace python3-capstone \
+                 python3-seccomp
 
 # Where the linters and the unit tests run: with the daemon's own packages where those are installed,
 # else in a plain venv that pip fills.

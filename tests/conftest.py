@@ -48,6 +48,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "git": (_git_clone, "needs git and a clone, not an unpacked archive: apt-get install git"),
     "bcc": (_module("bcc"), "no BCC: apt-get install python3-bpfcc"),
     "bcrypt": (_module("bcrypt"), "no bcrypt: apt-get install python3-bcrypt"),
+    "seccomp": (_module("seccomp"), "no libseccomp binding: apt-get install python3-seccomp"),
     "capstone": (_module("capstone"), "no Capstone: apt-get install python3-capstone"),
     "systemd": (_program("systemd-analyze"), "no systemd-analyze: apt-get install systemd"),
     "cc": (_program("cc", "gcc"), "no C compiler: apt-get install gcc libc6-dev"),

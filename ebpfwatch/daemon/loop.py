@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import selectors
 import signal
 import time
@@ -44,7 +45,7 @@ from ebpfwatch.paths import Paths
 from ebpfwatch.postmortem.last_boot import kernel_boot_id
 from ebpfwatch.sinks import statusfile, summary
 from ebpfwatch.sinks.status import Status, WebState
-from ebpfwatch.system import log, privileges
+from ebpfwatch.system import log, privileges, seccomp
 from ebpfwatch.system.lock import Lock
 from ebpfwatch.system.log import say
 from ebpfwatch.system.notify import notify
@@ -165,6 +166,7 @@ class Daemon:
         exe = ("sys_ptrace",) if settings.evidence.exe else ()
         touch = functools.partial(start.touch, session, self._judging.configure)
         kept = privileges.drop(touch, exe, dormant=(*session.mending_needs, *self._arming.needs))
+        unconfined = seccomp.confine(bool(settings.actions.command))
         log.from_a_thread()
         self._actions.start()
         url = "off"
@@ -180,6 +182,8 @@ class Daemon:
         self._this_boot.last_boot_ended(self._boot.last)
         self._armed = self._boot.armed
         start.introduce(session, settings, self._delivery, kept, url)
+        if unconfined:
+            say(f"system calls are not filtered: {unconfined}", "notice")
         say(f"ready after {time.monotonic() - self._began:.1f} s; following the kernel")
         self._liveness.start_proofs()
         start.tidy()

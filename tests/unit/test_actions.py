@@ -23,8 +23,6 @@ from ebpfwatch.paths import Paths
 from ebpfwatch.verdicts.finding import Confidence, Finding, Severity
 from tests.unit.test_verdicts import judged
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to give a directory away")
-
 
 def program(tmp_path: Path, body: str) -> str:
     """A shell script that only we can change."""
@@ -89,7 +87,7 @@ def test_what_has_left_the_session_ends_with_the_command(tmp_path: Path) -> None
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-@needs_root
+@pytest.mark.needs("root")
 def test_a_command_in_a_user_s_directory_is_refused(tmp_path: Path) -> None:
     """The file is root's, and he could move it away with its directory and put his own there."""
     theirs = tmp_path / "theirs"
@@ -107,7 +105,7 @@ def test_a_command_in_a_user_s_directory_is_refused(tmp_path: Path) -> None:
             Command(str(link), 1)
 
 
-@needs_root
+@pytest.mark.needs("root")
 def test_the_way_to_the_command_is_looked_at_each_time(tmp_path: Path) -> None:
     """What was root's at the start is not run once it is another's."""
     (tmp_path / "bin").mkdir()
