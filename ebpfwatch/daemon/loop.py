@@ -9,7 +9,6 @@ actions, and a canary on a file system that does not answer.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import selectors
 import signal
@@ -45,7 +44,7 @@ from ebpfwatch.paths import Paths
 from ebpfwatch.postmortem.last_boot import kernel_boot_id
 from ebpfwatch.sinks import statusfile, summary
 from ebpfwatch.sinks.status import Status, WebState
-from ebpfwatch.system import log, privileges, seccomp
+from ebpfwatch.system import log
 from ebpfwatch.system.lock import Lock
 from ebpfwatch.system.log import say
 from ebpfwatch.system.notify import notify
@@ -133,13 +132,8 @@ class Daemon:
     def _begin(self, lock: Lock) -> None:
         session, settings, recorder = self._session, self._config, self._surroundings.recorder
         page = start.test_page(session)
-        self._liveness = Liveness(
-            session.loaded.hooks,
-            self._paths,
-            self._sources,
-            recorder,
-            os.path.realpath(settings.state_directory),
-        )
+        home = os.path.realpath(settings.state_directory)
+        self._liveness = Liveness(session.loaded.hooks, self._paths, self._sources, recorder, home)
         self._judging = Judging(
             settings,
             session,
@@ -163,11 +157,8 @@ class Daemon:
             directory, self._paths, self._symbols, self._started, page, self._armed
         )
         self._judging.configure()
-        exe = ("sys_ptrace",) if settings.evidence.exe else ()
-        touch = functools.partial(start.touch, session, self._judging.configure)
-        kept = privileges.drop(touch, exe, dormant=(*session.mending_needs, *self._arming.needs))
-        unconfined = seccomp.confine(bool(settings.actions.command))
-        log.from_a_thread()
+        needs = (*session.mending_needs, *self._arming.needs)
+        kept = start.give_up(session, settings, self._judging.configure, needs)
         self._actions.start()
         url = "off"
         if self._web is not None:
@@ -182,8 +173,6 @@ class Daemon:
         self._this_boot.last_boot_ended(self._boot.last)
         self._armed = self._boot.armed
         start.introduce(session, settings, self._delivery, kept, url)
-        if unconfined:
-            say(f"system calls are not filtered: {unconfined}", "notice")
         say(f"ready after {time.monotonic() - self._began:.1f} s; following the kernel")
         self._liveness.start_proofs()
         start.tidy()

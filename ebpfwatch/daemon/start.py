@@ -17,14 +17,14 @@ from ebpfwatch.kernel.playback import PAGE_BYTES, Playback
 from ebpfwatch.kernel.protocol import LoadRequest
 from ebpfwatch.kernel.session import Session
 from ebpfwatch.paths import Paths
-from ebpfwatch.system import privileges
+from ebpfwatch.system import log, privileges, seccomp
 from ebpfwatch.system.imports import absent, without
 from ebpfwatch.system.log import say
 
 if TYPE_CHECKING:
     from ebpfwatch.sinks.web import Web
 
-__all__ = ["bind", "facts", "introduce", "load_request", "test_page", "tidy", "touch"]
+__all__ = ["bind", "facts", "give_up", "introduce", "load_request", "test_page", "tidy"]
 
 
 def bind(settings: config.Config) -> Web | None:
@@ -68,12 +68,30 @@ def test_page(session: Session) -> range:
     return range(bed.object, bed.object + PAGE_BYTES)
 
 
-def touch(session: Session, configure: Callable[[], None]) -> None:
-    """Do once whatever later needs the kernel's permission."""
-    session.counters()
-    session.misses()
-    session.scan()
-    configure()
+def give_up(
+    session: Session,
+    settings: config.Config,
+    configure: Callable[[], None],
+    dormant: tuple[str, ...],
+) -> tuple[str, ...]:
+    """Give up what is not needed from here on, before the first thread starts; the capabilities
+    that were kept.
+    """
+
+    def touch() -> None:
+        """Do once whatever later needs the kernel's permission."""
+        session.counters()
+        session.misses()
+        session.scan()
+        configure()
+
+    exe = ("sys_ptrace",) if settings.evidence.exe else ()
+    kept = privileges.drop(touch, exe, dormant=dormant)
+    why_not = seccomp.confine(bool(settings.actions.command))
+    if why_not:
+        say(f"system calls are not filtered: {why_not}", "notice")
+    log.from_a_thread()
+    return kept
 
 
 def facts(session: Session, settings: config.Config, url: str, journal: bool) -> dict[str, Any]:
