@@ -307,6 +307,8 @@ static __always_inline void read_filesystem(struct verdict_record *record, u64 s
 static __always_inline const struct life *former_life(u64 object)
 {
 	struct bucket *bucket = bucket_of(object);
+	u32 last = NO_WAY;
+	u64 ns = 0;
 
 	if (!bucket)
 		return NULL;
@@ -314,10 +316,12 @@ static __always_inline const struct life *former_life(u64 object)
 	for (u32 way = 0; way < WAYS; way++) {
 		const struct life *life = &bucket->life[way];
 
-		if (life->evicted.ns && life->seal == seal_of(object, life))
-			return life;
+		if (life->evicted.ns > ns && life->seal == seal_of(object, life)) {
+			ns = life->evicted.ns;
+			last = way;
+		}
 	}
-	return NULL;
+	return last == NO_WAY ? NULL : life_in(bucket, last);
 }
 
 /* `life` may be NULL; it and `key` must still be the entry as it was before this step. */

@@ -107,6 +107,7 @@ class Expected:
     life: Entry | None = None
     crime: bool = False
     lost: frozenset[str] = frozenset()
+    former: tuple[Entry, ...] = ()
 
 
 class Arena:
@@ -192,6 +193,7 @@ class Model:
         self.arena = arena
         self.counters = collections.Counter(dict.fromkeys(COUNTERS, 0))
         self.ways: list[Entry | None] = [None] * WAYS
+        self.left: list[Entry | None] = [None] * WAYS  # by lives whose address was allocated again
         self.note: int | None = None  # which inode
         self.spent = False  # the life that the note is of was evicted
         self.unlinking: int | None = None
@@ -220,6 +222,8 @@ class Model:
         arena.run("unlink_enter", 0)
         arena.run("unlink_exit", 0)
         arena.records()
+        table = arena.session.maps["table"]
+        map_update(table, 0, bytes(ctypes.sizeof(LAYOUTS["bucket"])))
         model = cls(arena)
         model.counters.update(arena.session.counters())
         model.counters.pop("grace_ns")
@@ -250,7 +254,7 @@ class Model:
         if old is not None:
             dying = old.state is not State.FREED
             self.counters["forgotten_dying" if dying else "forgotten_dead"] += 1
-        self.ways[way] = entry
+        self.ways[way], self.left[way] = entry, None
 
     # -- records
 
@@ -272,10 +276,17 @@ class Model:
         ours = not self.spent if life is None else life.flags & LifeFlag.UNLINKED
         if self.note == index and ours:
             flags |= Flag.NOTE_VALID
+        former: tuple[Entry, ...] = ()
+        if life is None and verdict is Verdict.FREE_WHILE_ALIVE:
+            left = [entry for entry in self.left if entry is not None and entry.index == index]
+            former = tuple(entry for entry in left if LifeFlag.NO_EVICT not in entry.flags)
+        if former:
+            flags |= Flag.LIFE_VALID | Flag.LIFE_FORMER
         before = dataclasses.replace(life) if life is not None else None
         lost = frozenset(role for role, inodes in self.lost.items() if index in inodes)
         size = ctypes.sizeof(VerdictRecord)
-        self._submit(Expected(size, verdict, index, flags, before, self.guilty[index], lost))
+        crime = self.guilty[index]
+        self._submit(Expected(size, verdict, index, flags, before, crime, lost, former))
 
     def _witness(self, index: int) -> Flag:
         inode = self.arena.inodes[index]
@@ -361,7 +372,7 @@ class Model:
         if way is not None:
             entry = self.ways[way]
             assert entry is not None
-            self.ways[way] = None
+            self.ways[way], self.left[way] = None, entry
             self.counters["alloc"] += 1
             self.counters["free_missed"] += entry.state is not State.FREED
         if self.canary:
@@ -490,7 +501,10 @@ class Model:
         assert event.object == self.arena.object(wanted.index)
         assert event.flags == wanted.flags, (event.flags, wanted.flags)
         life = wanted.life
-        assert (event.life is None) == (life is None)
+        assert (event.life is None) == (life is None and not wanted.former)
+        if event.life is not None and wanted.former:
+            former = [(entry.ino, entry.generation) for entry in wanted.former]
+            assert (event.life.ino, event.life.generation) in former
         if life is not None and event.life is not None:
             seen = event.life
             assert (seen.state, seen.flags, seen.ino, seen.generation, seen.nlink, seen.frees) == (
