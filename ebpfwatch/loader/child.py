@@ -43,6 +43,7 @@ from ebpfwatch.loader.running import capabilities_missing, find_symbols, lockdow
 from ebpfwatch.loader.ticks import Ticks
 from ebpfwatch.loader.verify import STAND_INS, Examiner, step_down
 from ebpfwatch.paths import Paths
+from ebpfwatch.system.files import open_regular, resolved
 
 __all__ = ["main"]
 
@@ -158,11 +159,15 @@ class _Loading:
 
     def _open_btf(self, file: str) -> tuple[Btf | None, str]:
         try:
+            if file:
+                # libbpf will read it as root: in nobody else's hands, and no FIFO.
+                file = resolved(file)
+                os.close(open_regular(file))
             return Btf(file=file), ""
-        except BtfError as error:
+        except (BtfError, OSError) as error:
             if file:
                 raise EbpfwatchError(
-                    f"hooks.btf: {error}",
+                    f"hooks.btf: {getattr(error, 'strerror', None) or error}",
                     "it must be BTF of this very kernel, raw or in an ELF file",
                     Exit.CONFIG,
                 ) from None

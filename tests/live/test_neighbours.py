@@ -29,7 +29,7 @@ import pytest
 
 from ebpfwatch.system.lock import running_daemon
 from tests.live import attacks
-from tests.live.books import DaemonMaps, balance
+from tests.live.balance import DaemonMaps, balance
 from tests.live.conftest import ROOT, DaemonProcess, command, write_config
 from tests.live.harness import loop_ext4, watching
 
