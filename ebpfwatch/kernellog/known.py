@@ -31,8 +31,8 @@ class KnownMessage:
 
     ``kind`` is the metric label; several rows may share it.  ``says`` is its meaning in one
     sentence, ``source`` the kernel code that prints it.  ``opens``: a report with registers or a
-    stack follows.  ``begins``: what each such message begins with, or, with a blank in front, has
-    in it; asked first, because most lines of a log are none of these.
+    stack follows.  ``begins``: what each such message begins with; asked first, because most
+    lines of a log are none of these.
     """
 
     kind: str
@@ -221,7 +221,7 @@ KNOWN = (
         _R,
         "the kernel could not get memory at once",
         "mm/page_alloc.c: warn_alloc()",
-        (" page allocation failure: ",),
+        (),
     ),
     KnownMessage(
         "oom",
@@ -229,7 +229,7 @@ KNOWN = (
         _R,
         "memory ran out and a process was killed",
         "mm/oom_kill.c",
-        (" invoked oom-killer: ", "Memory cgroup out", "Out of memory"),
+        ("Memory cgroup out", "Out of memory"),
     ),
     KnownMessage(
         "soft_lockup",
@@ -329,8 +329,7 @@ KINDS = tuple(dict.fromkeys(known.kind for known in KNOWN))
 
 # One regular expression for all rows: a log of 100 MB has a million lines.
 _ALL = re.compile("|".join(f"(?P<d{i}>{d.pattern})" for i, d in enumerate(KNOWN)))
-_BEGINS = tuple({word for known in KNOWN for word in known.begins if not word.startswith(" ")})
-_INSIDE = tuple({word for known in KNOWN for word in known.begins if word.startswith(" ")})
+_BEGINS = tuple({word for known in KNOWN for word in known.begins})
 # A task's name in front: "NAME[123]: segfault at", "NAME (123): drop_caches",
 # "NAME/123: potentially unexpected fatal signal" (arch/*/mm/fault.c, kernel/signal.c). A network
 # device's: "NAME: renamed from" (net/core/dev.c: dev_change_name()).
@@ -342,8 +341,10 @@ _CHOSEN_BY_USERS = re.compile(
 
 def recognise(message: str) -> KnownMessage | None:
     """The row for a kernel message without its timestamp; None for everything ordinary."""
-    if not message.startswith(_BEGINS) and not any(word in message for word in _INSIDE):
-        return None
+    if not message.startswith(_BEGINS):
+        # Only these begin with a task's name; written out, because it is asked of each line.
+        if " page allocation failure: " not in message and " invoked oom-killer: " not in message:
+            return None
     found = _ALL.match(message)
     if found is None or found.lastgroup is None or _CHOSEN_BY_USERS.match(message):
         return None

@@ -65,7 +65,8 @@ def headline(triage: Triage) -> str:
         return f"THIS BUG: an inode object of ext4 was freed a second time{who}"
     if verdict == "suspected":
         if triage.hardware_first:
-            return f"SUSPECTED, hardware first: the machine's hardware complained, too{who}"
+            why = "a bit flipped" if triage.flipped else "the machine's hardware complained, too"
+            return f"SUSPECTED, hardware first: {why}{who}"
         thing = _thing(triage, Weight.SUSPECTED) or "an inode or dentry"
         return (
             f"SUSPECTED: the life of {thing} is damaged; no second free of an ext4 inode is"
@@ -110,8 +111,8 @@ def _what(triage: Triage) -> str:
     heaviest = triage.heaviest(triage.weight) if triage.weight is not None else None
     if triage.hardware_first and verdict == "suspected":
         return (
-            "The log has a crash that looks like damage to inodes, and complaints of the hardware,"
-            " which can cause the same"
+            "The log has a crash that looks like damage to inodes, and signs of bad hardware, which"
+            " can cause the same"
         )
     if verdict == "this_bug":
         return "The kernel freed the memory of an ext4 file's inode that was free already"
@@ -259,7 +260,9 @@ def _other_stacks(group: Group) -> list[str]:
 def reasons(triage: Triage) -> list[str]:
     """The argument, step by step, from what the log shows."""
     said: list[str] = []
-    if triage.hardware_first:
+    if triage.hardware_first and triage.flipped:
+        said.append(triage.flipped)
+    elif triage.hardware_first:
         said.append(
             "the hardware complained in this log, or by the taint M: a bit that flips in a pointer"
             " leaves the same picture, so no report here proves a second free"

@@ -233,6 +233,8 @@ class _Plain:
         self._widest = 0
         self._by_words = False
         self._learned: list[re.Pattern[str]] = []
+        self._heads: set[str] = set()
+        self._lengths: list[int] = []
         self._ahead: collections.deque[str] = collections.deque()
 
     def records(self, lines: Iterator[str]) -> Iterator[Record]:
@@ -250,7 +252,7 @@ class _Plain:
                 continue
             if before is not None and before.text:
                 yield from self._kernels(before)
-            if line.kernel and line.text and not recognise(line.text):
+            if line.kernel and _maybe_inside(line.text) and not recognise(line.text):
                 line = self._behind(line, physical, lines)
             before = line
         if before is not None and before.text:
@@ -265,12 +267,42 @@ class _Plain:
     # -- what stands before the message
 
     def _split(self, physical: str) -> _Line:
-        fast = _FAST.match(physical)
-        if fast and not self._learned and physical.isprintable():
-            text = physical[fast.end() :]
-            if "kernel: " not in text[:80] and "\\x0a" not in text:
-                return _Line(text.strip(), float(fast[1]), True, len(physical), True)
-        return self._slowly(physical)
+        if self._learned or not physical.isprintable() or "\\x0a" in physical:
+            return self._slowly(physical)
+        width = len(physical)
+        if physical[:1] == "[":
+            fast = _FAST.match(physical)
+            if fast:
+                text = physical[fast.end() :]
+                if "kernel: " not in text[:80]:
+                    return _Line(text.strip(), float(fast[1]), True, width, True)
+        # Lines of one second have one date, host and program before the message.
+        for length in self._lengths:
+            if physical[:length] in self._heads:
+                fast = _FAST.match(physical, length)
+                if fast:
+                    return _Line(physical[fast.end() :].strip(), float(fast[1]), True, width, True)
+                if physical[length : length + 1] not in _MAYBE_PREFIX:
+                    return _Line(physical[length:].strip(), None, True, width, True)
+        line = self._slowly(physical)
+        if line.kernel and line.stamped:
+            self._remember(physical, line)
+        return line
+
+    def _remember(self, physical: str, line: _Line) -> None:
+        """The head of this line, if what follows it is a message, or a time and a message."""
+        place = physical.rfind("[", 0, len(physical) - len(line.text))
+        fast = _FAST.match(physical, place) if place > 0 and line.seconds is not None else None
+        if fast is None and line.seconds is not None:
+            return
+        length = place if fast else len(physical.rstrip()) - len(line.text)
+        if fast and physical[fast.end() :].strip() != line.text or length < 8:
+            return
+        if len(self._heads) >= 1000:
+            self._heads.clear()
+        self._heads.add(physical[:length])
+        if length not in self._lengths:
+            self._lengths = [length, *self._lengths[:3]]
 
     def _slowly(self, physical: str) -> _Line:
         clean = physical
@@ -398,8 +430,24 @@ _INSIDE = (
     *("Call Trace:", "[ cut here ]", "Internal error: ", "Modules linked in: ", "general protect"),
     *("Kernel panic - not", "Object already free", "list_del corruption", "list_add corruption"),
 )
+_MAYBE_PREFIX = tuple("[<(0123456789 ") + ("",)
 #: Another program's name before the message, or a kernel that calls itself so.
 _ANOTHER = re.compile(r"(?:^|\s)(?P<kernel>kernel)?[\w./@-]*(?:\[\d+\])?:\s*$")
+
+
+def _maybe_inside(text: str) -> bool:
+    """Whether it is worth looking; a chain of ``in`` is several times faster than a pattern."""
+    return (
+        "BUG" in text
+        or "ernel" in text
+        or "race:" in text
+        or "WARNING" in text
+        or "nternal error" in text
+        or "odules linked" in text
+        or "corruption" in text
+        or "general prot" in text
+        or "already free" in text
+    )
 
 
 def _known_inside(text: str) -> int:

@@ -9,7 +9,14 @@ import re
 from ebpfwatch.kernellog.report import Report
 from ebpfwatch.triage import instructions
 
-__all__ = ["before_fault", "describe", "object_and_page", "poison", "slab_cache_offset"]
+__all__ = [
+    "before_fault",
+    "describe",
+    "object_and_page",
+    "one_bit_off",
+    "poison",
+    "slab_cache_offset",
+]
 
 #: include/linux/poison.h; LIST_POISON2 was 0x200 in older kernels.
 _POISONS = {
@@ -34,6 +41,25 @@ def poison(address: int | None) -> str:
     behind = [value for value in _POISONS if value <= address < value + 4096]
     before = [value for value in _POISONS if value - 256 <= address < value]
     return _POISONS[max(behind)] if behind else _POISONS[min(before)] if before else ""
+
+
+def one_bit_off(report: Report) -> str:
+    """Whether the fault address is that of a pointer in a register with one high bit turned over;
+    a sentence, or "".
+
+    Only bits from 36 on: objects that lie 64 GiB apart and agree in all bits between are none.
+    """
+    address = report.fault_address or 0
+    for name, content in report.registers.items():
+        difference = address ^ content
+        if content >> 47 in (0, (1 << 17) - 1) and content >> 36 and difference >> 36:
+            if bin(difference >> 36).count("1") == 1 and not difference >> 12 & 0xFFFFFF:
+                bit = (difference >> 36).bit_length() + 35
+                return (
+                    f"the fault address {address:#x} is {name} = {content:#x} but for bit {bit}"
+                    " (and the place in the page): memory that flips bits does that"
+                )
+    return ""
 
 
 def describe(report: Report) -> list[str]:

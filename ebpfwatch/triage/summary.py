@@ -17,7 +17,7 @@ from ebpfwatch.kernellog.report import Module, Record, Report
 from ebpfwatch.kernellog.traced import TracedVerdict, traced
 from ebpfwatch.triage.assess import ASIDE, Assessment, Weight, assess
 from ebpfwatch.triage.records import Counts, records
-from ebpfwatch.triage.registers import poison
+from ebpfwatch.triage.registers import one_bit_off, poison
 
 __all__ = ["VERDICTS", "Group", "Repeated", "Single", "Triage", "read"]
 
@@ -135,6 +135,8 @@ class Triage:
     #: what was there before the first report, by its own number and taint, and is not in the log
     missing: list[str] = dataclasses.field(default_factory=list)
     free_pages: int | None = None
+    #: a fault address that is a pointer with one bit turned over, in a sentence
+    flipped: str = ""
     #: a report whose address is one that only freed memory holds
     poisoned: bool = False
     traced: list[TracedVerdict] = dataclasses.field(default_factory=list)
@@ -165,8 +167,8 @@ class Triage:
 
     @property
     def hardware_first(self) -> bool:
-        """The hardware complained, and a report could be its doing."""
-        complained = "hardware" in self.singles or "M" in self.taint
+        """The hardware complained, or a bit flipped, and a report could be its doing."""
+        complained = "hardware" in self.singles or "M" in self.taint or bool(self.flipped)
         return complained and (self.evidence or Weight.OTHER) >= Weight.UNDECIDED
 
     @property
@@ -240,8 +242,11 @@ class _Boots:
         self._reader.add(record)
 
     def _begins(self, record: Record) -> bool:
-        reader = self._reader
-        before = reader.result
+        before = self._reader.result
+        seconds, last = record.seconds, before.last
+        if seconds is not None and last is not None and seconds >= last and not record.boot:
+            if record.text[:1] not in "-LB":
+                return False  # by far the most lines
         if not before.records or len(self._done) >= _MOST_BOOTS:
             return False
         if record.boot and self._boot and record.boot != self._boot:
@@ -344,6 +349,7 @@ class _Boot:
         if not result.groups:
             self._look_back(report)
         result.at_work |= report.modules_at_work
+        result.flipped = result.flipped or one_bit_off(report)
         result.poisoned = result.poisoned or poison(report.fault_address) != ""
         key = (report.kind, report.where, str(report.at), report.cache, tuple(report.symbols[:6]))
         group = self._groups.get(key)
@@ -392,13 +398,16 @@ class _Repetitions:
     """
 
     _NUMBERS = re.compile(r"(?:0x)?[0-9a-f]*[0-9][0-9a-f]*")
+    _DIGITS = re.compile(r"\d+")
 
     def __init__(self) -> None:
         self._counts: dict[str, Repeated] = {}
 
     def add(self, record: Record) -> None:
         """One more line that is not known; lines that differ in numbers only are one."""
-        key = self._NUMBERS.sub("#", record.text[:160])
+        text = record.text[:160]
+        hexadecimal = "ffff" in text or "0x" in text
+        key = self._NUMBERS.sub("#", text) if hexadecimal else self._DIGITS.sub("#", text)
         found = self._counts.get(key)
         if found is not None:
             found.count += 1
