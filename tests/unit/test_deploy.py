@@ -257,6 +257,7 @@ def test_make_help_tells_every_target() -> None:
 #: What of deploy/ is run or read as it is shipped, and by whom.
 EXERCISED = {
     "build-deb.sh": "tests/deb/conftest.py",
+    "build_triage.py": "tests/unit/test_triage.py",
     "debian/*": "tests/deb/test_package.py",
     "ebpfwatch-generator": "tests/unit/test_deploy.py",
     "ebpfwatch.catalog": "tests/deb/test_package.py",
