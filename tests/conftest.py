@@ -63,6 +63,12 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
 _left_out: list[str] = []
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_terminal() -> None:
+    """What is printed must not depend on the shell's COLUMNS, which pytest-xdist sets, too."""
+    os.environ.pop("COLUMNS", None)
+
+
 @pytest.hookimpl(trylast=True)  # after those of the folders, which mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, with the reason, what this machine cannot run."""

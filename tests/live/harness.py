@@ -206,7 +206,8 @@ def start_daemon(directory: Path, wrapper: Sequence[str] = (), **changes: str) -
             stdout=stdout,
             stderr=stderr,
         )
-    daemon = DaemonProcess(process, run_directory, directory / "state", config, log, out, "")
+    state = Path(changes.get("state_directory", directory / "state"))
+    daemon = DaemonProcess(process, run_directory, state, config, log, out, "")
     deadline = time.monotonic() + PATIENCE
     while "ready after" not in log.read_text():
         if process.poll() is not None or time.monotonic() > deadline:
