@@ -14,6 +14,7 @@ import time
 
 from ebpfwatch.catalogue.roles import BY_CANARY, Hook
 from ebpfwatch.events.wire import StepEvent, device
+from ebpfwatch.system.grace import force_grace_period, on_one_cpu
 from ebpfwatch.system.log import defect
 from ebpfwatch.system.random_bytes import random_bytes
 
@@ -182,15 +183,19 @@ class Canary:
                 self._queue.remove(run)
                 self._flying[run.mount] = run.doubtful
             outcome: Life | OSError
-            try:
-                outcome = _live(run.mount, run.dev, self._home, self.open_names)
-            except OSError as error:
-                outcome = error
-            except Exception as error:
-                outcome = OSError(0, defect(error))
-            with self._lock:
-                self._flying.pop(run.mount, None)
-                self._landed.append((run, outcome))
+            with on_one_cpu():
+                try:
+                    outcome = _live(run.mount, run.dev, self._home, self.open_names)
+                except OSError as error:
+                    outcome = error
+                except Exception as error:
+                    outcome = OSError(0, defect(error))
+                with self._lock:
+                    self._flying.pop(run.mount, None)
+                    self._landed.append((run, outcome))
+                if isinstance(outcome, Life):
+                    # Lazy RCU frees it after the time in which its free must be seen.
+                    force_grace_period()
 
     def tend(self, now_ns: int) -> None:
         """Collect what the threads did, and give up on those that do not come back."""

@@ -20,6 +20,7 @@ from ebpfwatch.host.sources import Sources
 from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.paths import Paths
 from ebpfwatch.sinks.status import Status
+from ebpfwatch.system.grace import force_grace_period, on_one_cpu
 from ebpfwatch.verdicts.recorder import Recorder
 from tests.unit.test_sinks import STATUS
 from tests.unit.test_verdicts import RM
@@ -285,3 +286,35 @@ def test_what_has_happened_is_in_the_next_snapshot() -> None:
     assert snapshots.status().ready
     snapshots.outdate()
     assert not snapshots.status().ready
+
+
+def test_a_grace_period_is_asked_for_on_the_canarys_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lazy RCU would free the file after the time in which its free must be seen; and nobody waits
+    for the grace period: the file is told before.
+    """
+    asked: list[tuple[set[int], bool]] = []
+    canary = Canary(frozenset({"evict"}), False)
+
+    def force() -> bool:
+        asked.append((os.sched_getaffinity(0), bool(canary._landed)))
+        return True
+
+    monkeypatch.setattr(canary_module, "force_grace_period", force)
+    canary.start_proofs(str(tmp_path), device(tmp_path), time.monotonic_ns())
+    deadline = time.monotonic() + 10
+    while not asked:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    ((cpus, told),) = asked
+    assert len(cpus) == 1 and told
+
+
+def test_the_kernel_grants_a_grace_period() -> None:
+    """By membarrier(), unless it is one that has nohz_full=."""
+    with on_one_cpu():
+        assert len(os.sched_getaffinity(0)) == 1
+        began = time.monotonic()
+        assert force_grace_period() or time.monotonic() - began < 1
+    assert len(os.sched_getaffinity(0)) > 1 or os.cpu_count() == 1
