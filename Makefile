@@ -44,7 +44,8 @@ FAULTS := $(addprefix tests/live/test_,faults.py hostile.py journald.py refusals
 
 DEPLOY_PACKAGES := ansible-core systemd-journal-remote iproute2 chromium chromium-driver python3-selenium \
                    apache2-utils openssl
-DEPLOY_MODULES  := axe-core@4 @grafana/schema@13 typescript@5
+DEPLOY_MODULES  := axe-core@4 @grafana/ui@13 @grafana/data@13 @grafana/schema@13 react@18 react-dom@18 rxjs@7 esbuild@0.28 \
+                   typescript@5
 
 BENCH_PACKAGES := bpftrace bpfcc-tools gcc libc6-dev e2fsprogs mount tar
 
@@ -123,6 +124,12 @@ test-deploy: install-deploy  ## as root: real Prometheus, Alertmanager and Chrom
 
 screenshots: install-deploy  ## rewrite docs/page-*.png
 	EBPFWATCH_SCREENSHOTS=1 $(RUN) -m pytest -q tests/deploy/test_page.py -k shown
+
+dashboard: install-run  ## rewrite deploy/grafana/ebpfwatch.json from dashboard.py
+	PYTHONPATH=. $(RUN) deploy/grafana/dashboard.py
+
+dashboard-pictures: install-deploy  ## as root: draw the dashboard; rewrite docs/dashboard-*.png and the table
+	EBPFWATCH_SCREENSHOTS=1 $(RUN) -m pytest -q tests/deploy/test_dashboard.py
 
 deb: install-deb  ## dist/ebpfwatch_VERSION_all.deb, lintian clean
 	sh deploy/build-deb.sh dist

@@ -1,6 +1,6 @@
 """The dashboard: its shape by Grafana's own published types, its queries by a real Prometheus.
 
-Grafana itself is in no archive that this project installs from, so no panel is drawn here.
+test_dashboard.py draws it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import type * as timeseries from
 import type * as stat from '@grafana/schema/dist/types/raw/composable/stat/panelcfg/x/types.gen';
 import type * as timeline from
     '@grafana/schema/dist/types/raw/composable/statetimeline/panelcfg/x/types.gen';
+import type * as table from '@grafana/schema/dist/types/raw/composable/table/panelcfg/x/types.gen';
 type Plain<T> = T extends string ? `${T}`
     : T extends number ? (`${T}` extends `${infer N extends number}` ? N : never)
     : T extends (infer U)[] ? Plain<U>[]
@@ -46,6 +47,7 @@ type Variable = Plain<VariableModel> & {definition?: string};
 OPTIONS = {
     "timeseries": ("timeseries.Options", "timeseries.FieldConfig"),
     "stat": ("stat.Options", "{}"),
+    "table": ("Partial<table.Options>", "Partial<table.FieldConfig>"),
     "state-timeline": ("timeline.Options", "timeline.FieldConfig"),
 }
 

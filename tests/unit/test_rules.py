@@ -479,9 +479,7 @@ def test_every_metric_of_the_dashboard_exists() -> None:
     dashboard = (ROOT / "deploy/grafana/ebpfwatch.json").read_text()
     used = set(re.findall(r"ebpfwatch_\w+", dashboard))
     full = generate_latest(metrics.registry(lambda: Status(started=0), host="full")).decode()
-    assert used <= set(re.findall(r"(?m)^(ebpfwatch_\w+)", GOLDEN + full)) | {
-        "ebpfwatch_resident_memory_bytes"
-    }
+    assert used <= set(re.findall(r"(?m)^(ebpfwatch_\w+)", GOLDEN + full))
 
 
 def test_values_of_labels_in_the_rules_exist() -> None:
