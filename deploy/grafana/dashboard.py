@@ -203,7 +203,7 @@ def _table(
                 "minWidth": 100,
             },
         },
-        {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": ["sum"]}},
+        {"showHeader": True, "cellHeight": "sm"},
         overrides=overrides,
         transformations=[
             {"id": "merge", "options": {}},

@@ -26,9 +26,10 @@ from ebpfwatch.paths import Paths
 from ebpfwatch.postmortem.last_boot import kernel_boot_id
 from ebpfwatch.sinks.store import Store
 from ebpfwatch.verdicts.finding import Confidence
-from tests.deploy.draw.board import answers, bundle, drawn, host_of
-from tests.deploy.stack import api, prometheus, shipped, wait
-from tests.live.conftest import command, free_port, start_daemon
+from tests.deploy.draw.board import answers, bundle, drawn, filled, host_of
+from tests.deploy.stack import api, prometheus, shipped
+from tests.live.conftest import free_port, start_daemon
+from tests.live.harness import loop_ext4, selftest, until
 from tests.unit.test_verdicts import judged
 
 ROOT = Path(__file__).parents[2]
@@ -105,8 +106,6 @@ def churn(directory: Path, stop: threading.Event) -> None:
 @pytest.fixture(scope="module")
 def timeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Timeline]:
     """A quiet time, a self-test, then a daemon that is killed after two findings and started."""
-    from tests.live.harness import loop_ext4
-
     directory = tmp_path_factory.mktemp("timeline")
     listen = f"127.0.0.1:{free_port()}"
     shipped("ebpfwatch.rules.yml", directory, {})
@@ -119,11 +118,11 @@ def timeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Timeline]:
         daemon = start_daemon(directory, listen=listen, host="full")
         try:
             proven = 'count(ebpfwatch_hook_alive{hook!="reclaim"} == 1) > 3'
-            wait(lambda: api(url, "query", query=proven)["result"], 60, daemon.log.read_text)
+            until(lambda: api(url, "query", query=proven)["result"], daemon.log.read_text)
             start = time.time()
             time.sleep(30)
             ends = {"quiet": time.time()}
-            assert command("selftest", run_directory=daemon.run_directory).returncode == 0
+            assert selftest(daemon).returncode == 0
             time.sleep(8)
             ends["selftest"] = time.time()
             daemon.process.send_signal(signal.SIGKILL)
@@ -144,7 +143,7 @@ def timeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Timeline]:
                 )
             time.sleep(4)
             daemon = start_daemon(directory, listen=listen, host="full")
-            wait(lambda: api(url, "query", query=proven)["result"], 60, daemon.log.read_text)
+            until(lambda: api(url, "query", query=proven)["result"], daemon.log.read_text)
             time.sleep(20)
             ends["found"] = time.time()
             yield Timeline(url, listen, start, ends)
@@ -162,18 +161,17 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def shows(panel: dict[str, Any], expected: str) -> bool:
     """Whether it holds what it must; NaN alone is never right."""
-    texts = [text["text"] for text in panel["texts"]]
     if panel["title"] in MAY_BE_EMPTY and panel["rows"] == 0:
         return True
     if expected == "empty":
-        return panel["rows"] == 0
+        return bool(panel["rows"] == 0)
     if panel["rows"] == 0 or panel["nan"]:
         return False
     if expected == "any":
         return True
     if expected == "value":
-        return not panel["zero"]
-    return expected in texts
+        return panel["zero"] is False
+    return any(text["text"] == expected for text in panel["texts"])
 
 
 def test_every_panel_shows_what_it_must(
@@ -213,6 +211,25 @@ def test_every_panel_shows_what_it_must(
     assert wrong == [], json.dumps(wrong, indent=1)
     if keep:
         write_table(shown)
+
+
+def test_the_marks_are_there(timeline: Timeline) -> None:
+    """Each annotation has found what it is for; the variables have values."""
+    board = json.loads((ROOT / "deploy/grafana/ebpfwatch.json").read_text())
+    values = {"instance": re.escape(timeline.instance)}
+    times = {"start": str(timeline.start), "end": str(timeline.ends["found"]), "step": "1"}
+    for annotation in board["annotations"]["list"]:
+        query = filled(annotation["expr"], values)
+        assert api(timeline.url, "query_range", query=query, **times)["result"], annotation["name"]
+    for variable in board["templating"]["list"][1:]:
+        query = filled(variable["query"]["query"], values)
+        wanted = re.fullmatch(r"label_values\((.*), (\w+)\)", query)
+        assert wanted is not None
+        series = api(timeline.url, "series", **{"match[]": wanted[1]})
+        found = {one[wanted[2]] for one in series}
+        if variable["regex"]:
+            found = {re.search(variable["regex"].strip("/"), one)[1] for one in found}  # type: ignore[index]
+        assert found == {host_of(timeline.instance) if variable["regex"] else timeline.instance}
 
 
 def write_table(shown: dict[str, dict[str, dict[str, Any]]]) -> None:
