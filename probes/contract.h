@@ -22,7 +22,6 @@ enum hook {
 	HOOK_DENTRY = 8,
 	HOOK_PUT = 9,
 	HOOK_CLOSE = 10,
-	HOOK_TRIAL = 11,
 	HOOK_COUNT,
 };
 
@@ -52,7 +51,6 @@ enum verdict {
 	VERDICT_DENTRY_KILLED_IN_USE = 14,
 	VERDICT_PUT_WITHOUT_REFERENCE = 15,
 	VERDICT_CLOSED_AFTER_DEATH = 16,
-	VERDICT_TRIAL_DIRTY = 17,
 };
 
 enum record_kind {

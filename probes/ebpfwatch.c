@@ -12,5 +12,4 @@
 #include "dentry_kill.c"
 #include "iput.c"
 #include "fput.c"
-#include "ext4_mark_inode_dirty.c"
 #include "selftest.c"

@@ -201,13 +201,6 @@ LADDER: dict[str, tuple[Rung, ...]] = {
         _fentry("__fput", "fput", "CLOSE_FENTRY"),
         _kprobe("__fput", "fput", "CLOSE_KPROBE"),
     ),
-    "trial": (
-        Rung(
-            "raw_tracepoint",
-            (Attachment("ext4_mark_inode_dirty", "ext4_mark_inode_dirty"),),
-            ("TRIAL_RAW_TRACEPOINT",),
-        ),
-    ),
 }
 
 #: Without these nothing can be said at all.

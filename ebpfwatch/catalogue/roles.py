@@ -125,7 +125,6 @@ class Hook(enum.Enum):
         ),
     )
     CLOSE = ("close", _Row(10, "a file closed after its dentry died", armed=True))
-    TRIAL = ("trial", _Row(11, "an inode marked dirty"))
 
     def __lt__(self, other: Hook) -> bool:
         """In the order of an object's life."""

@@ -384,24 +384,6 @@ class Verdict(enum.Enum):
             ),
         ),
     )
-    TRIAL_DIRTY = (
-        "trial_dirty",
-        _Row(
-            17,
-            Kind.CAUSE,
-            damage=True,
-            forged_by=(("alloc",),),
-            message_id="c0ffee00c0ffee00c0ffee00c0ffee00",
-            of_the_dead=True,
-            words=Sentence(
-                "marked dirty after its death",
-                "a dead inode was marked dirty",
-                "A dead ext4 inode was marked dirty",
-                "Somebody uses an inode that was freed.",
-                step="call of mark_inode_dirty()",
-            ),
-        ),
-    )
 
 
 #: Verdicts that mean damaged memory: the one answer for journal, alerts, page and actions.

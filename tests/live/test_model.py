@@ -422,14 +422,3 @@ def test_without_names_the_verdicts_are_the_same(ext4: Path) -> None:
         assert (event.name, event.parents, event.directory_ino) == ("", (), 0)
     finally:
         session.close()
-
-
-def test_a_dead_inode_is_marked_dirty(session: Session, bed: Playback) -> None:
-    """Its memory is dead in the table."""
-    bed.alloc()
-    bed.evict()
-    bed.free()
-    verdicts(session, bed.object)
-    bed.play("ext4_mark_inode_dirty", bed.inode_address, 0)
-    (event,) = verdicts(session, bed.object)
-    assert event.verdict is Verdict.TRIAL_DIRTY
