@@ -60,6 +60,12 @@ class Arming:
             watched = "; ".join(f"{role}: {Hook(role).watches}" for role in self.on)
             say(f"armed for {self._minutes:g} minutes, because {why} ({watched})", "notice")
 
+    def arm_if(self, reason: str, asked: bool) -> None:
+        """Where somebody asked for it (SIGUSR2), or where ``reason`` is not empty."""
+        reason = "somebody asked for it (SIGUSR2)" if asked else reason
+        if reason:
+            self.arm(reason)
+
     def _attach(self, role: str) -> bool:
         try:
             with _allowed():

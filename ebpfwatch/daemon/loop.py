@@ -1,14 +1,12 @@
 """The daemon: the only module that knows all the others.
 
 One thread, this loop, reads the ring, judges, and tells journal and kernel log; now and then it
-looks after canary, losses and governor.  What may wait for somebody has a thread of its own: the
-web server and its password hashing (snapshots only), the state directory (``Delivery.disk``),
-actions, and a canary on a file system that does not answer.
+looks after canary, losses and governor.  What may wait has a thread of its own: web server and
+password hashing, the state directory, actions, a canary where the file system does not answer.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import selectors
 import signal
@@ -115,7 +113,7 @@ class Daemon:
         try:
             self._begin(lock)
             self._follow()
-            self._delivery.disk.submit(self._save_this_boot)
+            self._delivery.disk.submit(self._this_boot.try_save)
             self._delivery.disk.submit(lambda: self._boot.remember(clean=True))
         finally:
             notify("STOPPING=1")
@@ -199,7 +197,8 @@ class Daemon:
                 self._intake.take_selftest(self._paths)
             self._intake.drain()
             self._precursors.drain()
-            self._arm_if_asked()
+            asked = self._signals.take(signal.SIGUSR2)
+            self._arming.arm_if(self._precursors.take_reason(), asked)
             silent = self._liveness.silent
             self._liveness.judge(self._config.canary.timeout_seconds)
             now = time.monotonic()
@@ -228,14 +227,7 @@ class Daemon:
             self._precursors.broken_rule(finding)
             self._arming.arm(f"of the finding {finding.id} ({finding.verdict.value})")
         self._snapshots.outdate()
-        self._delivery.disk.submit(self._save_this_boot)
-
-    def _arm_if_asked(self) -> None:
-        reason = self._precursors.take_reason()
-        if self._signals.take(signal.SIGUSR2):
-            reason = "somebody asked for it (SIGUSR2)"
-        if reason:
-            self._arming.arm(reason)
+        self._delivery.disk.submit(self._this_boot.try_save)
 
     def _tick(self) -> None:
         self._delivery.disk.tend()
@@ -254,7 +246,7 @@ class Daemon:
             self._delivery.journal,
         )
         if self._this_boot.changed:  # repetitions, messages of the kernel
-            self._delivery.disk.submit(self._save_this_boot)
+            self._delivery.disk.submit(self._this_boot.try_save)
         if self._this_boot.look_for_acknowledgements():
             self._snapshots.outdate()
         # Now, so that a verdict need not wait for it, and a module that leaves has been seen.
@@ -262,19 +254,8 @@ class Daemon:
             self._delivery.disk.submit(self._boot.remember)
         notify(f"WATCHDOG=1\nSTATUS={self._status_line()}")
         self._delivery.look()
-        self._write_status()
-
-    def _write_status(self) -> None:
-        """For `ebpfwatch status`, which sees by the file's age that we hang."""
         url = self._web.url if self._web else "off"
-        body = summary.to_json(self._snapshots.status(), url, self._config.state_directory)
-        with contextlib.suppress(OSError):
-            statusfile.write(self._paths.run, body)
-
-    def _save_this_boot(self) -> None:
-        """On the disk's worker; what fails there is tried again at the next tick."""
-        with contextlib.suppress(OSError):
-            self._this_boot.save()
+        self._snapshots.write(self._paths.run, url, self._config.state_directory)
 
     def _read_config_again(self) -> None:
         new = read_again(self._config_path, self._config)

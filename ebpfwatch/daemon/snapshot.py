@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
+from pathlib import Path
 from typing import Callable
 
+from ebpfwatch.sinks import statusfile, summary
 from ebpfwatch.sinks.status import Status
 
 __all__ = ["Snapshots"]
@@ -31,6 +34,12 @@ class Snapshots:
                 self._last = self._take()
                 self._at = now
             return self._last
+
+    def write(self, directory: Path, url: str, state_directory: str) -> None:
+        """For `ebpfwatch status`, which sees by the file's age that we hang; never raises."""
+        body = summary.to_json(self.status(), url, state_directory)
+        with contextlib.suppress(OSError):
+            statusfile.write(directory, body)
 
     def outdate(self) -> None:
         """Something has happened that the next who asks shall see."""

@@ -8,6 +8,7 @@ moment after a finding), and our own lines in the kernel log (that ring may have
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -228,6 +229,11 @@ class ThisBoot:
         text = self._text()
         durable.write(self._directory / FILE, text.encode())
         self._saved = text
+
+    def try_save(self) -> None:
+        """On the disk's worker: what fails there is tried again at the next tick."""
+        with contextlib.suppress(OSError):
+            self.save()
 
     def _text(self) -> str:
         body: dict[str, Any] = {
