@@ -242,6 +242,14 @@ SCENARIOS = (
         minutes=2,
     ),
     Scenario(
+        "lazy",
+        "lazy RCU on every CPU (rcu_nocbs=all): it starts, every hook is proven, a crime is found",
+        "lazy",
+        judges=True,
+        append="rcu_nocbs=all",
+        kernels=("6.12",),
+    ),
+    Scenario(
         "service",
         "the package, installed and upgraded, its unit under systemd as PID 1",
         "service",
