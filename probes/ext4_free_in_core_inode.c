@@ -3,7 +3,9 @@
  *
  * The RCU callback that frees the object: the free before it happens, in a softirq or in RCU's own
  * thread.
- * Invariant: a softirq cannot interrupt itself, so no run is skipped.
+ * Invariant: a softirq cannot interrupt itself, so in a softirq no run is skipped.  RCU's threads (rcuc,
+ * rcuo: PREEMPT_RT, rcu_nocbs=) may preempt one another inside a fentry program; what that skips is
+ * `free_missed` once the address is used again (__bpf_prog_enter_recur() in kernel/bpf/trampoline.c).
  */
 #include "free.h"
 

@@ -18,11 +18,12 @@ BPF_PERCPU_ARRAY(grace, u64, GRACE_BUCKETS);
 /* When a dying object was last forgotten, or not entered. */
 BPF_ARRAY(dying_lost, u64, 1);
 /*
- * One scratch record a hook and CPU.  A program may nest on itself where a softirq comes on top of it:
- * raw tracepoints have no guard before Linux 6.2 (__bpf_trace_run() in kernel/trace/bpf_trace.c).  So
- * header.size is 0 while nobody uses it (report() in verdict.h).
+ * One scratch record a hook and CPU, and whether it is being written.  A program may nest on itself where
+ * a softirq comes on top of it: raw tracepoints have no guard before Linux 6.2 (__bpf_trace_run() in
+ * kernel/trace/bpf_trace.c).  What it held last is there for a dump (ebpfwatch/postmortem).
  */
 BPF_PERCPU_ARRAY(verdict_scratch, struct verdict_record, HOOK_COUNT);
+BPF_PERCPU_ARRAY(verdict_in_use, u32, HOOK_COUNT);
 
 static __always_inline struct settings *get_settings(void)
 {

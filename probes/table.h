@@ -6,7 +6,8 @@
  * it (Linux >= 5.12), so two CPUs never share one.  The key itself says in which state its object is, and
  * every step of a life is a swap of the key: either this step took place in the table, or another CPU had
  * forgotten the object before, so what is forgotten is counted exactly, and no object is ever judged by the
- * state of the one that took its way.  `seal` tells an entry written by one CPU from one torn between two.
+ * state of the one that took its way.  Before Linux 5.12 that holds but for two CPUs within the few
+ * instructions of swap_key().  `seal` tells an entry written by one CPU from one torn between two.
  */
 #include "maps.h"
 

@@ -2,7 +2,8 @@
  * What tasks are in the middle of: inside shrink_slab, inside ext4_unlink.  A task may sleep and move to
  * another CPU in there, so the context belongs to the task: a direct-mapped array by pid.
  *
- * Invariant: a slot names at most one task a role; one overwritten by another task is counted.
+ * Invariant: a slot names at most one task a role.  A reclaim that another task overwrites is counted; of an
+ * unlink that is overwritten nobody says any more that it is under way, which accuses nobody.
  */
 #include "maps.h"
 

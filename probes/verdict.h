@@ -330,6 +330,7 @@ static __always_inline void report(void *ctx, u32 hook, const struct suspicion *
 {
 	u64 ns = bpf_ktime_get_ns();
 	struct verdict_record *record = verdict_scratch.lookup(&hook);
+	u32 *in_use = verdict_in_use.lookup(&hook);
 	struct note *note = note_of(inode_of(why->object));
 	u64 directory = 0;
 	const struct life *former = NULL;
@@ -341,13 +342,14 @@ static __always_inline void report(void *ctx, u32 hook, const struct suspicion *
 	if (why->verdict != VERDICT_FOREIGN_FREE)
 		trace_verdict(why, life);
 #endif
-	if (!record)
+	if (!record || !in_use)
 		return;
-	if (record->header.size) {
+	if (*in_use) {
 		/* A softirq on top of the same program on this CPU, in its report, too (maps.h). */
 		count(COUNTER_SUBMIT_LOST, 1);
 		return;
 	}
+	*in_use = 1;
 	record->header.kind = RECORD_VERDICT;
 	record->header.size = sizeof(*record);
 	record->header.cpu = bpf_get_smp_processor_id();
@@ -405,7 +407,7 @@ static __always_inline void report(void *ctx, u32 hook, const struct suspicion *
 	bytes = bpf_get_stack(ctx, record->stack, sizeof(record->stack), 0);
 	record->stack_bytes = bytes > 0 ? bytes : 0;
 	submit(ctx, record, sizeof(*record));
-	record->header.size = 0;
+	*in_use = 0;
 }
 
 static __always_inline void report_step(void *ctx, u32 hook, u64 object, u64 ino, u32 generation,

@@ -225,15 +225,13 @@ def test_the_former_life_of_a_living_inode_that_is_freed_is_told(fentry: Workben
 
 def test_a_verdict_inside_a_verdict_is_counted_as_lost(fentry: Workbench) -> None:
     """A softirq on top of the same program (Linux before 6.2) leaves the record to the first."""
-    fd, size = fentry.session.maps["verdict_scratch"], ctypes.sizeof(LAYOUTS["verdict_record"])
-    cpus = libbpf.possible_cpus()
-    busy = bytes(2) + b"\1\0" + bytes((size + 7) // 8 * 8 - 4)
-    libbpf.map_update(fd, Hook.ANY_FREE.number, busy * cpus)
+    fd, cpus = fentry.session.maps["verdict_in_use"], libbpf.possible_cpus()
+    libbpf.map_update(fd, Hook.ANY_FREE.number, (b"\1" + bytes(7)) * cpus)
     before = fentry.session.counters()["submit"]
     double_free(fentry.bed)
     assert fentry.verdicts() == []
     assert fentry.session.counters()["submit"] == before + 1
-    libbpf.map_update(fd, Hook.ANY_FREE.number, bytes(len(busy)) * cpus)
+    libbpf.map_update(fd, Hook.ANY_FREE.number, bytes(8 * cpus))
     double_free(fentry.bed)
     assert len(fentry.verdicts()) == 1
     fentry.bed.alloc()

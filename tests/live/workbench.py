@@ -127,7 +127,7 @@ class Workbench:
             prober.version, {**features, "cmpxchg": "NO_CMPXCHG" not in defines}, page
         )
         self._module = compiler.compile("ebpfwatch.c", flags, _WRAPPERS)
-        maps = UNITS["ebpfwatch.c"].maps
+        maps = (*UNITS["ebpfwatch.c"].maps, "verdict_in_use")
         fds = [os.dup(self._module.map(name)) for name in maps]
         fds += [os.dup(self._module.load("raw_tracepoint", name)) for name in _PROGRAMS]
         loaded = Loaded(
