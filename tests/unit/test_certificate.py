@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ebpfwatch.sinks.web.certificate import expiry
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl: apt-get install openssl")
 @pytest.mark.parametrize("days", [1, 400, 20000])  # the last beyond 2049: another form of date
 @pytest.mark.parametrize("kind", [["rsa:2048"], ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"]])

@@ -235,7 +235,7 @@ class Bench:
 
         return work
 
-    def wait(self, count: int, seconds: float = 10) -> None:
+    def wait(self, count: int, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while len(self.told) < count:
             assert time.monotonic() < deadline, self.told
@@ -250,15 +250,16 @@ def test_guessing_is_slow() -> None:
     began = time.monotonic()
     for number in range(4):
         assert bench.hasher.submit("guesser", f"wrong {number}", bench.job(False)) is None
-    assert time.monotonic() - began < 0.02  # nobody waits here
+    assert time.monotonic() - began < 10 * 0.02  # nobody waits here
     bench.wait(4)
-    assert time.monotonic() - began >= 3 * 10 * 0.02
+    guessing = time.monotonic() - began
+    assert guessing >= 3 * 10 * 0.02
     bench.told.clear()
     began = time.monotonic()
     for number in range(4):
         bench.hasher.submit("scraper", f"right {number}", bench.job(True))
     bench.wait(4)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < guessing
     bench.hasher.stop()
 
 
@@ -274,7 +275,7 @@ def test_who_was_not_wrong_goes_first() -> None:
     assert gone == "wrong 0"
     began = time.monotonic()
     while ("right", True) not in bench.told:
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 60
         time.sleep(0.002)
     assert len(bench.told) <= 3
     bench.hasher.stop()
@@ -290,7 +291,7 @@ def test_who_has_gone_is_not_hashed_for() -> None:
     for number in range(8):
         bench.hasher.forget(number)
     bench.hasher.submit("guesser", "last", bench.job(False, 0.01))
-    bench.wait(2, 3)
+    bench.wait(2, 30)  # the eight would take 72 s of CPU
     assert bench.told == [("first", False), ("last", False)]
     bench.hasher.stop()
 

@@ -194,6 +194,7 @@ def test_the_pages_size_stands_in_the_images_header(tmp_path: Path) -> None:
         assert kernels.page_kib(image) == kib
 
 
+@pytest.mark.slow
 def test_what_a_process_waits_for_a_cpu_is_told_from_what_it_sleeps() -> None:
     """Six that compute on one CPU have a sixth of it each; one that sleeps is held up by nobody."""
     busy = ["taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, "-c"]

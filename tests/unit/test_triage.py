@@ -269,6 +269,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "ebpfwatch-triage.pyz"
 
 
+@pytest.mark.slow
 def test_one_file_is_the_whole_command(packed: Path, tmp_path: Path) -> None:
     """With no ebpfwatch around it, nothing installed, and 3.7 where there is one."""
     (tmp_path / "log").write_bytes(sample(LOGS[0])[1])

@@ -72,6 +72,7 @@ def test_compressed_and_archived(how: str, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["x"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["gzip", "xz", "zstd"])
 def test_a_damaged_archive_is_read_up_to_the_damage(how: str, tmp_path: Path) -> None:
     """And the report says so."""

@@ -106,6 +106,7 @@ def false_sentences(triage: Triage, text: str) -> list[str]:
     return wrong
 
 
+@pytest.mark.slow
 def test_no_sentence_is_false() -> None:
     """Over all samples and their damaged copies; and the sentences do occur."""
     seen = ""
