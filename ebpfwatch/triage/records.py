@@ -160,16 +160,20 @@ _FOLLOWS = (
 
 _CLOCK = r"\d{1,2}:\d\d:\d\d(?:[.,]\d{1,9})?"
 _ZONE = r"(?:Z|[+-]\d\d(?::?\d\d)?|[A-Z]{2,5})"
-#: A word of a date in any language and of any encoding: Dec, 12\u6708, \u0434\u0435\u043a., Mo.
-_DATEWORD = r"(?:\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}|\d{1,4}|\d{0,4}[^\s\d:\[\]<>()=/,;]{1,12}[.,]?)"
+#: A word of a date in any language and of any encoding: Dec, 12月, 12月11日, дек., 11/12/23.
+_DATEWORD = (
+    r"(?:\d{1,4}[-/.]\d{1,2}(?:[-/.]\d{1,4})?|(?:\d{1,4}[^\s\d:\[\]<>()=/,;]{1,3}){1,3}|\d{1,4}"
+    r"|\d{0,4}[^\s\d:\[\]<>()=/,;]{1,12}[.,]?)"
+)
 _DATE = re.compile(
     # journalctl -o short-full and UOS' kern.log
     rf"(?:[^\W\d]{{1,9}}\.? )?(?P<iso>\d{{4}}-\d\d-\d\d[T ]{_CLOCK})(?: ?{_ZONE}(?=\s))?\s+"
     # Android's logcat
     rf"|\d\d-\d\d {_CLOCK}\s+(?:\w+\s+)?\d+\s+\d+ [VDIWEF] (?P<logcat>\S+)\s*: "
-    rf"|(?:{_DATEWORD}\s+){{1,4}}{_CLOCK}(?:\s+\d{{4}}(?=\s))?\s+"
+    rf"|\d\d-\d\d {_CLOCK}\s+[VDIWEF]/(?P<logcat2>\w+)\s*\(\s*\d+\): "
+    rf"|(?:{_DATEWORD}\s+){{0,4}}{_CLOCK}(?:\s+[AP]M(?=\s))?(?:\s+\d{{4}}(?=\s))?\s+"
     # journalctl -o short-unix
-    r"|\d{9,11}\.\d{3,9}\s+(?=[\w.-]+ [\w./@-]+(?:\[\d+\])?: )"
+    r"|\d{9,11}\.\d{3,9}\s+(?=(?:[\w.-]+ )?[\w./@-]+(?:\[\d+\])?: )"
 )
 _FACILITY = r"kern|user|mail|daemon|auth|syslog|lpr|news|uucp|cron|authpriv|ftp|local\d"
 _PROGRAM = re.compile(
@@ -180,7 +184,9 @@ _PROGRAM = re.compile(
 _APPLICATION = re.compile(
     r"\S{1,255} (?P<program>[\w./@-]+) (?:-|\d+) [\w.-]+ (?:-|\[[^\]]{0,200}\]) \ufeff?"
 )
-_KERNEL = re.compile(r"(?:[\w.-]+ )?kernel: ")
+_KERNEL = re.compile(r"\s*(?:[\w.-]{1,64} )?kernel:\s?")
+#: How syslogds call the kernel.
+_KERNELS = ("kernel", "KERNEL", "vmunix", "klogd")
 #: Seconds since boot, alone, with a CPU behind @ or a comma (MediaTek, Qualcomm), with a second
 #: time, or with the difference to the line before (dmesg -d).
 _TIME = re.compile(r"\[\s*(?P<s>\d{1,10}\.\d{1,9})s?(?:,\d{1,3}|\s*[@/<][^\[\]]{0,40})?\] ?")
@@ -191,19 +197,26 @@ _HUMAN = re.compile(
 )
 #: Behind a time: a CPU or thread, and the tasks of Huawei's, Samsung's and MediaTek's kernels.
 _TAG = re.compile(
-    r"\s*(?:\[\s*(?:[TC]\s*)?\d{1,7}(?:@C?\d+)?\]|\[\s*pid:[^\[\]]*\]|\[\d+:[^\[\]]{1,40}:\s*\d+\]"
+    r"\s*(?:\[\s*(?:[TC]\s*)?\d{1,7}(?:@C?\d+)?\]|\[\s*pid:[^\[\]]*\]"
+    r"|[A-Z]?\[\d+:[^\[\]]{1,40}:\s*\d+\]|c\d{1,2}(?=\s)(?:\s+\d{1,6}(?=\s))?"
     r"|[.-]?\(\d+\)(?=[\[ ])|\[\d+:[^\[\]]{1,20}\]|<\d{1,2}>)\s?"
 )
 _LEVEL = re.compile(
-    rf"(?P<facility>{_FACILITY})\s*:\s*(?:emerg|alert|crit|err|warn|notice|info|debug)\s*:\s*"
+    rf"(?P<facility>{_FACILITY})\s*[:.]\s*(?:emerg|alert|crit|err|warn|notice|info|debug)\s*:\s*"
 )
 _KMSG = re.compile(r"(?P<facility>\d{1,3}),\d+,(?P<us>\d{1,16}),[^;\s]{1,60};")
 _PRIORITY = re.compile(r"<\d{1,3}>(?P<version>1 (?=\d|-))?")
-#: A mail's quotes; grep -n, grep -H and cat -n before something that looks like a time.
+#: A mail's quotes; grep -n, grep -H and cat -n before something that looks like a time; marks of
+#: lists and comments.
 _QUOTE = re.compile(
     r"\s*(?:>+[ \t]?)+|(?:[\w./-]{1,80}[:-])?\d{1,9}[:\t-](?=\s*[\[<])|\s{0,6}\d{1,7}\t"
+    r"|[\w~+-]*[./][\w./~+-]{0,100}[:-](?:\d{1,9}[:-])?"
+    r"(?=\s*(?:[\[<]\s*\d|\d{4}-\d\d-|[^\W\d_]{3,4}\.? +\d{1,2} |\d{1,2}\D))"
+    r"|\s*(?:[-*#\"'|]|//|\d{1,6}[.)]?)\s*(?=[\[<]\s*\d)"
 )
-_FAST = re.compile(r"\[ {0,11}(\d{1,10}\.\d{6})\] ?(?=[A-Za-z_-])")
+_FAST = re.compile(r"\[ {0,11}(\d{1,10}\.\d{6})\] ?(?=[A-Za-z_](?![\d\[])|--)")
+#: Seconds since boot behind something else: a console's login prompt, a logger's own time.
+_TIME_INSIDE = re.compile(r"\[\s*(?P<s>\d{1,7}\.\d{3,9})s?\] ?")
 _NOISE = re.compile("\x1b\\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]|\\\\x0a\\s*$")
 
 
@@ -274,7 +287,7 @@ class _Plain:
             fast = _FAST.match(physical)
             if fast:
                 text = physical[fast.end() :]
-                if "kernel: " not in text[:80]:
+                if "kernel:" not in text[:80]:
                     return _Line(text.strip(), float(fast[1]), True, width, True)
         # Lines of one second have one date, host and program before the message.
         for length in self._lengths:
@@ -352,19 +365,23 @@ class _Plain:
             if line.stamped:
                 found = _TAG.match(clean, at)
                 at = found.end() if found else at
-            found = _KERNEL.match(clean, at) if line.stamped else None
-            if found or clean.startswith("kernel: ", at):
-                at = found.end() if found else at + 8
-                line.stamped = True
+            found = _KERNEL.match(clean, at)
+            if found:
+                at, line.stamped = found.end(), True
             if at == begin:
-                break
+                found = _TIME_INSIDE.search(clean, at, at + 120) if not timed else None
+                if found is None or not line.kernel or _ANOTHER.search(clean[at : found.start()]):
+                    break
+                at, timed, line.stamped = found.end(), True, True
+                line.seconds = float(found["s"])
         return at
 
     def _program(self, clean: str, date: re.Match[str], line: _Line, versioned: bool) -> int:
         """Where it goes on behind a date, a host, and a program, which may not be the kernel."""
         at = date.end()
-        if date["logcat"]:
-            line.kernel = line.kernel and date["logcat"].lower() == "kernel"
+        tag = date["logcat"] or date["logcat2"]
+        if tag:
+            line.kernel = line.kernel and tag.lower() == "kernel"
             return at
         if date["iso"] and "," in date["iso"]:  # dmesg --time-format iso: no host, no program
             return at
@@ -372,7 +389,7 @@ class _Plain:
         if found is None:
             return at
         facility = None if versioned else found["facility"]
-        kernel = found["program"] == "kernel" and facility in (None, "kern")
+        kernel = found["program"] in _KERNELS and facility in (None, "kern")
         line.kernel = line.kernel and kernel
         return found.end()
 
@@ -431,8 +448,9 @@ _INSIDE = (
     *("Kernel panic - not", "Object already free", "list_del corruption", "list_add corruption"),
 )
 _MAYBE_PREFIX = tuple("[<(0123456789 ") + ("",)
-#: Another program's name before the message, or a kernel that calls itself so.
-_ANOTHER = re.compile(r"(?:^|\s)(?P<kernel>kernel)?[\w./@-]*(?:\[\d+\])?:\s*$")
+#: Another program's name before the message, or a kernel that calls itself so; a console's login
+#: prompt is none.
+_ANOTHER = re.compile(r"(?:^|\s)(?!login:)(?P<kernel>kernel)?[\w./@-]*(?:\[\d+\])?:\s*$")
 
 
 def _maybe_inside(text: str) -> bool:
