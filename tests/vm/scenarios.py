@@ -105,7 +105,7 @@ _MISTAKES = (
     (
         "dirs_put",
         ("dentry_killed_in_use", "dentry_killed_twice"),
-        "16 directories put too often, inodes ending on both CPUs: the whole chain",
+        "20 directories put once too often and killed on both CPUs at once: the whole chain",
     ),
     (
         "iput_open",
