@@ -13,13 +13,8 @@
  */
 #include "inode.h"
 
-struct seen {
-	u64 allocated;
-	u64 evicted;
-};
-
 BPF_ARRAY(learned, struct learned, 1);
-BPF_ARRAY(seen, struct seen, 1);
+BPF_ARRAY(count_allocated, u32, 1);
 BPF_ARRAY(allocated, struct testimony, OURS);
 BPF_ARRAY(evicted, struct testimony, OURS);
 
@@ -50,39 +45,45 @@ static __always_inline bool is_ours(void)
 static __always_inline void learn_allocate(u64 inode)
 {
 	u32 zero = 0, index;
-	struct seen *seen_so_far = seen.lookup(&zero);
+	u32 *count = count_allocated.lookup(&zero);
 	struct testimony *said;
 
-	if (!is_ours() || !seen_so_far)
+	if (!is_ours() || !count || *count >= OURS)
 		return;
-	index = seen_so_far->allocated++ & (OURS - 1);
+	index = (*count)++;
 	said = allocated.lookup(&index);
 	if (said)
 		testify(said, inode);
 }
 
+/* Only of what we allocated: reclaim inside our own task may evict any inode. */
 static __always_inline void learn_evict(u64 inode)
 {
-	u32 zero = 0, index;
-	struct seen *seen_so_far = seen.lookup(&zero);
 	struct testimony *said;
+	u32 found = OURS;
 
-	if (!is_ours() || !seen_so_far || seen_so_far->evicted >= OURS)
+	if (!is_ours())
 		return;
-	index = seen_so_far->evicted++;
-	said = evicted.lookup(&index);
-	if (said)
+#pragma unroll
+	for (u32 i = 0; i < OURS; i++) {
+		u32 index = i;
+
+		said = allocated.lookup(&index);
+		if (said && said->inode == inode)
+			found = i;
+	}
+	said = found < OURS ? evicted.lookup(&found) : NULL;
+	if (said && !said->inode)
 		testify(said, inode);
 }
 
 /* Whether it is ext4's inode cache: its name as two words, then NUL: old verifiers know no loops. */
 static __always_inline bool is_inode_cache(u64 cache)
 {
-	u64 name =
-		cache; /* FREE_CACHE_BY_NAME: the tracepoint gives its name (Linux 5.13 to 6.0) */
+	u64 name = cache;
 	u64 found[3] = {};
 
-#ifndef FREE_CACHE_BY_NAME
+#ifndef FREE_CACHE_BY_NAME /* else the tracepoint gives the name itself (Linux 5.13 to 6.0) */
 	READ(name, cache + OFF_CACHE_NAME);
 #endif
 	bpf_probe_read_kernel_str(found, sizeof(found), (void *)name);

@@ -36,7 +36,7 @@ PROGRAMS = (Attachment("ext4_allocate_inode", "ext4_allocate_inode"),)
 #: Where the grace period cannot be forced: longer than lazy RCU waits (LAZY_FLUSH_JIFFIES, 10 s).
 _SECONDS = 15.0
 _LOOKS = 100
-_TRIES = 3  #: inodes that were others' (reclaim inside our own task may evict any)
+_TRIES = 3  #: a file's memory may have been another's by the time of its free
 _FIELDS = tuple(field.name for field in dataclasses.fields(Learned))
 _LAYOUT = f"<{len(_FIELDS)}Q"
 _FS_IOC_GETVERSION = 0x80087601
@@ -144,7 +144,8 @@ def _not_of_this_kernel(source: Source, why: str) -> EbpfwatchError:
 class _Lesson:
     def __init__(self, module: Module, source: Source) -> None:
         self._maps = {
-            name: module.map(name) for name in ("learned", "seen", "allocated", "evicted")
+            name: module.map(name)
+            for name in ("learned", "count_allocated", "allocated", "evicted")
         }
         self._source = source
         self._files: dict[int, File] = {}
@@ -204,7 +205,7 @@ class _Lesson:
         for name in ("allocated", "evicted"):
             for index in range(OURS):
                 map_update(self._maps[name], index, bytes(_Testimony()))
-        map_update(self._maps["seen"], 0, bytes(16))
+        map_update(self._maps["count_allocated"], 0, bytes(4))
         map_update(self._maps["learned"], 0, bytes(struct.calcsize(_LAYOUT)))
 
     def _why_not(self, created: bool) -> EbpfwatchError:

@@ -11,6 +11,7 @@ import pytest
 from ebpfwatch.catalogue.ladder import LADDER
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.protocol import Learned
+from ebpfwatch.loader import learn as learn_module
 from ebpfwatch.loader import offsets
 from ebpfwatch.loader.btf import Btf
 from ebpfwatch.loader.choice import Chooser
@@ -37,6 +38,18 @@ def learned(mount: Path, **changes: int) -> Learned:
 
 def test_the_kernels_own_are_proven(ext4: Path) -> None:
     """Everything that a file of ours can say agrees with stat()."""
+    assert learned(ext4).cache
+
+
+def test_late_callbacks_are_waited_for(ext4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More files than are remembered have lived and died before the first answer is looked at."""
+    answer, looks = learn_module._Lesson._answer, iter(range(20))
+    monkeypatch.setattr(learn_module, "_LOOKS", 1)
+    monkeypatch.setattr(
+        learn_module._Lesson,
+        "_answer",
+        lambda lesson: None if next(looks, None) is not None else answer(lesson),
+    )
     assert learned(ext4).cache
 
 
