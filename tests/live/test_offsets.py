@@ -13,7 +13,7 @@ from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.protocol import Learned
 from ebpfwatch.loader import learn as learn_module
 from ebpfwatch.loader import offsets
-from ebpfwatch.loader.btf import Btf
+from ebpfwatch.loader.btf import Btf, module_fd
 from ebpfwatch.loader.choice import Chooser
 from ebpfwatch.loader.compiler import Compiler
 from ebpfwatch.loader.learn import Source, learn
@@ -87,3 +87,27 @@ def test_headers_of_another_release_are_refused(
         offsets.from_headers(compiler, "no BTF")
     assert refused.value.exit_code is Exit.CONFIG
     assert "4.19.78-other" in str(refused.value) and platform.release() in str(refused.value)
+
+
+def test_types_of_another_kernel_are_a_matter_of_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A tracepoint with fewer arguments than the file says refuses the program with EINVAL."""
+
+    def refuse(*arguments: object) -> int:
+        raise EbpfwatchError("attaching kmem_cache_free: Invalid argument", "", Exit.OSERR)
+
+    monkeypatch.setattr(learn_module, "attach_or_fail", refuse)
+    place = LADDER["any_free"][0].attachments[0]
+    for own, code in ((True, Exit.OSERR), (False, Exit.CONFIG)):
+        with pytest.raises(EbpfwatchError) as refused:
+            learn_module._attach("raw_tracepoint", 3, place, place.target, Source("types", own))
+        assert refused.value.exit_code is code
+
+
+def test_the_types_of_a_module_are_found_by_its_name() -> None:
+    """As fentry needs them where ext4 is a module; vmlinux's own are in the same list."""
+    os.close(module_fd("vmlinux"))
+    if not Path("/sys/kernel/btf/ext4").exists():
+        with pytest.raises(FileNotFoundError):
+            module_fd("ext4")

@@ -235,3 +235,22 @@ def test_a_verdict_inside_a_verdict_is_counted_as_lost(fentry: Workbench) -> Non
     double_free(fentry.bed)
     assert len(fentry.verdicts()) == 1
     fentry.bed.alloc()
+
+
+def test_without_compare_and_swap_the_verdicts_are_the_same() -> None:
+    """Linux before 5.12: the same histories, on plain loads and stores."""
+    bench = Workbench(["NO_CMPXCHG"])
+    bed = bench.bed
+    try:
+        for crime in (False, True):
+            bed.alloc()
+            bed.publish()
+            bed.evict()
+            bed.free()
+            if crime:
+                bed.free()
+            found = [event.verdict for event in bench.verdicts()]
+            assert found == ([Verdict.DOUBLE_FREE] if crime else [])
+        assert bench.session.counters()["torn"] == 0
+    finally:
+        bench.close()
