@@ -13,6 +13,7 @@ BENCH   := $(if $(ONLY),,--write docs/performance.md)
 HOURS   := 1
 KILLS   := 1000
 SECONDS := 20
+FUZZ    := 600
 RUNS    := 10
 HOGS    := 5
 COMMAND := make test SEED=1
@@ -158,6 +159,7 @@ bench: install-bench  ## cost, side by side; as root, on a quiet machine: half a
 
 soak: install-test  ## millions of model events, then storm, reclaim and self-tests: HOURS=n; FIGURES=1 writes docs/reliability.md
 	EBPFWATCH_FIGURES=$(FIGURES) EBPFWATCH_EVENTS=$(EVENTS) $(RUN) -m pytest tests/live/test_model.py tests/live/test_witness.py
+	$(RUN) -m tests.trust.fuzz --seconds $(FUZZ)
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.soak --hours $(HOURS)
 
 stable:  ## `make test` RUNS times, each from a fresh clone, the last HOGS beside CPU hogs; COMMAND="make quick"

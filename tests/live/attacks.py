@@ -13,6 +13,7 @@ from pathlib import Path
 
 __all__ = [
     "CROWD",
+    "FLOOD",
     "GUESSER",
     "NAME",
     "RACES",
@@ -144,6 +145,21 @@ while True:
                 got += 1
             except OSError:
                 pass
+"""
+
+#: In a user namespace of his own: a line of the kernel's log for each mount option that is none.
+FLOOD = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+uid = os.getuid()
+if libc.unshare(0x10000000 | 0x20000) != 0:  # CLONE_NEWUSER | CLONE_NEWNS
+    print("not allowed", flush=True)
+    raise SystemExit
+with open("/proc/self/uid_map", "w") as file:
+    file.write(f"0 {uid} 1")
+print("there", flush=True)
+while True:
+    libc.mount(b"x", b"/", b"tmpfs", 0, b"uuuu")
 """
 
 _CRASH = """

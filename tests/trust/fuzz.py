@@ -1,7 +1,8 @@
 """`make fuzz SECONDS=n`: damaged input to everything that parses, counted.
 
-Real input, changed at random; a target may refuse it with its own error and with nothing else, and
-quickly.  What reads through C (BTF) does so in a child, so that a crash is seen as one.
+Real input, changed at random; what takes a step through our code that none took before is changed
+further.  A target may refuse it with its own error and with nothing else, and quickly.
+What reads through C (BTF) does so in a child, so that a crash is seen as one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import functools
 import io
 import json
 import os
@@ -17,9 +19,13 @@ import signal
 import socket
 import sys
 import time
+import traceback
+import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
+
+from prometheus_client import CollectorRegistry
 
 from ebpfwatch import config
 from ebpfwatch.commands.report import _text
@@ -37,10 +43,14 @@ from ebpfwatch.host import (
     zoneinfo,
 )
 from ebpfwatch.kernellog.traced import traced
+from ebpfwatch.kernellog.watcher import Watcher
 from ebpfwatch.loader.btf import Btf, BtfError
 from ebpfwatch.postmortem.last_boot import BootRecord
 from ebpfwatch.sinks.status import Status
 from ebpfwatch.sinks.web import Web, webconfig
+from ebpfwatch.sinks.web.guard import Guard
+from ebpfwatch.sinks.web.handler import Handler, Pages, _wanted, head
+from ebpfwatch.sinks.web.passwords import _basic
 from ebpfwatch.triage import explain, summary
 from tests.trust.figures import record
 from tests.unit.test_verdicts import judged
@@ -58,6 +68,45 @@ basic_auth_users:
 """
 
 Target = Callable[[bytes], None]
+
+_PACKAGE = f"{os.sep}ebpfwatch{os.sep}"
+_MOST_INPUTS, _LARGEST_INPUT = 2000, 1 << 16
+
+
+class Coverage:
+    """Which steps, from one line of the package to the next, were taken so far."""
+
+    def __init__(self) -> None:
+        self.steps: set[tuple[types.CodeType, int, int]] = set()
+        self._new = False
+
+    def finds(self, job: Callable[[], None]) -> bool:
+        """Run the job; whether it took a step that none took before."""
+        self._new = False
+        sys.settrace(self._enter)
+        try:
+            with contextlib.suppress(Exception):  # it was told when the job ran without us
+                job()
+        finally:
+            sys.settrace(None)
+        return self._new
+
+    def _enter(self, frame: types.FrameType, event: str, argument: object) -> Any:
+        code = frame.f_code
+        if _PACKAGE not in code.co_filename:
+            return None
+        last = 0
+
+        def line(frame: types.FrameType, event: str, argument: object) -> Any:
+            nonlocal last
+            step = code, last, frame.f_lineno
+            last = frame.f_lineno
+            if step not in self.steps:
+                self.steps.add(step)
+                self._new = True
+            return line
+
+        return line
 
 
 def damage(rng: random.Random, seed: bytes) -> bytes:
@@ -156,6 +205,41 @@ def read_kernel_log(data: bytes) -> None:
         json.dumps(explain.to_json(boot))
 
 
+def read_kmsg(data: bytes) -> None:
+    """Records of /dev/kmsg, one a line: what the watcher makes of them, and what it tells."""
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    try:
+        watcher = Watcher(Path("/dev/null"))
+        os.close(watcher.fd)
+        watcher.fd = reader
+        for record in data.split(b"\n\n")[:64]:
+            os.write(writer, record[:4096] or b";")
+            for report in watcher.read().reports:
+                assert report.title
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def read_request(data: bytes) -> None:
+    """An HTTP request, without a socket: what the thread that answers everybody runs."""
+    pages = Pages(CollectorRegistry(), lambda: Status(0.0, ready=True), tuple)
+    served: Any = types.SimpleNamespace(guard=Guard(), local=True, pages=pages, defect=_defect)
+    found = head(data)
+    if found:
+        assert Handler(found, served).code
+
+
+def _defect(path: str, error: Exception) -> None:
+    raise error
+
+
+def read_authorization(data: bytes) -> None:
+    """The header of a password."""
+    _basic(data.decode("latin-1"))
+    _wanted(data.decode("latin-1"))
+
+
 def read_btf(data: bytes) -> None:
     """A detached BTF file, in a child that may take two seconds."""
     with in_a_file(data) as path:
@@ -180,8 +264,6 @@ def read_btf(data: bytes) -> None:
 @contextlib.contextmanager
 def server() -> Iterator[Target]:
     """A web server that must answer or hang up, and still answer the next one."""
-    from prometheus_client import CollectorRegistry
-
     web = Web("127.0.0.1", 0)
     web.start(CollectorRegistry(), lambda: Status(0.0, ready=True), tuple)
     address = ("127.0.0.1", int(web.url.rpartition(":")[2]))
@@ -239,6 +321,12 @@ def targets(stack: contextlib.ExitStack) -> dict[str, tuple[Target, list[bytes]]
         b"GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: text/plain;q=0.5\r\nRange: bytes=1-2\r\n\r\n"
     )
     logs = sorted((ROOT / "tests/fixtures/logs").glob("*.txt"))
+    kmsg = [
+        b"\n\n".join(b"4,%d,%d,-;%s" % (n, n, line) for n, line in enumerate(lines[at : at + 64]))
+        for log in logs
+        for lines in [log.read_bytes().split(b"\n")]
+        for at in range(0, len(lines), 64)
+    ][:64]
     trees = [ROOT / f"tests/fixtures/proc-{name}" for name in ("4.19", "6.12", "x86")]
 
     def of(name: str) -> list[bytes]:
@@ -264,34 +352,68 @@ def targets(stack: contextlib.ExitStack) -> dict[str, tuple[Target, list[bytes]]
         "trace on a console": (read_console, [trace]),
         "kernel log": (read_kernel_log, [log.read_bytes() for log in logs]),
         "BTF file": (read_btf, [small_btf()]),
-        "HTTP request": (stack.enter_context(server()), [ask]),
+        "/dev/kmsg": (read_kmsg, kmsg),
+        "HTTP request": (read_request, [ask]),
+        "Authorization, Accept": (
+            read_authorization,
+            [b"Basic cHJvbWV0aGV1czpzZWNyZXQ=", b"text/plain;q=0.5, application/openmetrics-text"],
+        ),
+        "HTTP connection": (stack.enter_context(server()), [ask]),
     }
 
 
-def fuzz(seconds: float, seed: int) -> tuple[dict[str, int], list[str]]:
-    """Inputs by target, and what went wrong; each target gets its share of the time."""
-    counts: dict[str, int] = {}
-    problems: list[str] = []
+def fuzz(seconds: float, seed: int) -> tuple[dict[str, tuple[int, int, int]], list[str]]:
+    """By target: inputs, steps through our code, and inputs that found one; and what went wrong.
+    Each target gets its share of the time.
+    """
+    counts: dict[str, tuple[int, int, int]] = {}
+    problems: dict[tuple[str, str], str] = {}
     with contextlib.ExitStack() as stack:
         todo = targets(stack)
         for name, (target, seeds) in todo.items():
             rng = random.Random(f"{seed} {name}")
-            deadline = time.monotonic() + seconds / len(todo)
-            for sound in seeds:
-                target(sound)
-            counts[name] = 0
-            while time.monotonic() < deadline:
-                for _ in range(_BATCH):
-                    data = damage(rng, rng.choice(seeds))
-                    began = time.process_time()
-                    try:
-                        target(data)
-                    except Exception as error:
-                        problems.append(f"{name}: {type(error).__name__}: {error}: {data[:300]!r}")
-                    if time.process_time() - began > SLOW_SECONDS:
-                        problems.append(f"{name}: slow: {data[:300]!r}")
-                    counts[name] += 1
-    return counts, problems
+            found = _fuzz_one(name, target, list(seeds), rng, seconds / len(todo), problems)
+            counts[name] = found
+    return counts, list(problems.values())
+
+
+def _fuzz_one(
+    name: str,
+    target: Target,
+    inputs: list[bytes],
+    rng: random.Random,
+    seconds: float,
+    problems: dict[tuple[str, str], str],
+) -> tuple[int, int, int]:
+    count, coverage = 0, Coverage()
+    ran, traced_for, sound = 0.0, 0.0, len(inputs)
+    for data in inputs:
+        target(data)
+        coverage.finds(functools.partial(target, data))
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for _ in range(_BATCH):
+            # Half of the time the newest: what it found is the least explored.
+            newest = inputs[-32:] if rng.random() < 0.5 else inputs
+            data = damage(rng, rng.choice(newest))
+            began = time.process_time()
+            try:
+                target(data)
+            except Exception as error:
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                kind = f"{type(error).__name__} in {where.name}, line {where.lineno}"
+                problems.setdefault((name, kind), f"{name}: {kind}: {error}: {data[:300]!r}")
+            took = time.process_time() - began
+            if took > SLOW_SECONDS:
+                problems.setdefault((name, "slow"), f"{name}: slow: {data[:300]!r}")
+            count, ran = count + 1, ran + took
+            # Tracing is slow: at most as long as running, so that many inputs are tried.
+            if traced_for <= ran and len(data) <= _LARGEST_INPUT:
+                began = time.process_time()
+                if coverage.finds(functools.partial(target, data)) and len(inputs) < _MOST_INPUTS:
+                    inputs.append(data)
+                traced_for += time.process_time() - began
+    return count, len(coverage.steps), len(inputs) - sound
 
 
 def main() -> int:
@@ -302,9 +424,14 @@ def main() -> int:
     arguments = parser.parse_args()
     with contextlib.redirect_stderr(io.StringIO()):
         counts, problems = fuzz(arguments.seconds, arguments.seed)
-    rows = [f"| {name} | {count} |" for name, count in counts.items()]
-    total = f"| all | {sum(counts.values())}, {len(problems)} not refused as they must be |"
-    table = ["| damaged | inputs |", "|---|---|", *rows, total, f"| seed | {arguments.seed} |"]
+    rows = [f"| {name} | {' | '.join(map(str, found))} |" for name, found in counts.items()]
+    total = sum(inputs for inputs, _, _ in counts.values())
+    table = [
+        "| damaged | inputs | steps in our code | inputs that found one |",
+        "|---|---|---|---|",
+    ]
+    table += [*rows, f"| all | {total}, {len(problems)} not refused as they must be | | |"]
+    table += [f"| seed | {arguments.seed} | | |"]
     record("fuzz", f"make fuzz SECONDS={arguments.seconds:g}", table)
     print("\n".join(problems[:20]) or "as it must be", flush=True)
     return 1 if problems else 0
