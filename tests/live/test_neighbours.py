@@ -38,6 +38,7 @@ _MOST_BYTES = 40e6
 _SCRAPES = 100
 _SCRAPE_SECONDS = 10  # Prometheus's own default for scrape_timeout
 _PASSWORD = "correct horse"
+_OFF = '"off"'  # quoted: to YAML a bare off is false
 _FINDINGS = re.compile(r'ebpfwatch_findings_total\{.*test="false"')
 
 Record = Any  # pytest's record_property
@@ -53,7 +54,7 @@ def hostile() -> Iterator[str]:
 @pytest.fixture
 def daemon(tmp_path: Path, ext4: Path) -> Iterator[DaemonProcess]:
     """With the example's settings; the journal has tests of its own (test_journald.py)."""
-    with watching(tmp_path, journal="off") as running:
+    with watching(tmp_path, journal=_OFF) as running:
         yield running
 
 
@@ -128,7 +129,7 @@ def guarded(tmp_path: Path, ext4: Path) -> Iterator[DaemonProcess]:
     bcrypt = pytest.importorskip("bcrypt")
     hashed = bcrypt.hashpw(_PASSWORD.encode(), bcrypt.gensalt(10)).decode()
     (tmp_path / "web.yml").write_text(f"basic_auth_users:\n  prometheus: {hashed}\n")
-    with watching(tmp_path, web_config=str(tmp_path / "web.yml"), journal="off") as running:
+    with watching(tmp_path, web_config=str(tmp_path / "web.yml"), journal=_OFF) as running:
         yield running
 
 
@@ -226,7 +227,7 @@ def test_he_owns_the_root_of_a_mount(
         (mount / "lost+found").rmdir()
         subprocess.run(["chown", hostile, mount], check=True)
         with attacks.run_as(hostile, attacks.THIEF, mount):
-            with watching(tmp_path, interval_seconds="1", journal="off") as daemon:
+            with watching(tmp_path, interval_seconds="1", journal=_OFF) as daemon:
                 wait_proofs(daemon, mount, 5)
                 ask_oracle(daemon, record_property)
                 log = daemon.log.read_text()
@@ -281,7 +282,7 @@ def lock_of(directory: Path) -> Iterator[None]:
 def test_he_holds_the_lock_of_a_mount_s_root(tmp_path: Path, record_property: Record) -> None:
     """Nobody can make a file there; the canary goes on."""
     with loop_ext4(tmp_path, 64 << 20) as mount:
-        with watching(tmp_path, interval_seconds="1", journal="off") as daemon:
+        with watching(tmp_path, interval_seconds="1", journal=_OFF) as daemon:
             wait_proofs(daemon, mount, 2)
             with lock_of(mount):
                 maker = subprocess.Popen(["touch", mount / "blocked"])
@@ -296,7 +297,7 @@ def test_he_holds_the_lock_of_a_mount_s_root(tmp_path: Path, record_property: Re
 def test_nobody_reads_its_log(tmp_path: Path, ext4: Path, record_property: Record) -> None:
     """A pipe that is full from the start, and a flood of lines: findings are found all the same."""
     reader, writer = os.pipe()
-    config = write_config(tmp_path, journal="off")
+    config = write_config(tmp_path, journal=_OFF)
     process = subprocess.Popen(
         [sys.executable, "-m", "ebpfwatch", "run", "--config", config],
         cwd=ROOT,
@@ -392,5 +393,7 @@ def test_he_floods_the_kernel_s_log(
         shown = daemon.settled_metrics()
         assert shown["ebpfwatch_governor_step"] == 0
         ask_oracle(daemon, lambda *_: None)
-    percent = shown["ebpfwatch_watcher_cpu_percent"]
+    percent = 100 * shown["ebpfwatch_watcher_cpu_ratio"]
     record_property("figures", f"the watcher used {percent:.1f} % of a CPU, no hook was taken off")
+    log = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
+    assert log.count("uuuu") > 100  # it was a flood

@@ -457,7 +457,12 @@ def test_a_weight_of_nothing_is_not_wanted(served: web.Web) -> None:
 
 def test_what_is_refused_has_the_headers_of_every_answer(served: web.Web) -> None:
     """No page of http.server's own."""
-    for request in (b"nonsense\r\n\r\n", b"POST / HTTP/1.0\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"):
+    for request in (
+        b"nonsense\r\n\r\n",
+        b"\r\n\r\nGET",
+        b"POST / HTTP/1.0\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+    ):
         answer = send(served, request)
         assert b"Content-Security-Policy: default-src 'none'" in answer, answer
         assert b"nosniff" in answer and b"<html" not in answer

@@ -140,11 +140,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def handle(self) -> None:
         """One request: HTTP/1.0 ends with the answer."""
+        self.requestline, self.command = "", ""
         if len(self._data) > REQUEST_BYTES:
-            self.requestline, self.command = "", ""
             self.send_error(431)
             return
         self.handle_one_request()
+        if not self.code and not self.undecided:
+            self.send_error(400)  # an empty line: http.server would say nothing
 
     def finish(self) -> None:
         """The answer is taken from ``answer``."""
