@@ -196,7 +196,7 @@ class Parser:
         return self._closed is None or spot is not None and spot != self._closed.at
 
     def _begin(self, record: Record, known: KnownMessage) -> None:
-        self._open = Report(known, record.text[:_LONGEST], record.seconds)
+        self._open = Report(known, record.text[:_LONGEST], record.seconds, self._seen)
         self._records, self._last = 0, record.seconds
         self._in_modules, self._stack = False, None
 
@@ -204,7 +204,8 @@ class Parser:
         """A headline while a report is open: its second one, another CPU's, or the next report."""
         report = self._open
         assert report is not None
-        over = bool(report.frames or report.other_stacks) or known.kind == report.kind
+        again = known.kind == report.kind != "kasan"  # KASAN names an inlined function, too
+        over = bool(report.frames or report.other_stacks) or again
         aside = known.kind in _ASIDE
         if not over and aside and report.kind not in _ASIDE:
             report.more.append(record.text[:_LONGEST])  # another CPU's: the fault keeps its name

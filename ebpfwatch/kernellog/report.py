@@ -65,6 +65,8 @@ class Report:
     known: KnownMessage
     headline: str
     seconds: float | None = None
+    #: the number of its first record in the log
+    order: int = 0
     #: the headlines after the first one that belong to it
     more: list[str] = dataclasses.field(default_factory=list)
     arch: str = ""

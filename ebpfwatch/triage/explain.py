@@ -288,9 +288,14 @@ def reasons(triage: Triage) -> list[str]:
 
 def _about_verdict(triage: Triage) -> list[str]:
     if triage.verdict == "undecided":
+        before = [
+            "memory was found damaged before this log begins (taint B): what it complains of may be"
+            " what followed"
+        ]
         return [
+            *(before if triage.damage_missing else []),
             "a second free of an inode does this to whoever comes next, but a wild write, bad"
-            " memory or any other use after free does it, too: this log alone cannot tell"
+            " memory or any other use after free does it, too: this log alone cannot tell",
         ]
     if triage.verdict == "not_this_bug":
         return [*_not_damaged(triage), *_pressure(triage)]

@@ -103,6 +103,7 @@ class Single:
     known: KnownMessage
     text: str
     seconds: float | None
+    order: int
     count: int = 0
 
 
@@ -134,6 +135,8 @@ class Triage:
     more_groups: int = 0
     #: what was there before the first report, by its own number and taint, and is not in the log
     missing: list[str] = dataclasses.field(default_factory=list)
+    #: the taint says that memory was found damaged, in a report that is not in the log
+    damage_missing: bool = False
     free_pages: int | None = None
     #: a fault address that is a pointer with one bit turned over, in a sentence
     flipped: str = ""
@@ -150,6 +153,8 @@ class Triage:
         for single in self.singles.values():
             suspect = single.known.relation is Relation.PRECURSOR
             weights.append(Weight.SUSPECTED if suspect else Weight.OTHER)
+        if self.damage_missing:
+            weights.append(Weight.UNDECIDED)
         own = self.own_evidence
         return max([*weights, own] if own else weights, default=None)
 
@@ -168,8 +173,15 @@ class Triage:
     @property
     def hardware_first(self) -> bool:
         """The hardware complained, or a bit flipped, and a report could be its doing."""
-        complained = "hardware" in self.singles or "M" in self.taint or bool(self.flipped)
+        complained = self._complained_before or "M" in self.taint or bool(self.flipped)
         return complained and (self.evidence or Weight.OTHER) >= Weight.UNDECIDED
+
+    @property
+    def _complained_before(self) -> bool:
+        """Whether the hardware complained, and not only after the last report."""
+        single = self.singles.get("hardware")
+        heavy = [g.report.order for g in self.groups if g.assessment.weight >= Weight.UNDECIDED]
+        return single is not None and single.order < max(heavy, default=single.order + 1)
 
     @property
     def weight(self) -> Weight | None:
@@ -341,7 +353,9 @@ class _Boot:
             return
         single = singles.get(known.kind)
         if single is None:
-            single = singles[known.kind] = Single(known, record.text[:300], record.seconds)
+            single = singles[known.kind] = Single(
+                known, record.text[:300], record.seconds, self.result.records
+            )
         single.count += 1
 
     def _group(self, report: Report) -> None:
@@ -375,6 +389,7 @@ class _Boot:
         for letter, (what, kinds) in _TAINTS.items():
             known = any(kind in self.result.kinds for kind in kinds if kind != report.kind)
             if letter in report.taint and not known:
+                self.result.damage_missing |= letter == "B"
                 missing.append(
                     f"the taint {letter} of the first report says that {what} came before it; no"
                     " such report stands before it in this log"
