@@ -74,6 +74,7 @@ test: install-test  ## everything that CI runs; as root
 	$(MAKE) lint unit live fuzz alerts guests
 
 quick:  ## style and the fast unit tests: under 30 s from a clone, without root and without apt
+	@echo "make quick leaves out what is marked slow, and tries little of what Hypothesis makes up: make unit"
 	@began=$$(date +%s) && $(MAKE) --no-print-directory style fast && \
 	    echo "make quick: $$(($$(date +%s) - began)) s"
 

@@ -90,6 +90,7 @@ def test_it_flies_where_nobody_else_can_open(
     assert not list(tmp_path.rglob("*canary*"))
 
 
+@pytest.mark.needs("root")  # only root's directories are closed to others
 def test_our_own_directory_comes_first(tmp_path: Path) -> None:
     """The state directory is in use all the time, so that finding it asks for no lock."""
     home = tmp_path / "state"
