@@ -6,7 +6,9 @@ import dataclasses
 
 import pytest
 
+from ebpfwatch.catalogue.layout import LifeFlag, State
 from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.daemon.judging import Judging
 from ebpfwatch.verdicts.finding import Actor, Confidence, Frame, Responsible, Strength
 from ebpfwatch.verdicts.responsible import Clues, describe_taints, responsible
 from ebpfwatch.verdicts.stacks import (
@@ -18,6 +20,7 @@ from ebpfwatch.verdicts.stacks import (
     own_frames,
     resolve,
 )
+from tests.unit.test_verdicts import EVENT, LIFE
 
 TAINTS = {"crime": "OE", "vfs_monitor": "OE", "cifs": "O", "overlay": "", "ext4": ""}
 
@@ -239,3 +242,50 @@ def test_who_is_behind_a_tracer_is_told_by_the_stack(stack: str, behind: str | N
     found = behind_tracer(actor(stack).stack)
     assert (found.symbol if found else None) == behind
     assert is_tracer(Frame(1, "bpf_trampoline_6442", 1)) and not is_tracer(Frame(1, "evict", 1))
+
+
+class KnownSymbols:
+    """Names by address."""
+
+    def __init__(self, **names: int) -> None:
+        self._names = {address: f"{name}+0x10" for name, address in names.items()}
+
+    def name(self, address: int) -> str:
+        """As kallsyms has it."""
+        return self._names.get(address, "")
+
+    def taints(self, module: str) -> str:
+        """None is tainted."""
+        return ""
+
+
+@pytest.mark.parametrize(
+    ("call_site", "stack", "flags", "withdrawn"),
+    [
+        (1, (), LifeFlag(0), True),  # RCU's own
+        (2, (3, 2, 1), LifeFlag(0), True),  # function_graph, and RCU behind it
+        (2, (3, 2), LifeFlag(0), True),  # function_graph, and nobody knows who is behind it
+        (2, (3, 2, 4), LifeFlag(0), False),  # function_graph, and foreign code behind it
+        (4, (3, 4), LifeFlag(0), False),
+        (4, (3, 4), LifeFlag.CANARY, True),  # our own file: what frees it is ext4
+    ],
+)
+def test_a_foreign_free_that_is_none_is_withdrawn(
+    call_site: int, stack: tuple[int, ...], flags: LifeFlag, withdrawn: bool
+) -> None:
+    """And its place is told to the probes, so that it costs no record any more."""
+    judging = Judging.__new__(Judging)
+    names = {"rcu_do_batch": 1, "return_to_handler": 2, "kmem_cache_free": 3, "some_free": 4}
+    told: list[tuple[int, ...]] = []
+    vars(judging).update(
+        _symbols=KnownSymbols(**names),
+        _test_page=range(0),
+        _call_sites=(),
+        configure=lambda: told.append(judging._call_sites),
+    )
+    life = dataclasses.replace(LIFE, flags=flags, state=State.EVICTING)
+    event = dataclasses.replace(
+        EVENT, verdict=Verdict.FOREIGN_FREE, call_site=call_site, stack=stack, life=life
+    )
+    assert judging._is_own_caller(event) is withdrawn
+    assert told == ([(call_site,)] if withdrawn else [])
