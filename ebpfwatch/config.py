@@ -14,7 +14,7 @@ from ebpfwatch.kernel.protocol import LoadRequest
 from ebpfwatch.system.configfile import read
 from ebpfwatch.text.strictyaml import between, key, one_of, power_of_two
 
-__all__ = ["Config", "load", "loader_request", "restart_needed"]
+__all__ = ["Config", "changed", "load", "loader_request", "restart_needed"]
 
 
 def _absolute(value: Any) -> str:
@@ -170,18 +170,30 @@ def split_address(text: str) -> tuple[str, int] | None:
     return host, int(port)
 
 
+#: What a reload applies; every other key waits for a restart.
+_AT_ONCE = ("canary", "findings", "reclaim", "governor")
+
+
 def restart_needed(old: Config, new: Config) -> tuple[str, ...]:
     """The changed keys that only a restart can apply."""
-    changed = []
-    for section in ("hooks", "contracts", "kernel", "evidence", "actions", "metrics"):
-        before, after = getattr(old, section), getattr(new, section)
-        for field in dataclasses.fields(before):
-            if getattr(before, field.name) != getattr(after, field.name):
-                changed.append(f"{section}.{field.name}")
-    changed += [
-        name for name in ("state_directory", "journal") if getattr(old, name) != getattr(new, name)
-    ]
-    return tuple(changed)
+    return tuple(key for key in changed(old, new) if key.partition(".")[0] not in _AT_ONCE)
+
+
+def changed(old: Config, new: Config) -> tuple[str, ...]:
+    """The keys that differ."""
+    keys = []
+    for field in dataclasses.fields(Config):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if dataclasses.is_dataclass(before):
+            names = [inner.name for inner in dataclasses.fields(before)]
+            keys += [
+                f"{field.name}.{name}"
+                for name in names
+                if getattr(before, name) != getattr(after, name)
+            ]
+        elif before != after:
+            keys.append(field.name)
+    return tuple(keys)
 
 
 def loader_request(settings: Config) -> LoadRequest:

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ebpfwatch.catalogue.roles import BY_CANARY, Hook
 from ebpfwatch.kernellog.known import KNOWN, Relation
 
 FILE = Path(__file__).with_name("ebpfwatch.json")
@@ -24,6 +25,7 @@ PRECURSORS = "|".join(
         known.kind for known in KNOWN if known.relation in (Relation.PRECURSOR, Relation.DAMAGE)
     )
 )
+PROVABLE = "|".join(hook.value for hook in Hook if hook.value in BY_CANARY)
 _HOST_LINK = {
     "title": "State of this machine",
     "url": "http://${__data.fields.Machine}/",
@@ -249,11 +251,11 @@ def _rows() -> list[tuple[str, list[tuple[int, int, dict[str, Any]]]]]:
                     4,
                     _stat(
                         "Hooks not proven alive",
-                        "Where a hook is silent, no findings means nothing. Reclaim is proven once"
-                        " something is reclaimed, so it is left out while it is not.",
+                        "Where a hook is silent, no findings means nothing. Those that no canary"
+                        " can prove are left out while they are not proven.",
                         f"count((ebpfwatch_hook_alive{{{_OURS}}} == 0)"
-                        f' or (ebpfwatch_hook_alive{{{_OURS}, hook!="reclaim"}}'
-                        f' != ebpfwatch_hook_alive{{{_OURS}, hook!="reclaim"}})) or vector(0)',
+                        f' or (ebpfwatch_hook_alive{{{_OURS}, hook=~"{PROVABLE}"}}'
+                        f' != ebpfwatch_hook_alive{{{_OURS}, hook=~"{PROVABLE}"}})) or vector(0)',
                     ),
                 ),
                 (

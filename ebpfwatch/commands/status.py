@@ -113,7 +113,7 @@ def _where(url: str) -> str:
 
 def _hooks(hooks: list[dict[str, Any]]) -> None:
     alive = sum(hook["state"] == "alive" for hook in hooks)
-    used = sum(hook["state"] != "not used" for hook in hooks)
+    used = sum(hook["state"] not in ("not used", "off", "on demand") for hook in hooks)
     _line("watched", f"{alive} of {used} hooks in use are proven alive")
     for hook in hooks:
         why = hook["reason"] if hook["state"] == "not used" else hook["how"]

@@ -64,6 +64,7 @@ class Daemon:
         self, settings: config.Config, config_path: str, paths: Paths, verbose: bool = False
     ) -> None:
         self._config = settings
+        self._started_with = settings
         self._config_path = config_path
         self._paths = paths
         self._verbose = verbose
@@ -258,7 +259,7 @@ class Daemon:
         self._snapshots.write(self._paths.run, url, self._config.state_directory)
 
     def _read_config_again(self) -> None:
-        new = read_again(self._config_path, self._config)
+        new = read_again(self._config_path, self._config, self._started_with)
         self._config_up_to_date = new is not None
         self._config = new = new or self._config
         self._governing.set_budget(new.governor.cpu_percent)

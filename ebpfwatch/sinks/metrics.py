@@ -177,7 +177,7 @@ def _hooks(status: Status) -> Iterator[Metric]:
     )
     for hook in status.kernel.hooks:
         attached.add_metric([hook.role, hook.name or "none"], float(hook.has_rung))
-        if hook.has_rung and hook.role not in status.governed.off:
+        if hook.role in status.proofs.alive:  # not given up, and not only for when it is needed
             proven = status.proofs.alive.get(hook.role)
             alive.add_metric([hook.role], math.nan if proven is None else float(proven))
         misses.add_metric([hook.role], status.kernel.misses.get(hook.role, 0))

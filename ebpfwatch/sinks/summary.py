@@ -10,7 +10,7 @@ import enum
 from typing import Any
 
 from ebpfwatch import __version__
-from ebpfwatch.catalogue.roles import BY_CANARY, Hook
+from ebpfwatch.catalogue.roles import ARMED, BY_CANARY, Hook
 from ebpfwatch.catalogue.verdicts import Kind, Verdict
 from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.sinks.status import BootState, Proofs, Status
@@ -134,7 +134,7 @@ def _incomplete(status: Status) -> Headline | None:
 
 
 def _quiet(status: Status) -> Headline:
-    used = sum(hook.has_rung for hook in status.kernel.hooks)
+    used = len(status.proofs.alive)
     alive = sum(alive is True for alive in status.proofs.alive.values())
     count = sum(n for (_, _, test), n in status.boot.findings.items() if not test)
     told = "Nothing found" if not count else f"{count} findings, none of them open,"
@@ -180,9 +180,11 @@ def hook_state(status: Status, hook: LoadedHook) -> str:
         return "not used"
     if hook.role in status.governed.off:
         return "off"
-    alive = status.proofs.alive.get(hook.role)
+    if hook.role not in status.proofs.alive:
+        return "on demand"  # attached when there is a reason for it (daemon/arming.py)
+    alive = status.proofs.alive[hook.role]
     if alive is None:
-        return "not proven yet"
+        return "armed" if hook.role in ARMED else "not proven yet"
     return "alive" if alive else "silent"
 
 

@@ -131,6 +131,7 @@ def test_what_needs_a_restart() -> None:
         findings=dataclasses.replace(old.findings, keep=1),
     )
     assert config.restart_needed(old, new) == ("kernel.table_slots",)
+    assert config.changed(old, new) == ("kernel.table_slots", "findings.keep")
 
 
 def test_every_key_takes_effect_at_a_reload_or_is_said_to_wait() -> None:

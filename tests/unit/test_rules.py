@@ -16,6 +16,7 @@ import pytest
 import yaml
 from prometheus_client import generate_latest
 
+from ebpfwatch.catalogue.roles import BY_CANARY, Hook
 from ebpfwatch.catalogue.verdicts import Kind
 from ebpfwatch.kernellog.known import KNOWN, Relation
 from ebpfwatch.sinks import metrics
@@ -472,6 +473,12 @@ def test_precursors_are_those_of_the_table() -> None:
     matcher = f'kind=~"{"|".join(kinds)}"'
     assert matcher in ALERTS["EbpfwatchPrecursor"]["expr"]
     assert json.dumps(matcher)[1:-1] in (ROOT / "deploy/grafana/ebpfwatch.json").read_text()
+
+
+def test_hooks_that_must_be_proven_are_those_of_the_canary() -> None:
+    """In the catalogue's order; one that is armed, or that only reclaim proves, is no alarm."""
+    names = "|".join(hook.value for hook in Hook if hook.value in BY_CANARY)
+    assert ALERTS["EbpfwatchHookUnproven"]["expr"].count(f'hook=~"{names}"') == 2
 
 
 def test_every_metric_of_the_dashboard_exists() -> None:

@@ -74,6 +74,16 @@ def test_one_screen_says_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert part in shown, shown
 
 
+def test_a_hook_on_demand_is_no_doubt(tmp_path: Path) -> None:
+    """Armed roles are attached for a reason only: they count neither as used nor as unproven."""
+    hook = dataclasses.replace(STATUS.kernel.hooks[0], role="put")
+    kernel = dataclasses.replace(STATUS.kernel, hooks=(STATUS.kernel.hooks[0], hook))
+    written(tmp_path, **{**ALIVE, "kernel": kernel, "proofs": Proofs({"evict": True}, {})})
+    body = json.loads((tmp_path / statusfile.NAME).read_text())
+    assert [hook["state"] for hook in body["hooks"]] == ["alive", "on demand"]
+    assert (body["level"], "1 of 1 hooks in use" in body["why"]) == ("OK", True)
+
+
 def test_no_daemon_is_no_peace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Never ran, killed, or hanging: UNKNOWN, whatever it said last."""
     assert status(tmp_path) == 3

@@ -217,7 +217,7 @@ def _hooks(status: Status) -> str:
         f"<td class=mono>{_e(hook.name)}</td><td class=why>{_e(hook.why)}</td></tr>"
         for hook in status.kernel.hooks
     )
-    used = sum(hook.has_rung for hook in status.kernel.hooks)
+    used = len(status.proofs.alive)
     alive = sum(alive is True for alive in status.proofs.alive.values())
     return (
         f"<p>{alive} of {used} hooks in use are proven alive;"
@@ -230,7 +230,13 @@ def _hooks(status: Status) -> str:
 
 
 def _state(word: str) -> str:
-    kinds = {"alive": "ok", "silent": "bad", "off": "warn", "not proven yet": "fair"}
+    kinds = {
+        "alive": "ok",
+        "silent": "bad",
+        "off": "warn",
+        "not proven yet": "fair",
+        "armed": "fair",
+    }
     return _pill(kinds.get(word, "none"), "SILENT" if word == "silent" else word)
 
 
