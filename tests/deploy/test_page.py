@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -77,9 +78,12 @@ def test_scripts_cannot_run_at_all(found: DaemonProcess, browser: Any) -> None:
 def test_the_page_is_accessible(found: DaemonProcess, browser: Any, scheme: str) -> None:
     """axe-core finds nothing: contrast, names, order of headings, landmarks."""
     axe = (node_module("axe-core") / "axe.min.js").read_text()
-    for width in (1100, 400):
+    browser.get(found.url)
+    one = browser.find_element("css selector", ".findings h3 a").get_attribute("href")
+    assert "/findings/" in one
+    for width, page in itertools.product((1100, 400), (found.url, f"{found.url}/runbook", one)):
         view(browser, scheme, width)
-        browser.get(found.url)
+        browser.get(page)
         browser.execute_script(axe)
         result = browser.execute_async_script("axe.run().then(arguments[arguments.length - 1])")
         assert len(result["passes"]) > 15
