@@ -8,16 +8,21 @@ What reads through C (BTF) does so in a child, so that a crash is seen as one.
 from __future__ import annotations
 
 import argparse
+import bz2
 import contextlib
 import ctypes
 import functools
+import gzip
 import io
 import json
+import lzma
 import os
 import random
 import signal
 import socket
+import struct
 import sys
+import tarfile
 import time
 import traceback
 import types
@@ -51,7 +56,8 @@ from ebpfwatch.sinks.web import Web, webconfig
 from ebpfwatch.sinks.web.guard import Guard
 from ebpfwatch.sinks.web.handler import Handler, Pages, _wanted, head
 from ebpfwatch.sinks.web.passwords import _basic
-from ebpfwatch.triage import explain, summary
+from ebpfwatch.triage import explain, modulefiles, summary
+from ebpfwatch.triage.logs import logs
 from tests.trust.figures import record
 from tests.unit.test_verdicts import judged
 
@@ -240,6 +246,20 @@ def read_authorization(data: bytes) -> None:
     _wanted(data.decode("latin-1"))
 
 
+def read_archive(data: bytes) -> None:
+    """A compressed or archived log, by its content."""
+    with in_a_file(data) as path:
+        with contextlib.suppress(EbpfwatchError):
+            for log in logs([str(path)]):
+                for boot in log.boots:
+                    explain.tell(boot, log.name)
+
+
+def read_module(data: bytes) -> None:
+    """The file of a kernel module: its undefined symbols."""
+    list(modulefiles.undefined(data))
+
+
 def read_btf(data: bytes) -> None:
     """A detached BTF file, in a child that may take two seconds."""
     with in_a_file(data) as path:
@@ -309,6 +329,39 @@ def small_btf() -> bytes:
     return head + b"".join(size.to_bytes(4, "little") for size in sizes) + types + names
 
 
+def small_module() -> bytes:
+    """A relocatable ELF file of our own: a table of two undefined symbols, and their names."""
+    names = b"\0dput\0iput\0"
+    symbols = struct.pack("<IBBHQQ", 0, 0, 0, 0, 0, 0)
+    symbols += b"".join(struct.pack("<IBBHQQ", at, 16, 0, 0, 0, 0) for at in (1, 6))
+    where = 64
+    sections = [
+        (0, 0, 0, 0),
+        (2, where, len(symbols), 2),
+        (3, where + len(symbols), len(names), 0),
+    ]
+    table = b"".join(
+        struct.pack("<IIQQQQIIQQ", 0, kind, 0, 0, at, size, link, 0, 8, 24)
+        for kind, at, size, link in sections
+    )
+    begin = where + len(symbols) + len(names)
+    head = b"\x7fELF\x02\x01\x01" + bytes(9)
+    head += struct.pack("<HHIQQQIHHHHHH", 1, 183, 1, 0, 0, begin, 0, 64, 0, 0, 64, len(sections), 2)
+    whole = head + symbols + names + table
+    assert list(modulefiles.undefined(whole)) == ["dput", "iput"]
+    return whole
+
+
+def archives(log: bytes) -> list[bytes]:
+    """The same log in each form that is unpacked."""
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as archive:
+        member = tarfile.TarInfo("a/dmesg")
+        member.size = len(log)
+        archive.addfile(member, io.BytesIO(log))
+    return [gzip.compress(log), lzma.compress(log), bz2.compress(log), whole.getvalue()]
+
+
 def targets(stack: contextlib.ExitStack) -> dict[str, tuple[Target, list[bytes]]]:
     """What is fuzzed, and with what to begin."""
     example = (ROOT / "config.example.yaml").read_bytes()
@@ -320,10 +373,10 @@ def targets(stack: contextlib.ExitStack) -> dict[str, tuple[Target, list[bytes]]
     ask = (
         b"GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: text/plain;q=0.5\r\nRange: bytes=1-2\r\n\r\n"
     )
-    logs = sorted((ROOT / "tests/fixtures/logs").glob("*.txt"))
+    samples = sorted((ROOT / "tests/fixtures/logs").glob("*.txt"))
     kmsg = [
         b"\n\n".join(b"4,%d,%d,-;%s" % (n, n, line) for n, line in enumerate(lines[at : at + 64]))
-        for log in logs
+        for log in samples
         for lines in [log.read_bytes().split(b"\n")]
         for at in range(0, len(lines), 64)
     ][:64]
@@ -350,7 +403,9 @@ def targets(stack: contextlib.ExitStack) -> dict[str, tuple[Target, list[bytes]]
         "finding": (read_finding, [finding]),
         "boot.json": (read_boot, [json.dumps(vars(boot)).encode()]),
         "trace on a console": (read_console, [trace]),
-        "kernel log": (read_kernel_log, [log.read_bytes() for log in logs]),
+        "kernel log": (read_kernel_log, [log.read_bytes() for log in samples]),
+        "archived log": (read_archive, archives(samples[0].read_bytes())),
+        "module": (read_module, [small_module()]),
         "BTF file": (read_btf, [small_btf()]),
         "/dev/kmsg": (read_kmsg, kmsg),
         "HTTP request": (read_request, [ask]),

@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -170,6 +171,21 @@ def test_the_width_of_the_terminal(
         wrapped = [line for line in out.splitlines() if line.startswith("  1. ")]
         longest[columns] = max(map(len, wrapped))
     assert longest["30"] <= 60 < longest["80"] <= 80 < longest["140"] <= 140
+
+
+def test_progress_is_for_terminals_and_large_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How far it is, on standard error; nothing of it in a pipe."""
+    (tmp_path / "log").write_bytes(QUIET * 2000)
+    monkeypatch.setattr("ebpfwatch.triage.logs._LARGE", 1000)
+    clock = iter(range(10**6))
+    monkeypatch.setattr("ebpfwatch.triage.logs.time.monotonic", lambda: float(next(clock)))
+    list(logs([str(tmp_path / "log")]))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    list(logs([str(tmp_path / "log")]))
+    assert re.search(r"\rread \d+ of \d+ MiB", capsys.readouterr().err)
 
 
 def test_standard_input_has_a_name() -> None:
