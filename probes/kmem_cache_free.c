@@ -27,10 +27,11 @@ static __always_inline bool is_stranger(u64 call_site)
 }
 
 #ifndef FREE_FROM_SLAB
-/* From the RCU callback to the slab free in idle's softirq, which nobody preempts: two ticks. */
-#define DUE_NS_MAX 20000000ull
-/* The same in a task, which may be preempted in between (RCU's threads, PREEMPT_RT). */
-#define DUE_NS_MAX_TASK 10000000000ull
+/*
+ * From the RCU callback to the slab free at most.  It is some 100 ns; but RCU's threads may be preempted in between
+ * (PREEMPT_RT), and a virtual CPU may stand still.
+ */
+#define DUE_NS_MAX 10000000000ull
 
 /*
  * Whether this is the slab free that follows the RCU callback: in the same call, so the current task is
@@ -47,8 +48,7 @@ static __always_inline bool is_due(const struct life *life, u64 key)
 	/* What was due before we were attached (the governor) has come and gone. */
 	if (life->freed.ns + 1000000000ull < config->any_free_since)
 		return false;
-	return life->freed.pid == pid &&
-	       life->freed.ns + (pid ? DUE_NS_MAX_TASK : DUE_NS_MAX) >= ns;
+	return life->freed.pid == pid && life->freed.ns + DUE_NS_MAX >= ns;
 }
 #endif
 
