@@ -73,7 +73,7 @@ run: install-run  ## install what the daemon needs and follow the kernel in the 
 test: install-test  ## everything that CI runs; as root
 	$(MAKE) lint unit live fuzz alerts guests
 
-quick:  ## style and the fast unit tests: under 30 s from a clone, without root and without apt
+quick:  ## style and the fast unit tests, from a clone: no root, no apt
 	@echo "make quick leaves out what is marked slow, and tries little of what Hypothesis makes up: make unit"
 	@began=$$(date +%s) && $(MAKE) --no-print-directory style fast && \
 	    echo "make quick: $$(($$(date +%s) - began)) s"

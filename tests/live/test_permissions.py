@@ -50,7 +50,9 @@ def traced(tmp_path: Path, ext4: Path) -> Iterator[tuple[Path, list[str]]]:
         words = ["selftest", "--timeout", str(PATIENCE)]
         assert command(*words, run_directory=tmp_path / "run").returncode == 0
         until(lambda: list((tmp_path / "state").glob("snapshots/[0-9]*")), log.read_text)
-        until(lambda: ".ebpfwatch-canary" in calls.read_text(errors="replace"), log.read_text)
+        # A canary's file: without a name where others could wait at one.
+        canary = re.compile(r"O_TMPFILE|\.ebpfwatch-canary")
+        until(lambda: canary.search(calls.read_text(errors="replace")), log.read_text)
         yield tmp_path, calls.read_text(errors="replace").splitlines()
     finally:
         # The whole session: strace would let the daemon go.
