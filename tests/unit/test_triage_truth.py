@@ -89,7 +89,8 @@ def false_sentences(triage: Triage, text: str) -> list[str]:
     claim("killed the PARENT", "dentry_kill" in text and "shrink_dentry_list" in text)
     claim("hardware complained", bool(re.search(r"Hardware Error|EDAC|mce:|: G.*M", text)))
     claim("no stack came with it", any(not group.report.symbols for group in triage.groups))
-    claim("may be no log of a kernel", not re.search(r"kernel BUG at \S+:\d+!$", text, re.M))
+    complaint = re.search(r"^(?!user).*kernel BUG at \S+:\d+!$", text, re.M)
+    claim("may be no log of a kernel", not complaint)
     claim("(numbers differ)", bool(triage.repeated))
     claim("memory was short", bool(re.search("oom-killer|ut of memory|allocation failure", text)))
     freed = any(heading == "freed" for heading, _ in triage.first_freer)
@@ -101,7 +102,7 @@ def false_sentences(triage: Triage, text: str) -> list[str]:
     if triage.release and triage.release not in text:
         wrong.append(f"kernel {triage.release}")
     for module in triage.modules.values():
-        if module.name not in text:
+        if module.name not in text and not triage.counts.joined:  # of pieces that were lost
             wrong.append(f"module {module.name}")
     return wrong
 
