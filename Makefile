@@ -197,6 +197,7 @@ install-test: $(VENV)/.test  ## as root: what the tests need besides
 
 # A venv over the system Python, because bcc comes with that one.
 $(VENV)/.run: Makefile
+	PYTHON=$(PYTHON) sh deploy/supported.sh
 	sh deploy/install-packages.sh $(RUN_PACKAGES)
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	touch $@

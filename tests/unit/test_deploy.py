@@ -268,6 +268,7 @@ EXERCISED = {
     "grafana/*": "tests/deploy/test_grafana.py",
     "image/*": "tests/vm/scripts/image.sh",
     "install-packages.sh": "tests/unit/test_deploy.py",
+    "supported.sh": "tests/unit/test_supported.py",
     "man/*": "tests/unit/test_deploy.py",
     "prometheus/*": "tests/deploy/test_alerts.py",
     "sbom.py": "tests/unit/test_deploy.py",
