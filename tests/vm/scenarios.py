@@ -103,6 +103,11 @@ _MISTAKES = (
         "dput() of a directory 146 times too often, under 200 children; reclaim on two CPUs",
     ),
     (
+        "dirs_put-shrunk",
+        ("dentry_killed_in_use", "dentry_killed_twice"),
+        "300 directories put once too often; reclaim on two CPUs: the case's own oops",
+    ),
+    (
         "dirs_put",
         ("dentry_killed_in_use", "dentry_killed_twice"),
         "20 directories put once too often and killed on both CPUs at once: the whole chain",
@@ -157,7 +162,7 @@ _MISTAKES = (
 
 def _mistakes() -> tuple[Scenario, ...]:
     return tuple(
-        Scenario(f"cause:{name}", what, "cause", (name,), causes=causes)
+        Scenario(f"cause:{name}", what, "cause", tuple(name.split("-")), causes=causes)
         for name, causes, what in _MISTAKES
     )
 

@@ -1,4 +1,4 @@
-# $1: a mistake of modules/causes.c. Then the ordinary work that meets its consequence, or its victims.
+# $1: a mistake of modules/causes.c; $2: a variant of it. Then the ordinary work that meets its consequence, or its victims.
 watch
 cause=$1
 # The hooks that are attached only for a while, and on request (docs/contracts.md).
@@ -27,17 +27,34 @@ dir_put) # each of 200 children holds a reference of its directory: 54 are left
     ready path=/mnt/vdb/dir often=146
     go
     ;;
-dirs_put) # the whole chain, step by step
-    mkfifo /tmp/to /tmp/from
-    python3 /payload/chain.py /mnt/vdb </tmp/to >/tmp/from 2>/results/chain &
-    exec 8>/tmp/to 7</tmp/from
-    read -r said <&7 # opened
-    ready path=/mnt/vdb/dir count=20 often=1
-    echo >&8
-    read -r said <&7 # deleted
-    go
-    echo >&8
-    wait $!
+dirs_put)
+    if [ "$2" = shrunk ]; then
+        # As in the case: each directory has two children and one reference too few, so the first child's end kills it and
+        # the second's kills it again. A call of the shrinker takes 1024 dentries, oldest first: two CPUs end the first and
+        # the second children at the same time.
+        echo 2 >/proc/sys/vm/drop_caches
+        for i in $(seq 300); do mkdir dir$i; done
+        for i in $(seq 300); do : >dir$i/1; done
+        for i in $(seq 724); do : >between$i; done
+        for i in $(seq 300); do : >dir$i/2; done
+        many 1000
+        sync
+        ready path=/mnt/vdb/dir count=300 often=1
+        on_each_cpu "for round in 1 2 3 4 5 6; do for i in \$(seq 100); do : >end-\$cpu-\$i; done; rm end-\$cpu-*; done" &
+        sleep 1
+        go
+    else # the whole chain, step by step
+        mkfifo /tmp/to /tmp/from
+        python3 /payload/chain.py /mnt/vdb </tmp/to >/tmp/from 2>/results/chain &
+        exec 8>/tmp/to 7</tmp/from
+        read -r said <&7 # opened
+        ready path=/mnt/vdb/dir count=20 often=1
+        echo >&8
+        read -r said <&7 # deleted
+        go
+        echo >&8
+        wait $!
+    fi
     ;;
 iput_open | dput_open)
     hold victim
