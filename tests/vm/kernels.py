@@ -104,8 +104,8 @@ def absent(name: str) -> str:
     if name in DEBIAN or _image(BROUGHT / name):
         return ""
     return (
-        f"no kernel {name}: there is no {BROUGHT / name}/Image.gz (docs/vm.md says what a kernel"
-        f" for the guests needs), and Debian's are {', '.join(DEBIAN)}"
+        f"no kernel {name} is in KERNELS_DIR (docs/vm.md says what belongs there), and Debian's are"
+        f" {', '.join(DEBIAN)}"
     )
 
 
@@ -113,7 +113,7 @@ def kernel(name: str) -> Kernel:
     """A kernel by name or by an image's path, made ready; ``SystemExit`` says what is missing."""
     missing = absent(name)
     if missing:
-        raise SystemExit(missing)
+        raise SystemExit(f"{missing}; KERNELS_DIR is {BROUGHT}")
     if "/" in name:
         build = os.environ.get("KERNEL_HEADERS")
         return _any_image("", Path(name), Path(build) if build else None)

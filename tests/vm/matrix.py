@@ -241,7 +241,7 @@ def main() -> int:
     skipped = {name: _lacking(name) for name in names} if arguments.ci or not named else {}
     skipped = {name: why for name, why in skipped.items() if why}
     for name, why in skipped.items():
-        print(f"SKIPPED guest {name}: {why}", flush=True)
+        print(f"SKIPPED guest {name}: {why}; KERNELS_DIR is {kernels.BROUGHT}", flush=True)
     possible = [name for name in names if name not in skipped]
     if not possible:
         print(f"0 scenarios run; {len(skipped)} kernels skipped")
