@@ -46,7 +46,11 @@ def tell(
     lines += _section("In the files of the modules:", found or [], width)
     lines += _section("Lines that are not known here:", _repeated(triage), width)
     lines += _section("What to do next:", next_steps(triage), width)
-    lines += _section("Not in the log, or not read:", [*triage.missing, *unread(triage)], width)
+    lines += _section(
+        "Not in the log, or not read:",
+        [*triage.missing, *triage.begins_late, *unread(triage)],
+        width,
+    )
     return "\n".join(printable(line) for line in lines)
 
 
@@ -443,7 +447,7 @@ def to_json(triage: Triage) -> dict[str, Any]:
         "out_of_tree": [module.name for module in triage.foreign()],
         "repeated": [{"text": r.text, "count": r.count} for r in triage.repeated],
         "next": next_steps(triage),
-        "missing": triage.missing,
+        "missing": [*triage.missing, *triage.begins_late],
         "unread": unread(triage),
         "lines": triage.counts.lines,
         "cut": triage.counts.cut,

@@ -29,6 +29,7 @@ _MOST_TRACED = 400  # lines of ebpfwatch itself that are kept: some four a verdi
 _MOST_LINES = 512  # different lines whose repetitions are counted
 _REPEATED = 20  # times: below that a repeated line is not worth a word
 _KEPT_LINES = 8
+_BOOTED = 300.0  # seconds: a log that begins later does not begin with the boot
 
 #: What the probes see of a second free; their other verdicts are context.
 _PROOFS = ("double_free", "double_destroy", "double_evict", "free_while_alive")
@@ -204,6 +205,13 @@ class Triage:
         its free.
         """
         return not _DAMAGE_KINDS.isdisjoint(self.kinds) or "B" in self.taint or self.poisoned
+
+    @property
+    def begins_late(self) -> list[str]:
+        """That the log does not begin with the boot, in a sentence, where it has reports."""
+        if not self.groups or self.first is None or self.first <= _BOOTED:
+            return []
+        return [f"the log begins {self.first:.0f} s after boot: what came before is not in it"]
 
     def heaviest(self, weight: Weight) -> Group | None:
         """The first group of that weight."""

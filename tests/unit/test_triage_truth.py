@@ -99,7 +99,7 @@ def false_sentences(triage: Triage, text: str) -> list[str]:
     for name, _ in accused(triage):
         if not re.search(rf"\[{re.escape(name)}\b", text):
             wrong.append(f"accused of what no line says: {name}")
-    if triage.release and triage.release not in text:
+    if triage.release and triage.release not in text and not triage.counts.joined:
         wrong.append(f"kernel {triage.release}")
     for module in triage.modules.values():
         if module.name not in text and not triage.counts.joined:  # of pieces that were lost
