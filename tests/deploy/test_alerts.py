@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import subprocess
 import urllib.parse
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,9 @@ def test_from_the_kernel_to_the_webhook(daemon: DaemonProcess, tmp_path: Path) -
             "instance": target,
         }
         assert f"self-test on {target}" in alert["annotations"]["summary"]
-        assert urllib.parse.urlparse(alert["annotations"]["runbook_url"]).fragment
+        opened = urllib.parse.urlparse(alert["annotations"]["runbook_url"])
+        with urllib.request.urlopen(opened.geturl(), timeout=10) as page:
+            assert f"id='{opened.fragment}'" in page.read().decode()
         daemon.stop()
         path, alert = heard(posted)
         assert (path, alert["labels"]["alertname"]) == ("/tickets", "EbpfwatchDown")

@@ -43,8 +43,14 @@ def _time(tag: int, text: str) -> float:
         text = ("19" if text >= "50" else "20") + text
     elif tag != _GENERALIZED_TIME:
         raise ValueError("no date")
-    when = datetime.datetime.strptime(text, "%Y%m%d%H%M%SZ")
-    return when.replace(tzinfo=datetime.timezone.utc).timestamp()
+    found = re.fullmatch(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z", text)
+    if found is None:
+        raise ValueError("no date")
+    # Not by strptime(), which would bring in a megabyte of modules.
+    year, month, day, hour, minute, second = map(int, found.groups())
+    return datetime.datetime(
+        year, month, day, hour, minute, second, tzinfo=datetime.timezone.utc
+    ).timestamp()
 
 
 def _parts(der: bytes) -> list[tuple[int, bytes]]:

@@ -68,6 +68,8 @@ def finding_page(finding: Finding, now: float) -> str:
     what = "".join(f"<li>{_e(step)}</li>" for step in steps) or "<li>nothing</li>"
     alert = "EbpfwatchCause" if finding.verdict.kind is Kind.CAUSE else "EbpfwatchDamage"
     sure = finding.confidence is Confidence.CONFIRMED and finding.verdict.kind is not Kind.CONTEXT
+    ack = f"ebpfwatch report --ack {_e(finding.id)}"
+    until = f" When it is taken care of and the machine cannot boot yet: <code>{ack}</code>"
     section = (alert if sure else "EbpfwatchCandidate").lower()
     return _document(
         title,
@@ -78,8 +80,8 @@ def finding_page(finding: Finding, now: float) -> str:
         + f"<p class=dim>{utc(finding.realtime_us / 1e6)}, {ago(now - finding.realtime_us / 1e6)}"
         " ago</p></section>"
         + f"<section aria-labelledby=do><h2 id=do>What to do</h2><ol>{what}</ol>"
-        f"<p><a href='/runbook#{section}'>The runbook</a> has more. When it is taken care of and"
-        f" the machine cannot boot yet: <code>ebpfwatch report --ack {_e(finding.id)}</code></p>"
+        f"<p><a href='/runbook#{section}'>The runbook</a> has more."
+        f"{'' if finding.test else until}</p>"
         "</section>" + "<section aria-labelledby=whole><h2 id=whole>The report</h2>"
         f"<pre class=wide tabindex=0>{_lines(body(finding))}</pre></section>",
     )
