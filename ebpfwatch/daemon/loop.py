@@ -2,7 +2,7 @@
 
 One thread, this loop, reads the ring, judges, and tells journal and kernel log; now and then it
 looks after canary, losses and governor.  What may wait has a thread of its own: web server and
-password hashing, the state directory, actions, a canary where the file system does not answer.
+password hashing, the state directory, actions, canaries (at most four), and the log.
 """
 
 from __future__ import annotations

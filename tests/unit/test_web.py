@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
 from ebpfwatch.commands import selftest
+from ebpfwatch.daemon import canary
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.zoneinfo import Zone
 from ebpfwatch.kernel.hook import LoadedHook
@@ -31,7 +32,7 @@ from ebpfwatch.kernel.state import KernelState
 from ebpfwatch.sinks import metrics, web
 from ebpfwatch.sinks.status import BootState, Governed, Proofs, Status
 from ebpfwatch.sinks.summary import Level, headline
-from ebpfwatch.sinks.web import passwords, runbook, server, svg
+from ebpfwatch.sinks.web import runbook, server, svg
 from ebpfwatch.sinks.web.page import finding_page, page, runbook_page
 from ebpfwatch.verdicts.finding import Finding
 from tests.unit.test_sinks import STATUS
@@ -469,11 +470,26 @@ def test_what_is_refused_has_the_headers_of_every_answer(served: web.Web) -> Non
 
 
 def test_the_threads_fit_the_unit() -> None:
-    """One for HTTP and one for passwords."""
-    source = "".join(
-        Path(module.__file__).read_text() for module in (server, passwords) if module.__file__
-    )
-    assert source.count("threading.Thread(") == 2
+    """All threads of the daemon at once leave room for a command of the operator's."""
+    package = Path(server.__file__).parents[2]
+    starts = {
+        str(file.relative_to(package)): count
+        for file in package.rglob("*.py")
+        if (count := file.read_text().count("threading.Thread("))
+        and not file.is_relative_to(package / "triage")  # a command of its own
+    }
+    assert starts == {
+        "actions/__init__.py": 1,
+        "daemon/canary.py": 1,  # at most canary._MOST_THREADS at once
+        "sinks/web/passwords.py": 1,
+        "sinks/web/server.py": 1,
+        "system/log.py": 1,
+        "system/worker.py": 1,  # the daemon has one, for the disk
+    }
+    unit = (package.parent / "deploy/ebpfwatch.service").read_text()
+    limit = re.search(r"(?m)^TasksMax=(\d+)", unit)
+    threads = 1 + sum(starts.values()) - 1 + canary._MOST_THREADS
+    assert limit is not None and threads + 4 <= int(limit.group(1))
 
 
 def test_a_taken_port_names_the_address(served: web.Web) -> None:
