@@ -279,7 +279,7 @@ def lock_of(directory: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def test_he_holds_the_lock_of_a_mount_s_root(tmp_path: Path, record_property: Record) -> None:
+def test_he_holds_the_lock_of_the_root_of_a_mount(tmp_path: Path, record_property: Record) -> None:
     """Nobody can make a file there; the canary goes on."""
     with loop_ext4(tmp_path, 64 << 20) as mount:
         with watching(tmp_path, interval_seconds="1", journal=_OFF) as daemon:
@@ -380,7 +380,7 @@ def kernel_messages(daemon: DaemonProcess) -> dict[str, float]:
     }
 
 
-def test_he_floods_the_kernel_s_log(
+def test_he_floods_the_log_of_the_kernel(
     daemon: DaemonProcess, hostile: str, record_property: Record
 ) -> None:
     """From a user namespace, without a pause: no hook is taken off for it."""
