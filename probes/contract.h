@@ -20,8 +20,9 @@ enum hook {
 	HOOK_RECLAIM = 6,
 	HOOK_UNLINK_PATH = 7,
 	HOOK_DENTRY = 8,
-	HOOK_PUT = 9,
-	HOOK_CLOSE = 10,
+	HOOK_HOTPLUG = 9,
+	HOOK_PUT = 10,
+	HOOK_CLOSE = 11,
 	HOOK_COUNT,
 };
 
@@ -51,6 +52,7 @@ enum verdict {
 	VERDICT_DENTRY_KILLED_IN_USE = 14,
 	VERDICT_PUT_WITHOUT_REFERENCE = 15,
 	VERDICT_CLOSED_AFTER_DEATH = 16,
+	VERDICT_RCU_LISTS_CROSSED = 17,
 };
 
 enum record_kind {
@@ -108,12 +110,14 @@ enum counter {
 	COUNTER_CALL_LOST = 20,
 	/* of any cache, where seeing one costs a trap */
 	COUNTER_SLAB_FREE = 21,
+	/* inodes that RCU freed on another CPU than they were queued on */
+	COUNTER_RCU_OTHER_CPU = 22,
 	/* dentries killed (or freed), of every filesystem */
-	COUNTER_DENTRY = 22,
+	COUNTER_DENTRY = 23,
 	/* references of inodes given back, while that hook is armed */
-	COUNTER_PUT = 23,
+	COUNTER_PUT = 24,
 	/* files closed, while that hook is armed */
-	COUNTER_CLOSE = 24,
+	COUNTER_CLOSE = 25,
 	COUNTER_COUNT,
 };
 

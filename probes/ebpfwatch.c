@@ -9,6 +9,7 @@
 #include "ext4_free_in_core_inode.c"
 #include "kmem_cache_free.c"
 #include "shrink_slab.c"
+#include "cpuhp.c"
 #include "dentry_kill.c"
 #include "iput.c"
 #include "fput.c"

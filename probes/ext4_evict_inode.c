@@ -63,7 +63,7 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 	read_inode(inode, &seen);
 	why.ino = seen.ino;
 	why.generation = seen.generation;
-	why.dev = dev_of(seen.super);
+	why.dev = dev_at(seen.super, ns);
 	why.flags = WITNESS_IDENTITY;
 
 	note = note_of(inode);
@@ -72,7 +72,7 @@ static __always_inline void on_evict(void *ctx, u64 inode, u64 call_site)
 	WHOLE(note);
 	if (note) {
 		flags |= LIFE_UNLINKED;
-		if (in_flight(note) && is_locked(inode))
+		if (in_flight(note) && is_locked(&seen))
 			flags |= LIFE_IN_FLIGHT;
 		if (note->flags & NOTE_CANARY)
 			flags |= LIFE_CANARY;

@@ -88,6 +88,45 @@ static __always_inline void free_of_dead(const struct life *life, u64 key, struc
 		count(COUNTER_ALLOC_MISSED, 1);
 }
 
+/*
+ * RCU runs a callback on the CPU that queued it (kernel/rcu/tree.c: each CPU has its list); one that is run elsewhere has
+ * come there because two lists were crossed: somebody queued one rcu_head twice.  Legal are: a CPU that went
+ * (cpuhp.c), offloaded callbacks (they run in a thread called rcuo...), and a task that moved between the hook on the
+ * destruction and its call_rcu(), which happens to one inode at a time, so only many at once are told.
+ */
+#define CROSSED_MANY 8
+#ifndef CROSSED_NS
+#define CROSSED_NS 20000000ull
+#endif
+#define HOTPLUG_NS 10000000000ull
+#define COMM_RCUO 0x6f756372u /* "rcuo" */
+
+static __always_inline bool crossed(const struct life *life)
+{
+#ifdef HOTPLUG_RAW_TRACEPOINT
+	u32 zero = 0;
+	u64 ns, *changed = get_hotplug();
+	struct crossing *crossing = crossings.lookup(&zero);
+	char comm[COMM_LEN] = {};
+
+	if (!life->destroyed.ns || life->destroyed.cpu == bpf_get_smp_processor_id())
+		return false;
+	bpf_get_current_comm(comm, sizeof(comm));
+	ns = bpf_ktime_get_ns();
+	if (*(u32 *)comm == COMM_RCUO || !changed || !crossing ||
+	    (*changed && ns < *changed + HOTPLUG_NS))
+		return false;
+	count(COUNTER_RCU_OTHER_CPU, 1);
+	if (ns > crossing->ns + CROSSED_NS)
+		crossing->count = 0;
+	crossing->ns = ns;
+	__sync_fetch_and_add(&crossing->count, 1);
+	return crossing->count == CROSSED_MANY;
+#else
+	return false;
+#endif
+}
+
 /* The free that follows an eviction: what every inode does once. */
 static __always_inline void count_free(u64 grace_ns, u32 flags)
 {
@@ -167,6 +206,11 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 		free_of_dead(life, key, &why);
 	else if (other)
 		free_of_other(life, key, &why);
+	else if (hook == HOOK_RCU_FREE && crossed(life)) {
+		why.flags |= read_witness(inode_of(object), &why.state, &why.count);
+		why.dev = life->dev;
+		why.verdict = VERDICT_RCU_LISTS_CROSSED;
+	}
 	if (stranger && why.verdict == VERDICT_NONE)
 		why.verdict = VERDICT_FOREIGN_FREE;
 	if (why.verdict != VERDICT_NONE) {

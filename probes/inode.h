@@ -22,10 +22,11 @@ struct inode_seen {
 	u32 nlink;
 	u32 generation;
 	u32 state;
+	u64 owner; /* of its lock, with its flags; 0 where the kernel keeps none, or it lies far off */
 };
 
 /* Where the fields lie close together one read costs a third of four. */
-#define INODE_BLOCK 112
+#define INODE_BLOCK 128
 #define IN_BLOCK(offset) ((offset) >= OFF_I_SB && (offset) + 8 <= OFF_I_SB + INODE_BLOCK)
 #define AT(offset) ((void *)block + ((offset) - OFF_I_SB))
 
@@ -55,6 +56,13 @@ static __always_inline bool read_inode(u64 inode, struct inode_seen *seen)
 	seen->state = *(u32 *)AT(OFF_I_STATE);
 #else
 	READ(seen->state, inode + OFF_I_STATE);
+#endif
+#ifdef OFF_I_RWSEM_OWNER
+#if IN_BLOCK(OFF_I_RWSEM_OWNER)
+	seen->owner = *(u64 *)AT(OFF_I_RWSEM_OWNER);
+#else
+	READ(seen->owner, inode + OFF_I_RWSEM_OWNER);
+#endif
 #endif
 	return true;
 }

@@ -19,6 +19,7 @@ static __always_inline void check_memory(void *ctx, u64 object, const struct lif
 	u64 inode = inode_of(object);
 	struct suspicion why = {};
 
+	WHOLE(life); /* old verifiers do not connect it with the key */
 	why.flags = read_witness(inode, &why.state, &why.count);
 	if (!(why.flags & WITNESS_READ))
 		return;

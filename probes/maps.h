@@ -15,6 +15,15 @@ BPF_ARRAY(notes, struct note, NOTE_SLOTS);
 BPF_ARRAY(tasks, struct task, TASK_SLOTS);
 BPF_ARRAY(settings, struct settings, 1);
 BPF_PERCPU_ARRAY(grace, u64, GRACE_BUCKETS);
+/* The device of the superblock that a CPU saw last, as of a tick of the clock: most inodes die where the last one did. */
+struct device_seen {
+	u64 super;
+	u64 ns;
+	u32 dev;
+	u32 reserved;
+};
+
+BPF_PERCPU_ARRAY(devices, struct device_seen, 1);
 /* When a dying object was last forgotten, or not entered. */
 BPF_ARRAY(dying_lost, u64, 1);
 /*
@@ -31,6 +40,24 @@ static __always_inline struct settings *get_settings(void)
 
 	return settings.lookup(&zero);
 }
+
+/* When a CPU last came or went. */
+BPF_ARRAY(hotplug, u64, 1);
+
+static __always_inline u64 *get_hotplug(void)
+{
+	u32 zero = 0;
+
+	return hotplug.lookup(&zero);
+}
+
+/* Callbacks that RCU ran on another CPU than they were queued on: how many within a short time. */
+struct crossing {
+	u64 ns;
+	u64 count;
+};
+
+BPF_ARRAY(crossings, struct crossing, 1);
 
 static __always_inline u64 *get_dying_lost(void)
 {

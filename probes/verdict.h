@@ -8,6 +8,30 @@
 #include "table.h"
 #include "task.h"
 
+/*
+ * A superblock's device, read once a tick and CPU.  Within a tick no superblock goes and another comes in its place.
+ * Another task may have written the entry while we were preempted: `super` is looked at before and after.
+ */
+static __always_inline u32 dev_at(u64 super, u64 ns)
+{
+	u32 zero = 0, dev;
+	struct device_seen *seen = devices.lookup(&zero);
+
+	if (!seen)
+		return dev_of(super);
+	if (*(volatile u64 *)&seen->super == super && seen->ns == ns) {
+		dev = *(volatile u32 *)&seen->dev;
+		if (*(volatile u64 *)&seen->super == super)
+			return dev;
+	}
+	dev = dev_of(super);
+	*(volatile u64 *)&seen->super = 0;
+	*(volatile u32 *)&seen->dev = dev;
+	*(volatile u64 *)&seen->ns = ns;
+	*(volatile u64 *)&seen->super = super;
+	return dev;
+}
+
 static __always_inline u64 inode_of(u64 object)
 {
 	return object + OFF_VFS_INODE;
@@ -187,9 +211,9 @@ static __always_inline bool is_locked_by_us(u64 inode)
 }
 
 /* vfs_unlink() holds it around ->unlink (fs/namei.c): what came back with an error let it go. */
-static __always_inline bool is_locked(u64 inode)
+static __always_inline bool is_locked(const struct inode_seen *seen)
 {
-	return lock_owner(inode) != 0;
+	return !(seen->owner & 1) && seen->owner & ~7ull;
 }
 #else
 /* PREEMPT_RT keeps no owner, and other kernels may not (CONFIG_RWSEM_SPIN_ON_OWNER). */
@@ -198,7 +222,7 @@ static __always_inline bool is_locked_by_us(u64 inode)
 	return false;
 }
 
-static __always_inline bool is_locked(u64 inode)
+static __always_inline bool is_locked(const struct inode_seen *seen)
 {
 	return true;
 }

@@ -107,6 +107,12 @@ ROWS: tuple[Counter, ...] = (
     Counter("verdict", "VERDICT", _O, "verdicts reported"),
     Counter("call_lost", "CALL_LOST", _O, "only in unlinks.c: calls whose start was not kept"),
     Counter("slab_free", "SLAB_FREE", _O, "of any cache, where seeing one costs a trap"),
+    Counter(
+        "rcu_other_cpu",
+        "RCU_OTHER_CPU",
+        _E,
+        "inodes that RCU freed on another CPU than they were queued on",
+    ),
     Counter("dentry", "DENTRY", _E, "dentries killed (or freed), of every filesystem"),
     Counter("put", "PUT", _E, "references of inodes given back, while that hook is armed"),
     Counter("close", "CLOSE", _E, "files closed, while that hook is armed"),

@@ -30,13 +30,15 @@ NONE = "none"  #: a wish for no hook at all
 class Attachment:
     """One BPF program on one place: ``function`` is its name in probes/.
 
-    An ``optional`` one may be missing (arm64 has no unlink system call).
+    An ``optional`` one may be missing (arm64 has no unlink system call).  ``unless`` is an offset
+    of probes/: where the kernel has that member, the program is loaded and not attached.
     """
 
     target: str
     function: str
     at_return: bool = False
     optional: bool = False
+    unless: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +129,8 @@ LADDER: dict[str, tuple[Rung, ...]] = {
             "raw_tracepoint",
             (
                 Attachment("ext4_unlink_enter", "ext4_unlink_enter"),
-                Attachment("ext4_unlink_exit", "ext4_unlink_exit"),
+                # Where the lock tells whether an unlink is under way, its return need not be seen.
+                Attachment("ext4_unlink_exit", "ext4_unlink_exit", unless="OFF_I_RWSEM_OWNER"),
             ),
             ("UNLINK_RAW_TRACEPOINT",),
         ),
@@ -191,6 +194,13 @@ LADDER: dict[str, tuple[Rung, ...]] = {
         _kprobe("__dentry_kill", "dentry_kill", "DENTRY_KPROBE"),
         _fentry("dentry_free", "dentry_kill", "DENTRY_FENTRY", "DENTRY_AT_FREE"),
         _kprobe("dentry_free", "dentry_kill", "DENTRY_KPROBE", "DENTRY_AT_FREE"),
+    ),
+    "hotplug": (
+        Rung(
+            "raw_tracepoint",
+            (Attachment("cpuhp_enter", "cpuhp_enter"),),
+            ("HOTPLUG_RAW_TRACEPOINT",),
+        ),
     ),
     # Those that are armed come last: what is not attached has no link (``kernel.links``).
     "put": (

@@ -116,15 +116,19 @@ class Hook(enum.Enum):
             goes=2,
         ),
     )
+    HOTPLUG = (
+        "hotplug",
+        _Row(9, "CPUs that come and go: RCU then runs callbacks elsewhere, legally"),
+    )
     PUT = (
         "put",
         _Row(
-            9,
+            10,
             "a reference given back that nobody had",
             armed=True,
         ),
     )
-    CLOSE = ("close", _Row(10, "a file closed after its dentry died", armed=True))
+    CLOSE = ("close", _Row(11, "a file closed after its dentry died", armed=True))
 
     def __lt__(self, other: Hook) -> bool:
         """In the order of an object's life."""

@@ -385,6 +385,27 @@ class Verdict(enum.Enum):
         ),
     )
 
+    RCU_LISTS_CROSSED = (
+        "rcu_lists_crossed",
+        _Row(
+            17,
+            Kind.CAUSE,
+            damage=True,
+            forged_by=(("destroy",),),
+            message_id="01b7e15bbe3642bd9a8d2313616e86f8",
+            words=Sentence(
+                "freed by RCU on another CPU than it was queued on, like others at that moment",
+                "RCU runs callbacks on a CPU that did not queue them: its lists are crossed,"
+                " because something was queued twice",
+                "RCU runs callbacks on a CPU that did not queue them",
+                "Something, a dentry perhaps, was given to call_rcu() twice. Callbacks that stand"
+                " behind it are run\ntwice or never: look at the findings about dentries.",
+                nobody="the inode is a bystander: what was queued twice is another object, and"
+                " whoever did it is on no stack of this moment",
+            ),
+        ),
+    )
+
 
 #: Verdicts that mean damaged memory: the one answer for journal, alerts, page and actions.
 CRITICAL = frozenset(verdict for verdict in Verdict if verdict.damage)

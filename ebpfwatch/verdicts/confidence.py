@@ -89,6 +89,11 @@ def _doubts_of_contracts(
         yield Confidence.PROBABLE, "a damaged filesystem may have names of inodes without links"
     if event.broken and event.flags & Flag.WITNESS_NO_INODE:
         yield Confidence.PROBABLE, "its memory may be no inode any more"
+    if verdict is Verdict.RCU_LISTS_CROSSED:
+        yield (
+            Confidence.PROBABLE,
+            "only where these callbacks ran speaks for it: no CPU came or went, none is offloaded",
+        )
     if verdict is Verdict.DOUBLE_FREE and event.life is None:
         yield (
             Confidence.PROBABLE,
@@ -159,6 +164,11 @@ def evidence(event: VerdictEvent) -> list[str]:
             says.append(f"queued for RCU {ago(event.ns - life.destroyed.ns)} before")
         elif life.evicted:
             says.append(f"evicted {ago(event.ns - life.evicted.ns)} before")
+        if event.hook is Hook.RCU_FREE and life.destroyed and life.destroyed.cpu != event.cpu:
+            says.append(
+                f"it was queued on CPU {life.destroyed.cpu} and is freed on CPU {event.cpu}: RCU's"
+                " lists are crossed, if no CPU came or went; look at the findings about dentries"
+            )
         if life.flags & LifeFlag.NO_EVICT:
             says.append("its eviction was not seen")
     if event.flags & Flag.WITNESS_NO_INODE:

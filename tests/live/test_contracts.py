@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ebpfwatch.catalogue.layout import Broken, Flag
+from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.events.wire import VerdictEvent, decode
 from ebpfwatch.kernel.playback import FakeInode, Playback
 from ebpfwatch.kernel.session import Session
@@ -314,3 +315,51 @@ def test_a_file_closed_after_its_dentry_died(
     bed.play("fput", bed.inode_address)
     event = only(session, "CLOSED_AFTER_DEATH", broken)
     assert event.object == bed.dentry_address and event.related == bed.inode_address
+
+
+# -- RCU's lists
+
+
+@pytest.fixture
+def two_cpus() -> Iterator[tuple[int, int]]:
+    """Where to queue and where to free; the affinity is as before at the end."""
+    before = os.sched_getaffinity(0)
+    if len(before) < 2:
+        pytest.skip("one CPU")
+    yield tuple(sorted(before))[:2]  # type: ignore[misc]
+    os.sched_setaffinity(0, before)
+
+
+def freed_elsewhere(bed: Playback, cpus: tuple[int, int], times: int) -> None:
+    """So many lives, queued for RCU on the first CPU and freed on the second."""
+    for _ in range(times):
+        os.sched_setaffinity(0, {cpus[0]})
+        bed.alloc()
+        bed.publish()
+        bed.evict()
+        bed.play("ext4_destroy_inode", bed.inode_address, 0)
+        os.sched_setaffinity(0, {cpus[1]})
+        bed.play("ext4_free_in_core_inode", bed.inode_address, 0)
+
+
+def test_many_callbacks_on_another_cpu_are_crossed_lists(
+    session: Session, bed: Playback, two_cpus: tuple[int, int]
+) -> None:
+    """Eight in a row, each soon after the last; one by one they are a task that moved."""
+    before = session.counters()["rcu_other_cpu"]
+    freed_elsewhere(bed, two_cpus, 40)
+    told = [event for event in found(session) if event.verdict is Verdict.RCU_LISTS_CROSSED]
+    elsewhere = session.counters()["rcu_other_cpu"] - before
+    assert elsewhere == 40 and told
+    assert told[0].life is not None and told[0].life.destroyed.cpu == two_cpus[0] != told[0].cpu
+    freed_elsewhere(bed, (two_cpus[0], two_cpus[0]), 20)
+    assert session.counters()["rcu_other_cpu"] - before == 40 and found(session) == []
+
+
+def test_a_cpu_that_came_or_went_excuses_them(
+    session: Session, bed: Playback, two_cpus: tuple[int, int]
+) -> None:
+    """RCU gives its callbacks to another CPU."""
+    bed.play("cpuhp_enter", 1, 0, 0, 0)
+    freed_elsewhere(bed, two_cpus, 40)
+    assert found(session) == []

@@ -36,6 +36,8 @@ RUNGS = (
     "HAVE_ALLOC",
     "ALLOC_RAW_TRACEPOINT",
     "ALLOC_CACHE_ARG=2",
+    "HOTPLUG_RAW_TRACEPOINT",
+    "CROSSED_NS=2000000000ull",  # a test moves between CPUs more slowly than RCU runs callbacks
 )
 
 #: What the wrappers call is in probes/; the arguments are those of the hooked functions.
@@ -94,6 +96,7 @@ _PROGRAMS = (
     "kmem_cache_free",
     "mm_shrink_slab_start",
     "mm_shrink_slab_end",
+    "cpuhp_enter",
     "dentry_kill",
     "dentry_free",
     "iput",

@@ -227,7 +227,7 @@ def test_one_mistake_on_many_objects_is_one_finding() -> None:
 def test_every_cause_is_damage() -> None:
     """An alert, a record that is synced, a snapshot: before the crash."""
     causes = [verdict for verdict in Verdict if verdict.kind is Kind.CAUSE]
-    assert len(causes) == 8 and all(verdict.damage for verdict in causes)
+    assert len(causes) == 9 and all(verdict.damage for verdict in causes)
 
 
 def test_a_broken_rule_is_an_early_warning_by_itself() -> None:

@@ -43,13 +43,9 @@ def close_all(cpu, files):
 def main():
     """Prints when both began to close, CLOCK_MONOTONIC ns."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
-    files: list[list[list[tuple[str, int]]]] = [[], []]
     for number in range(1, DIRECTORIES + 1):
-        # Their dentries lie in the directory's own slab page: SLUB stops the machine only if an
-        # object is freed twice with no other of its page between (set_freepointer(), 4.19).
         os.mkdir(f"{top}/dir{number}")
-        for cpu in (0, 1):
-            files[cpu].append(opened(cpu, number))
+    files = [[opened(cpu, n) for n in range(1, DIRECTORIES + 1)] for cpu in (0, 1)]
     print("opened", flush=True)
     sys.stdin.readline()  # the module has looked the directories up
     for directory in (directory for of_cpu in files for directory in of_cpu):
