@@ -1,4 +1,4 @@
-"""The command line: one module a command, each with ``add_parser`` and ``run``."""
+"""The command line: one module a command, each with ``configure`` and ``run``."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ __all__ = ["sections", "table"]
 _HEAD = """\
 # Detection in guests
 
+For kernel engineers: which mistakes were made in test guests on purpose, and what ebpfwatch reported.
+
 Written by `make test-vm`, which also says what is not as it must be; `FIGURES=1` with `SCENARIOS=` writes the parts
 that were run. Each line of the first three tables is an arm64 guest of its own.
 """
