@@ -29,6 +29,7 @@ COMMANDS = {
     "unlinks": "show every unlink as it happens: who, which path, which inode, the result",
     "postmortem": "read verdicts, dying inodes and the last transitions out of a kernel dump",
     "report": "show findings, newest first",
+    "suspects": "the modules from outside the kernel: what points to each, what it can do at all",
     "triage": "read the log of a machine that is dead: is it this bug, why, what to do next",
     "cache": "which files and mounts hold the page cache, and how many inodes are in memory",
     "print-probes": "print the C source of the programs as it would be compiled",

@@ -65,16 +65,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_verdicts(dump: Dump, records: list[bytes]) -> list[int]:
     """The last verdict of each hook and CPU as a report; returns their objects."""
+    offset_ns = dump.realtime_offset_ns()
+    unknown = "the state of the hooks is"
+    if not offset_ns:
+        unknown = "the time of day and the state of the hooks are"
     knowledge = Knowledge(
         # Nothing proves a dead machine's hooks alive.
         attached=frozenset(hook.value for hook in Hook if hook.watcher),
         alive={},
         lost=lambda role, since_ns: 0,
         symbol=dump.name,
-        realtime_offset_ns=0,
+        realtime_offset_ns=offset_ns,
         test_object=lambda address: False,
         taints=dump.taints,
-        lacks=("this comes from a dump: the time of day and the state of the hooks are not known",),
+        lacks=(f"this comes from a dump: {unknown} not known",),
     )
     found = verdicts(records)
     print(f"\n{len(found)} verdicts in the probes' own memory")

@@ -13,6 +13,7 @@ from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.events.wire import Bucket, VerdictRecord
+from ebpfwatch.postmortem.frames import frame_records, until_circle
 
 __all__ = ["Dump"]
 
@@ -141,15 +142,61 @@ class Dump:
         return f"yes, of {name}; the object is {known}"
 
     def crashed_stack(self) -> tuple[str, list[str]]:
-        """Who crashed, and the frames, innermost first."""
+        """Who crashed, and the frames, innermost first; a circle of the unwinder is cut, said."""
         try:
             thread = self._program.crashed_thread()
             task = thread.object
             who = f"{task.comm.string_().decode('ascii', 'replace')} (pid {int(task.pid)})"
-            frames = [f"{f.name or '???'} at {f.pc:#x}" for f in thread.stack_trace()]
+            trace = list(thread.stack_trace())
         except (self._drgn.FaultError, LookupError, ValueError) as error:
             return f"cannot tell: {error}", []
+        places = [(frame.pc, frame.name or "???") for frame in trace]
+        count, circle = until_circle(places)
+        frames = [f"{name} at {address:#x}" for address, name in places[:count]]
+        if circle:
+            frames.append(
+                f"(drgn's unwinder ran in a circle here: {len(trace) - count} frames cut)"
+            )
+            frames += self._by_frame_records(trace[:count])
         return who, frames
+
+    def _by_frame_records(self, good: Sequence[Any]) -> list[str]:
+        """The callers that the frame pointers lead to, from the last frame that knows its own;
+        only for arm64, whose kernels always have them.
+        """
+        if self._program.platform.arch != self._drgn.Architecture.AARCH64:
+            return []
+        pointer = last = 0
+        for frame in reversed(good):
+            try:
+                pointer, last = frame.register("x29"), frame.pc
+                break
+            except (LookupError, ValueError):
+                continue
+
+        def read(address: int, size: int) -> bytes:
+            try:
+                return bytes(self._program.read(address, size))
+            except self._drgn.FaultError as error:
+                raise ValueError(str(error)) from None
+
+        return [
+            f"{(self.name(address - 4) or '???').partition('+')[0]} at {address:#x}"
+            " (by the frame pointer)"
+            for address in frame_records(read, pointer, last)
+        ]
+
+    def realtime_offset_ns(self) -> int:
+        """How far the wall clock was ahead of CLOCK_MONOTONIC; 0 if the dump does not tell."""
+        # Since Linux 6.17 there is one of them for each clock: timekeeper_data[TIMEKEEPER_CORE].
+        for name in ("tk_core", "timekeeper_data"):
+            try:
+                found = self._program[name]
+                core = found if name == "tk_core" else found[0]
+                return int(core.timekeeper.offs_real)
+            except (LookupError, AttributeError, TypeError, self._drgn.FaultError):
+                continue
+        return 0
 
 
 def _import() -> Any:

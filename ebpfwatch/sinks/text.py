@@ -39,10 +39,9 @@ def body(finding: Finding) -> str:
     """What happened in three sentences, which inode, who is to blame, how sure, who now, who
     first, and what to do; the first line is the headline.
     """
-    when = datetime.datetime.fromtimestamp(finding.realtime_us / 1e6, datetime.timezone.utc)
     lines = [
         printable(finding.headline),
-        f"{when:%Y-%m-%d %H:%M:%S.%f} UTC, id {finding.id}",
+        f"{_moment(finding)}, id {finding.id}",
         "",
         *in_short(finding),
         "",
@@ -65,6 +64,14 @@ def body(finding: Finding) -> str:
     ):
         lines += ["", f"{title}:", *(f"  - {printable(line)}" for line in says)] if says else []
     return "\n".join(lines)
+
+
+def _moment(finding: Finding) -> str:
+    """The wall clock; a dump may not tell how far it was ahead of the kernel's own clock."""
+    if finding.realtime_us == finding.ns // 1000:
+        return f"{finding.ns / 1e9:.6f} s after the boot (the time of day is not known)"
+    when = datetime.datetime.fromtimestamp(finding.realtime_us / 1e6, datetime.timezone.utc)
+    return f"{when:%Y-%m-%d %H:%M:%S.%f} UTC"
 
 
 def in_short(finding: Finding) -> list[str]:
@@ -153,11 +160,11 @@ def _roles(finding: Finding) -> list[tuple[str, Actor]]:
         ("Evicted", finding.evicted_by),
         ("Unlinked", finding.unlinked_by),
     ]
-    seen: set[int] = set()
-    shown = []
+    shown: list[tuple[str, Actor]] = []
     for role, actor in roles:
-        if actor is not None and actor.ns not in seen:
-            seen.add(actor.ns)
+        # Not by their times alone: an unlink and its eviction are often of one tick.
+        known = role != "Unlinked" and any(actor == other for _, other in shown)
+        if actor is not None and not known:
             shown.append((role, actor))
     return shown
 

@@ -56,7 +56,7 @@ from ebpfwatch.sinks.web import Web, webconfig
 from ebpfwatch.sinks.web.guard import Guard
 from ebpfwatch.sinks.web.handler import Handler, Pages, _wanted, head
 from ebpfwatch.sinks.web.passwords import _basic
-from ebpfwatch.triage import explain, modulefiles, summary
+from ebpfwatch.triage import explain, kofile, summary
 from ebpfwatch.triage.logs import logs
 from tests.trust.figures import record
 from tests.unit.test_verdicts import judged
@@ -257,7 +257,7 @@ def read_archive(data: bytes) -> None:
 
 def read_module(data: bytes) -> None:
     """The file of a kernel module: its undefined symbols."""
-    list(modulefiles.undefined(data))
+    list(kofile.undefined(data))
 
 
 def read_btf(data: bytes) -> None:
@@ -348,7 +348,7 @@ def small_module() -> bytes:
     head = b"\x7fELF\x02\x01\x01" + bytes(9)
     head += struct.pack("<HHIQQQIHHHHHH", 1, 183, 1, 0, 0, begin, 0, 64, 0, 0, 64, len(sections), 2)
     whole = head + symbols + names + table
-    assert list(modulefiles.undefined(whole)) == ["dput", "iput"]
+    assert list(kofile.undefined(whole)) == ["dput", "iput"]
     return whole
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from ebpfwatch.catalogue.layout import OBJECT_DEAD, OBJECT_QUEUED, LifeFlag
 from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.events.wire import ActorStruct, Bucket, VerdictRecord, selftest_record
 from ebpfwatch.postmortem.blackbox import entries, transitions, verdicts
+from ebpfwatch.postmortem.frames import MOST_ALIKE, frame_records, until_circle
 
 ROOT = Path(__file__).parents[2]
 OBJECT = 0xFFFF000012340000
@@ -72,6 +74,43 @@ def test_torn_memory_never_raises(noise: bytes) -> None:
     assert len(transitions(entries(noise), 5)) <= 5
     assert len(list(entries(table() + noise))) >= 3
     verdicts([noise, bytes([2, 0]) + noise])
+
+
+def test_an_unwinder_that_runs_in_circles_is_cut() -> None:
+    """After the first time round, whatever the circle's length; recursion and inlined functions,
+    which share an address, are none.
+    """
+    good = [(0x10, "panic"), (0x20, "die"), (0x30, "set_freepointer")]
+    assert until_circle(good) == (3, False)
+    assert until_circle(good + [(0x30, "set_freepointer")] * 1012) == (3, True)
+    assert until_circle([*good, *[(0x40, "a"), (0x50, "b")] * 500]) == (5, True)
+    assert until_circle([(0x30, "f")] * MOST_ALIKE) == (MOST_ALIKE, False)
+    assert until_circle([(0x30, f"inlined {n}") for n in range(9)]) == (9, False)
+
+
+def test_the_frame_records_lead_on() -> None:
+    """Through signed return addresses and from the stack of interrupts back to a task's."""
+    text, stack, irq = 0xFFFF800008000000, 0xFFFF80000A000000, 0xFFFF80000B000000
+    signed = (text + 0x20) & ~(0x7F << 48)
+    records = {
+        irq: (irq + 0x40, text + 0x10),
+        irq + 0x40: (stack, signed),
+        stack: (stack + 0x40, text + 0x30),
+        stack + 0x40: (0, text + 0x40),
+    }
+
+    def read(address: int, size: int) -> bytes:
+        if address not in records:
+            raise ValueError("not in the dump")
+        return struct.pack("<QQ", *records[address])[:size]
+
+    assert frame_records(read, irq, 0) == [text + n for n in (0x10, 0x20, 0x30, 0x40)]
+    assert frame_records(read, irq, text + 0x10) == [text + n for n in (0x20, 0x30, 0x40)]
+    records[stack + 0x40] = (irq, text + 0x40)  # a circle of records ends, too
+    assert len(frame_records(read, irq, 0)) == 4
+    del records[irq + 0x40]
+    assert frame_records(read, irq, 0) == [text + 0x10]
+    assert frame_records(read, 0, 0) == frame_records(read, 0x99, 0) == []
 
 
 def test_what_is_no_dump_is_one_line(tmp_path: Path) -> None:

@@ -244,6 +244,28 @@ def test_the_kernel_log_takes_ten_lines_at_once_and_the_rest_is_counted(tmp_path
     assert len((tmp_path / "kmsg").read_text().splitlines()) == 11 and log.errors == 3
 
 
+def test_the_steps_of_one_tick_are_all_told() -> None:
+    """An unlink and the eviction after it often have one time; who is in two roles is told once."""
+    second = judged().second
+    assert second is not None
+    rm = dataclasses.replace(second, ns=second.ns - 9, comm="rm", stack=())
+    shown = text.report(dataclasses.replace(judged(), first=rm, destroyed_by=rm, unlinked_by=rm))
+    assert "First by rm" in shown and "Unlinked by rm" in shown
+    assert "Queued for RCU by" not in shown
+    evicted = dataclasses.replace(rm, stack=second.stack)
+    assert "Evicted by rm" in text.report(
+        dataclasses.replace(judged(), first=rm, evicted_by=evicted)
+    )
+
+
+def test_a_dump_without_its_time_of_day_is_not_of_1970() -> None:
+    """The kernel's own clock then, and said."""
+    unknown = dataclasses.replace(judged(), ns=12_500_000_000, realtime_us=12_500_000)
+    shown = text.report(unknown)
+    assert "12.500000 s after the boot (the time of day is not known)" in shown
+    assert "1970" not in shown.replace(unknown.id, "")
+
+
 def test_the_report_names_everything() -> None:
     """Verdict, confidence, reasons, inode, name, both actors, frames."""
     moment = Moment(judged().ns - 1_000_000_000, "reclaim evicted 9")

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from ebpfwatch.commands import main
-from ebpfwatch.triage import compare, modulefiles
+from ebpfwatch.triage import compare, kofile, modulefiles
 from ebpfwatch.triage.logs import logs
 from ebpfwatch.triage.summary import read
 from tests.unit.test_triage import LOGS, ROOT, sample, triage
@@ -255,10 +255,10 @@ def test_undefined_symbols_are_those_that_nm_names(modules: Path) -> None:
     told = subprocess.run(
         ["nm", "-u", modules / "plain"], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert set(modulefiles.undefined(data)) == set(told) - {"U"}
+    assert set(kofile.undefined(data)) == set(told) - {"U"}
     for cut in range(0, len(data), 7):
-        modulefiles.undefined(data[:cut])
-        modulefiles.undefined(data[:cut] + b"\xff" * 64 + data[cut + 64 :])
+        kofile.undefined(data[:cut])
+        kofile.undefined(data[:cut] + b"\xff" * 64 + data[cut + 64 :])
 
 
 def test_the_modules_of_this_machine_are_asked_only_for_its_own_kernel() -> None:
