@@ -18,12 +18,17 @@
 
 static __always_inline bool evictions_known(void)
 {
+#ifdef HAVE_RINGBUF
 	struct settings *config = get_settings();
 	u64 *lost = get_dying_lost();
 	u64 ns = bpf_ktime_get_ns();
 
 	return config && config->evict_since && config->evict_since + GRACE_NS_MAX < ns && lost &&
 	       (!*lost || *lost + GRACE_NS_MAX < ns);
+#else
+	/* Linux 4.19's verifier follows 131072 instructions, then refuses the program. */
+	return false;
+#endif
 }
 
 /* The first free of a life the table does not know: legal, forgotten, or the silent crime? */
@@ -103,7 +108,7 @@ static __always_inline void free_of_dead(const struct life *life, u64 key, struc
 
 static __always_inline bool crossed(const struct life *life)
 {
-#ifdef HOTPLUG_RAW_TRACEPOINT
+#if defined(HOTPLUG_RAW_TRACEPOINT) && defined(HAVE_RINGBUF)
 	u32 zero = 0;
 	u64 ns, *changed = get_hotplug();
 	struct crossing *crossing = crossings.lookup(&zero);
