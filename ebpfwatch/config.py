@@ -46,7 +46,12 @@ class HooksConfig:
     """Which hooks to take; fixed when the programs are loaded."""
 
     alloc: str = key("auto", one_of("auto", "always", "never"))
-    any_free: bool = key(True, formerly="strict")
+    any_free: str = key(
+        "auto",
+        one_of("auto", "always", "armed", "never"),
+        formerly="strict",
+        switch=("never", "always"),
+    )
     rungs: str = key("", _wishes)
     btf: str = key("", _absolute_or_none)
 

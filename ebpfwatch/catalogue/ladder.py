@@ -202,7 +202,6 @@ LADDER: dict[str, tuple[Rung, ...]] = {
             ("HOTPLUG_RAW_TRACEPOINT",),
         ),
     ),
-    # Those that are armed come last: what is not attached has no link (``kernel.links``).
     "put": (
         _fentry("iput", "iput", "PUT_FENTRY"),
         _kprobe("iput", "iput", "PUT_KPROBE"),

@@ -97,7 +97,7 @@ class Hook(enum.Enum):
             5,
             "every free of the cache: finds frees by foreign code",
             Proof.CANARY,
-            loss="frees by foreign code are no longer seen",
+            loss="frees by foreign code are not seen",
             goes=1,
         ),
     )

@@ -116,7 +116,7 @@ def _hooks(hooks: list[dict[str, Any]]) -> None:
     used = sum(hook["state"] not in ("not used", "off", "on demand") for hook in hooks)
     _line("watched", f"{alive} of {used} hooks in use are proven alive")
     for hook in hooks:
-        why = hook["reason"] if hook["state"] == "not used" else hook["how"]
+        why = hook["reason"] if hook["state"] in ("not used", "on demand") else hook["how"]
         _line(f"  {hook['role']}", f"{hook['state']}: {why or hook['watches']}")
 
 

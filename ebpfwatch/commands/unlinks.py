@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     request = LoadRequest(
         "unlinks.c",
         alloc="never",
-        any_free=False,
+        any_free="never",
         table_slots=64,
         note_slots=arguments.in_flight,
         ring_bytes=1 << 20,

@@ -44,23 +44,28 @@ _PATIENCE = 5  #: relapses that still double it
 class Governor:
     """Which step to be on: 0 is everything on, ``steps`` the last.
 
-    ``budget`` is in percent of one CPU, 0 = no governor.  Feed it once a tick.
+    ``budget`` is in percent of one CPU, 0 = no governor.  Feed it once a tick.  ``disarm``: what is
+    armed is to go, before any step.
     """
 
     budget: float
     steps: int
     step: int = 0
+    disarm: bool = False
     _over: int = 0
     _under: int = 0
     _relapses: int = 0
 
-    def feed(self, percent: float) -> int:
-        """The step for the next tick, by what the last one has cost."""
+    def feed(self, percent: float, armed: bool = False) -> int:
+        """The step for the next tick, by what the last one has cost; ``armed``: something is."""
         over = 0 < self.budget < percent
         under = not self.budget or percent < self.budget / 2
         self._over = self._over + 1 if over else 0
         self._under = self._under + 1 if under else 0
-        if self._over >= _DOWN_AFTER and self.step < self.steps:
+        self.disarm = armed and self._over >= _DOWN_AFTER
+        if self.disarm:
+            self._over = 0
+        elif self._over >= _DOWN_AFTER and self.step < self.steps:
             self._over = 0
             self._relapses = min(self._relapses + 1, _PATIENCE)
             self.step += 1
@@ -187,14 +192,19 @@ class Governing:
         """governor.cpu_percent has changed."""
         self._governor.budget = percent
 
-    def look(self, counters: Mapping[str, int]) -> None:
-        """Once a tick."""
+    def look(self, counters: Mapping[str, int], armed: bool) -> None:
+        """Once a tick; ``armed``: something is attached for a reason, and goes before the rest."""
         now, run_ns = time.monotonic(), self._session.run_ns()
         self._cpu_percent = self._load.feed(now, time.thread_time(), counters, run_ns)
-        step = self._governor.feed(self._cpu_percent)
+        step = self._governor.feed(self._cpu_percent, armed)
         for role in self._switch.go(step, self._cpu_percent):
             is_off = role in self._switch.off
             (self._liveness.off if is_off else self._liveness.on)(role)
+
+    @property
+    def over_budget(self) -> bool:
+        """What is armed is to go now, or something else has gone already."""
+        return self._governor.disarm or bool(self._switch.off)
 
     @property
     def doubts(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from typing import Callable
 
 from ebpfwatch.actions import Actions
 from ebpfwatch.catalogue.layout import LifeFlag, State
@@ -51,7 +52,8 @@ class Judging:
         this_boot: ThisBoot,
     ) -> None:
         self._this_boot = this_boot
-        self.reduced: tuple[str, ...] = ()  # what the governor has taken off
+        #: What is not attached now, in words: governor and arming.
+        self.reduced: Callable[[], tuple[str, ...]] = tuple
         self.folder = Folder(settings.findings.fold_seconds, settings.findings.per_minute)
         self._session = session
         self._symbols = symbols
@@ -188,5 +190,5 @@ class Judging:
             process=self._surroundings.process,
             place=self._surroundings.place,
             lacks=(_HIDDEN,) if self._symbols.hidden else (),
-            reduced=self.reduced,
+            reduced=self.reduced(),
         )

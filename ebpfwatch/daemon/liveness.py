@@ -53,6 +53,8 @@ class Liveness:
         self._silent: set[str] = set()
         self._problems: dict[str, str] = {}
         self._shrunk: tuple[int, int] = (0, 0)
+        #: A hook has come that no canary was asked about yet: it need not wait for the next one.
+        self.wanted = False
         self._nowhere = False  # the last time, no canary could begin on any mount
         self._killed: tuple[int, int] = (0, 0)
         self._unseen_deaths = False  # files were deleted, and no dentry was seen to die since
@@ -80,6 +82,7 @@ class Liveness:
     def on(self, role: str) -> None:
         """The role is attached again, and has to be proven again."""
         self.alive[role] = None
+        self.wanted = True
         self._canary.roles = frozenset(self.alive)
 
     def again(self, interval_seconds: float) -> float:
@@ -96,6 +99,7 @@ class Liveness:
 
     def start_proofs(self) -> None:
         """Start a canary on every ext4 mount."""
+        self.wanted = False
         none: tuple[mounts.Mount, ...] = ()
         found = self._sources.read("mounts", lambda: mounts.ext4_mounts(self._paths), none)
         # What is mounted no more must not be remembered for ever.

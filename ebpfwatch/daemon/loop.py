@@ -149,7 +149,9 @@ class Daemon:
         )
         self._reclaim = ReclaimWatch(self._paths, self._sources, self._liveness, recorder)
         self._mending = Mending(session)
-        self._arming = Arming(session, settings.contracts.armed_minutes, self._liveness)
+        minutes, configure = settings.contracts.armed_minutes, self._judging.configure
+        self._arming = Arming(session, minutes, self._liveness, configure)
+        self._judging.reduced = lambda: (*self._governing.doubts, *self._arming.doubts)
         self._intake = Intake(session, self._liveness, self._judging, self._told)
         directory = Path(settings.state_directory)
         self._boot = BootWatch(
@@ -214,7 +216,7 @@ class Daemon:
             if now >= next_scan:
                 next_scan = now + _SCAN_SECONDS
                 self._fill = self._sources.read("table", self._session.scan, self._fill)
-            if now >= next_canary:
+            if now >= next_canary or self._liveness.wanted:
                 self._liveness.start_proofs()
                 next_canary = self._after_canary(now)
         selector.close()
@@ -236,9 +238,8 @@ class Daemon:
         self._judging.record_losses()
         counters = self._session.counters()
         self._reclaim.look(counters, self._config.reclaim)
-        self._governing.look(counters)
-        self._judging.reduced = self._governing.doubts
-        self._arming.look(over_budget=bool(self._governing.doubts))
+        self._governing.look(counters, armed=bool(self._arming.on))
+        self._arming.look(self._governing.over_budget)
         self._surroundings.look(counters)
         self._precursors.judge(
             self._host.state().zones,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from ebpfwatch.daemon.this_boot import Count, ThisBoot
 from ebpfwatch.host.zoneinfo import Zone
-from ebpfwatch.kernellog.known import Relation
+from ebpfwatch.kernellog.known import KNOWN, Relation
 from ebpfwatch.kernellog.report import Report
 from ebpfwatch.kernellog.watcher import Event, Watcher
 from ebpfwatch.paths import Paths
@@ -49,6 +49,10 @@ class Precursors:
         for kind, count in before.items():
             last_ns = self.watcher.before_ns.get(kind, 0)
             self._this_boot.kernel_log.setdefault(kind, Count()).at_least(count, last_ns)
+        warning = {known.kind for known in KNOWN if known.relation in _WARNS} & before.keys()
+        if warning:
+            # Whoever starts us when the machine is damaged already wants to see all there is.
+            self._reason = f"this boot's kernel log holds: {', '.join(sorted(warning))}"
         if before:
             kinds = ", ".join(f"{count} {kind}" for kind, count in before.items())
             say(f"the kernel log of this boot already holds: {kinds}", "notice")
@@ -87,7 +91,9 @@ class Precursors:
             say(f"the kernel says ({kind}, {count} since the boot): {event.text}", "warning")
 
     def take_reason(self) -> str:
-        """The last message of damage since this was last asked; "" if there was none."""
+        """The last message of damage or early warning since this was last asked, as the end of
+        "because ..."; "" if there was none.
+        """
         reason, self._reason = self._reason, ""
         return reason
 
@@ -119,6 +125,7 @@ class Precursors:
         early = self._early.judge(now, again_seconds)
         self.active = self._early.active(now)
         if early is not None:
+            self._reason = f"of an early warning: {early.summary}"
             self._recorder.note(int(now * _NS), f"early warning: {early.summary}")
             if not journal.warn(early):
                 say(f"EARLY WARNING: {early.summary}", "err")

@@ -15,7 +15,8 @@ class LoadedHook:
     none; ``functions`` are the names of its programs in probes/.  ``shared``: they are those of
     ``any_free``, which sees this role's event, too.  ``reason`` says why the role is not on a
     better rung, or why it has none; ``costs`` is what the rung costs ("runs on every slab free").
-    ``left_out`` names the rung that would hold where the configuration wants none.
+    ``left_out`` names the rung that would hold where the configuration wants none.  ``armed``: it
+    is loaded, and attached only while there is a reason (``daemon.arming``).
     """
 
     role: str
@@ -26,6 +27,7 @@ class LoadedHook:
     reason: str = ""
     costs: str = ""
     left_out: str = ""
+    armed: bool = False
 
     @property
     def has_rung(self) -> bool:

@@ -28,7 +28,7 @@ class LoadRequest:
 
     unit: str
     alloc: str
-    any_free: bool
+    any_free: str
     table_slots: int
     note_slots: int
     ring_bytes: int

@@ -15,10 +15,9 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ebpfwatch.catalogue.ladder import UNITS, Attachment, Rung, Unit
-from ebpfwatch.catalogue.roles import ARMED
 from ebpfwatch.errors import EbpfwatchError, Exit, Failure
 from ebpfwatch.kernel import handoff, tracebuffer
 from ebpfwatch.kernel.attach import attach_or_fail
@@ -301,14 +300,16 @@ class _Loading:
         before_ns = trap_cost.call_ns() if costs_a_trap else 0.0
         # In the ladder's order: alloc before evict, evict before the frees, so that no life is
         # seen to end that was not seen to begin.
-        for hook in hooks:
+        # Those that wait for a reason come last: what is not attached has no link (kernel.links).
+        for hook in sorted(hooks, key=lambda hook: hook.armed):
             rung = rung_of(hook, self.unit.ladder)
             # Within a role the end comes first: a task that was seen to enter ext4_unlink or
             # shrink_slab, but not to leave, would be in there for ever.
             for attachment in reversed(rung.attachments if rung else ()):
                 self._attach(module, hook, attachment, found)
         if costs_a_trap:
-            found.slab_free_ns = max(0.0, trap_cost.call_ns() - before_ns)
+            with _for_a_moment(found, "any_free"):
+                found.slab_free_ns = max(0.0, trap_cost.call_ns() - before_ns)
         for name in self.unit.unattached:
             found.programs.append(name)
             found.program_fds.append(module.load("raw_tracepoint", name))
@@ -326,8 +327,7 @@ class _Loading:
             return
         try:
             # A model test runs them by hand; those that are armed wait for a reason.
-            waits = hook.role in ARMED and self.request.armed != "always"
-            if self.request.attach and not waits:
+            if self.request.attach and not hook.armed:
                 found.links.append(attach_or_fail(hook.kind, program, attachment, symbol))
         except EbpfwatchError:
             if not attachment.optional:
@@ -347,6 +347,21 @@ class _Attached:
     places: list[Place] = dataclasses.field(default_factory=list)
     links: list[int] = dataclasses.field(default_factory=list)
     slab_free_ns: float = 0.0
+
+
+@contextlib.contextmanager
+def _for_a_moment(found: _Attached, role: str) -> Iterator[None]:
+    """Attached inside, where the role waits for a reason."""
+    waiting = [place for place in found.places[len(found.links) :] if place.role == role]
+    links = []
+    try:
+        for place in waiting:
+            program = found.program_fds[found.programs.index(place.attachment.function)]
+            links.append(attach_or_fail(place.kind, program, place.attachment, place.symbol))
+        yield
+    finally:
+        for link in links:
+            os.close(link)
 
 
 def _learned_flags(learned: Learned) -> list[str]:

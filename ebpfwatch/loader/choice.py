@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ebpfwatch.catalogue.ladder import NONE, SHARED_FREE, Rung, Unit, Wish, wishes
-from ebpfwatch.catalogue.roles import ARMED
+from ebpfwatch.catalogue.roles import ARMED, Hook
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.kernel.protocol import LoadRequest
@@ -178,11 +178,18 @@ def configure(hooks: Sequence[LoadedHook], request: LoadRequest) -> tuple[Loaded
             by_role["rcu_free"] = dataclasses.replace(
                 any_free, role="rcu_free", shared=True, reason=rcu.reason, costs=""
             )
-        elif not request.any_free:
-            by_role["any_free"] = _left_out(any_free, "switched off: hooks.any_free is false")
+            if request.any_free in ("armed", "never"):
+                stays = f"stays on, though hooks.any_free is {request.any_free}"
+                stays += ": no other hook sees a free here"
+                reason = "; ".join(filter(None, (any_free.reason, stays)))
+                by_role["any_free"] = dataclasses.replace(any_free, reason=reason)
+        else:
+            by_role["any_free"] = _choose_any_free(any_free, request.any_free)
     for role in ARMED & by_role.keys():
         if request.armed == "never" and by_role[role].has_rung:
             by_role[role] = _left_out(by_role[role], "switched off: contracts.armed is never")
+        elif request.armed == "auto":
+            by_role[role] = _armed(by_role[role], "contracts.armed is auto")
     return tuple(by_role.values())
 
 
@@ -197,6 +204,29 @@ def _choose_alloc(alloc: LoadedHook, wanted: str) -> LoadedHook:
             " life; hooks.alloc: always takes it",
         )
     return alloc
+
+
+def _choose_any_free(any_free: LoadedHook, wanted: str) -> LoadedHook:
+    """A raw tracepoint on every slab free costs a comparison, a kprobe a trap, in interrupts, too:
+    on arm64 a BRK and a single step each (arch/arm64/kernel/probes/kprobes.c, 4.19).
+    """
+    if wanted == "never":
+        return _left_out(any_free, "switched off: hooks.any_free is never")
+    if wanted == "armed":
+        return _armed(any_free, "hooks.any_free is armed")
+    if wanted == "auto" and any_free.kind == "kprobe":
+        return _armed(any_free, "it would trap at every slab free; hooks.any_free: always keeps it")
+    return any_free
+
+
+def _armed(hook: LoadedHook, because: str) -> LoadedHook:
+    if not hook.has_rung:
+        return hook
+    loss = Hook(hook.role).loss
+    waits = f"attached only while there is a reason ({because})"
+    waits += f": until then {loss}" if loss else ""
+    reason = "; ".join(filter(None, (hook.reason, waits)))
+    return dataclasses.replace(hook, reason=reason, armed=True)
 
 
 def _left_out(hook: LoadedHook, reason: str) -> LoadedHook:

@@ -45,11 +45,19 @@ def one_of(*choices: str) -> Callable[[Any], str]:
     return lambda value: "" if value in choices else f"must be one of {', '.join(choices)}"
 
 
-def key(default: Any, check: Callable[[Any], str] = lambda _: "", *, formerly: str = "") -> Any:
+def key(
+    default: Any,
+    check: Callable[[Any], str] = lambda _: "",
+    *,
+    formerly: str = "",
+    switch: tuple[str, str] = ("", ""),
+) -> Any:
     """A field of a dataclass; ``check`` says what is wrong with a value, or "".  ``formerly`` is a
-    name that older files have: it is read, and told to ``parse``'s ``notice``.
+    name that older files have: it is read, and told to ``parse``'s ``notice``.  ``switch``: so are
+    false and true, where the key is a word now and was a switch; these are the words for them.
     """
-    return dataclasses.field(default=default, metadata={"check": check, "formerly": formerly})
+    metadata = {"check": check, "formerly": formerly, "switch": switch}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def parse(
@@ -139,7 +147,8 @@ def _mapping(
         elif types[key] == dict[str, str]:
             values[key] = _texts(path, value_node, f"{prefix}{key}", fields[key])
         else:
-            values[key] = _scalar(path, value_node, types[key], f"{prefix}{key}", fields[key])
+            name, field = f"{prefix}{key}", fields[key]
+            values[key] = _scalar(path, value_node, types[key], name, field, notice)
     return cls(**values)
 
 
@@ -170,12 +179,24 @@ def _yaml(value: Any) -> str:
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
-def _scalar(path: str, node: yaml.Node, kind: type, key: str, field: dataclasses.Field[Any]) -> Any:
+def _scalar(
+    path: str,
+    node: yaml.Node,
+    kind: type,
+    key: str,
+    field: dataclasses.Field[Any],
+    notice: Callable[[str], None],
+) -> Any:
     line = node.start_mark.line + 1
     try:
         value = yaml.SafeLoader("").construct_object(node, deep=True)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
         value = None
+    words = field.metadata["switch"]
+    if isinstance(value, bool) and words[value]:
+        said = "true" if value else "false"
+        notice(f"{path}:{line}: {key}: {said} is called {words[value]} now; it is read")
+        value = words[value]
     right = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
     if not right or (isinstance(value, bool) and kind is not bool):
         _fail(path, line, f"{key} must be {_WORDS[kind]}", f"the default is {_yaml(field.default)}")

@@ -27,7 +27,7 @@ class Knowledge:
     the names of such modules, and ``lacks`` what no report of this daemon can tell, and why.
     ``preceding(event)`` are the findings before that may have to do with it, and ``named_by(id)``
     whom one of them named.
-    ``reduced`` is what the governor has taken off, in words.
+    ``reduced`` is what is not attached now, or only for a while, in words.
     ``process(tgid, ns)`` tells a living process, and ``place(major, minor)`` a device's name and
     where it is mounted.
     """

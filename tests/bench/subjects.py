@@ -79,8 +79,8 @@ def subjects(mount: Path, stack: contextlib.ExitStack) -> list[Subject]:
             "`hooks.alloc: always`, `evidence.first_stacks: true`",
         ),
         "ebpfwatch, lean": (
-            {"alloc": "never", "any_free": False, "table_slots": 4096},
-            "`hooks.alloc: never`, `hooks.any_free: false`, `kernel.table_slots: 4096`",
+            {"alloc": "never", "any_free": "never", "table_slots": 4096},
+            "`hooks.alloc: never`, `hooks.any_free: never`, `kernel.table_slots: 4096`",
         ),
         NO_EVIDENCE: (
             {"alloc": "auto", "names": False, "trace": False, "dump_on_oops": False},

@@ -240,7 +240,7 @@ def load_session(ext4: Path, **changes: object) -> Session:
     request = LoadRequest(
         "ebpfwatch.c",
         alloc="always",
-        any_free=True,
+        any_free="always",
         table_slots=32768,
         note_slots=4096,
         ring_bytes=262144,

@@ -255,7 +255,7 @@ def test_beside_a_daemon(daemon: DaemonProcess) -> None:
 
 def test_the_configuration_decides_what_is_tried(tmp_path: Path) -> None:
     """hooks.alloc and hooks.any_free of a file; the command line over it."""
-    file = write_config(tmp_path, alloc="always", any_free="false")
+    file = write_config(tmp_path, alloc="always", any_free="never")
     _, said = check("--config", file)
     tried = {one["role"] for one in said["dry_run"]["programs"]}
     assert "alloc" in tried

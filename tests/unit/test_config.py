@@ -44,7 +44,7 @@ def test_a_former_name_is_read_and_told(tmp_path: Path, capsys: pytest.CaptureFi
     """hooks.strict is hooks.any_free: an upgrade must not turn the hook on again in silence."""
     file = tmp_path / "config.yaml"
     file.write_text("hooks:\n  strict: false\n")
-    assert config.load(file).hooks == config.HooksConfig(any_free=False)
+    assert config.load(file).hooks == config.HooksConfig(any_free="never")
     said = f"{file}:2: hooks.strict is called hooks.any_free now; it is read"
     assert said in capsys.readouterr().err
     file.write_text('"": 1\n')
@@ -60,8 +60,8 @@ def test_a_former_name_is_read_and_told(tmp_path: Path, capsys: pytest.CaptureFi
         ("zzz: 1", "f:1: unknown key zzz; known: state_directory"),
         ("hooks: 3", "f:1: hooks must be a mapping"),
         ("- a", "f:1: the file must be a mapping"),
-        ("hooks:\n  any_free: 1", "f:2: hooks.any_free must be true or false"),
-        ("hooks:\n  any_free: yes\n  strict: no", "f:3: hooks.any_free is given twice"),
+        ("hooks:\n  any_free: 1", "f:2: hooks.any_free must be text"),
+        ("hooks:\n  any_free: always\n  strict: no", "f:3: hooks.any_free is given twice"),
         ("kernel:\n  table_slots: 1000", "f:2: kernel.table_slots must be a power of two"),
         ("kernel:\n  table_slots: true", "f:2: kernel.table_slots must be a whole number"),
         ("kernel:\n  ring_bytes: 1", "f:2: kernel.ring_bytes must be a power of two"),

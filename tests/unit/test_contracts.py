@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ebpfwatch.catalogue.ladder import Attachment
 from ebpfwatch.catalogue.layout import Broken, Flag
 from ebpfwatch.catalogue.roles import Hook
 from ebpfwatch.catalogue.verdicts import Kind, Verdict
-from ebpfwatch.daemon.arming import Arming
-from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.events.wire import VerdictEvent, Who
-from ebpfwatch.kernel.protocol import Place
 from ebpfwatch.sinks.journal import fields
 from ebpfwatch.sinks.text import body
 from ebpfwatch.verdicts.correlator import Knowledge, judge
@@ -236,85 +231,3 @@ def test_a_broken_rule_is_an_early_warning_by_itself() -> None:
     early.broken_rule(10.0)
     assert early.active(300.0) and not early.active(311.0)
     assert early.judge(20.0, 60.0) is None
-
-
-class Links:
-    """The links of a session, as far as arming asks them."""
-
-    def __init__(self, kind: str = "fentry", refuses: str = "") -> None:
-        self.places = tuple(
-            Place(role, kind, role, Attachment(role, role)) for role in ("evict", "put", "close")
-        )
-        self.on = {"evict"}
-        self._refuses = refuses
-
-    def attached(self, role: str) -> bool:
-        return role in self.on
-
-    def attach(self, role: str) -> None:
-        if role == self._refuses:
-            raise EbpfwatchError("no", "", Exit.OSERR)
-        self.on.add(role)
-
-    def detach(self, role: str) -> None:
-        self.on.discard(role)
-
-
-class Liveness:
-    """What liveness is told of roles."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
-
-    def on(self, role: str) -> None:
-        self.told.append(("on", role))
-
-    def off(self, role: str) -> None:
-        self.told.append(("off", role))
-
-
-def arming(links: Links, minutes: float = 30) -> Arming:
-    """Over these links."""
-    session: Any = SimpleNamespace(links=links)
-    liveness: Any = Liveness()
-    return Arming(session, minutes, liveness)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, in seconds."""
-    now = [0.0]
-    monkeypatch.setattr("ebpfwatch.daemon.arming.time.monotonic", lambda: now[0])
-    return now
-
-
-def test_armed_hooks_come_for_a_reason_and_go_when_their_time_is_up(clock: list[float]) -> None:
-    """A second reason makes it longer; nothing else is touched."""
-    links = Links()
-    armed = arming(links)
-    assert armed.roles == ("put", "close") and not armed.on
-    armed.arm("of a test")
-    assert links.on == {"evict", "put", "close"} and armed.on == ("put", "close")
-    clock[0] = 1000.0
-    armed.arm("of another")
-    clock[0] = 1801.0
-    armed.look()
-    assert armed.on == ("put", "close")
-    clock[0] = 2801.0
-    armed.look()
-    assert links.on == {"evict"} and not armed.on
-
-
-def test_what_costs_too_much_is_disarmed_at_once_and_not_armed(clock: list[float]) -> None:
-    """And what cannot be attached is said and left."""
-    links = Links(refuses="put")
-    armed = arming(links)
-    armed.arm("of a test")
-    assert armed.on == ("close",)
-    armed.look(over_budget=True)
-    armed.arm("of another")
-    assert links.on == {"evict"} and not armed.on
-    never = arming(Links("kprobe"), 0)
-    never.arm("of a test")
-    assert not never.on and never.needs == ()
-    assert arming(Links("kprobe")).needs == ("perfmon",) and arming(Links()).needs == ()

@@ -338,6 +338,14 @@ SCENARIOS = (
         kernels=("4.19", "5.10"),
     ),
     Scenario(
+        "armed",
+        "any_free as a kprobe: no trap until somebody asks; then a free by a stranger is seen",
+        "armed",
+        judges=True,
+        timeout=900,
+        kernels=("4.19", "5.10"),
+    ),
+    Scenario(
         "price",
         "what each rung costs",
         "price",

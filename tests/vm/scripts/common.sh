@@ -14,13 +14,13 @@ keep_journal() {
     systemctl restart systemd-journald
 }
 # No governor: what costs a percent of a real CPU costs half of an emulated one, and the strict hook would go.
-sed 's#/var/lib/ebpfwatch#/state/state#; s/cpu_percent: [0-9.]*/cpu_percent: 0/' config.example.yaml >/tmp/config.yaml
+sed 's#/var/lib/ebpfwatch#/state/state#; s/cpu_percent: [0-9.]*/cpu_percent: 0/; s/any_free: auto /any_free: always /' config.example.yaml >/tmp/config.yaml
 start() {
     python3 -m ebpfwatch run --config /tmp/config.yaml >/results/out 2>/results/$1 &
     daemon=$!
 }
 wrong() { echo "$*" >>/results/why; }
-alive='hook_alive.hook=.any_free.. 1.0'
+alive='hook_alive.hook=.rcu_free.. 1.0'
 # Untraced, and seldom: each look costs an emulated guest half a second. Limits here are for what never comes: the
 # guest's clock runs on while the machine that emulates it is busy with other work.
 wait_alive() {

@@ -49,7 +49,7 @@ def main():
     request = LoadRequest(
         "ebpfwatch.c",
         alloc="auto",
-        any_free=True,
+        any_free="always",
         table_slots=32768,
         note_slots=4096,
         ring_bytes=262144,
