@@ -181,10 +181,14 @@ class Dump:
                 raise ValueError(str(error)) from None
 
         return [
-            f"{(self.name(address - 4) or '???').partition('+')[0]} at {address:#x}"
-            " (by the frame pointer)"
+            f"{self._caller(address - 4)} at {address:#x} (by the frame pointer)"
             for address in frame_records(read, pointer, last)
         ]
+
+    def _caller(self, address: int) -> str:
+        """The function of a call, without the offset unless nothing but the module is known."""
+        name = self.name(address) or "???"
+        return self.name(address + 4) if name.endswith("]") else name.partition("+")[0]
 
     def realtime_offset_ns(self) -> int:
         """How far the wall clock was ahead of CLOCK_MONOTONIC; 0 if the dump does not tell."""

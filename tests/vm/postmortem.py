@@ -90,7 +90,21 @@ def check(said: str, console: str) -> list[str]:
         "the page": rf"Is the page of object {address} still a slab page\? yes, of ext4_inode",
         "the crashed stack": r"Crashed in .*\n(  .*\n)*  ext4_free_in_core_inode at ",
     }
-    return [what for what, pattern in wanted.items() if not re.search(pattern, said)]
+    missing = [what for what, pattern in wanted.items() if not re.search(pattern, said)]
+    if "1970" in said:
+        missing.append("the time of day")
+    if not told_by_the_kernel(console) <= set(re.findall(r"\n  (\w+) at 0x", said)):
+        missing.append("the kernel's own call trace")
+    return missing
+
+
+def told_by_the_kernel(console: str) -> set[str]:
+    """The functions of its oops's first frames, which the dump must have, too; one of a module
+    without symbols has no name there.
+    """
+    trace = console[console.rindex("Call trace:") :]
+    frames = re.findall(r"\]  (\w+)\+0x\w+/0x\w+( \[\w+\])?", trace)[:8]
+    return {name for name, module in frames if not module}
 
 
 def main() -> int:
