@@ -17,7 +17,7 @@ _HEAD = """\
 
 For kernel engineers: which mistakes were made in test guests on purpose, and what ebpfwatch reported.
 
-Written by `make test-vm`, which also says what is not as it must be; `FIGURES=1` with `SCENARIOS=` writes the parts
+Written by `make test-vm`, which fails where a result is not as expected; `FIGURES=1` with `SCENARIOS=` writes the parts
 that were run. Each line of the first three tables is an arm64 guest of its own.
 """
 
