@@ -1,6 +1,6 @@
 """ebpfwatch follows every ext4 in-memory inode from allocation to free, inside the kernel.
 
-The folders are the flow, and it goes one way only::
+Data flows through the folders in one direction only::
 
     kernel -> events -> verdicts -> sinks
 

@@ -1,6 +1,7 @@
 """``python3 -m ebpfwatch`` is the command line.
 
-Only this file and ``triage`` can be read by Python 3.7: who has one gets a line, not a SyntaxError.
+Only this file and ``triage`` can be read by Python 3.7: there every other command ends with one
+line that says so, not with a SyntaxError.
 """
 
 from __future__ import annotations

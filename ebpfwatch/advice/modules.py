@@ -1,4 +1,4 @@
-"""Is this the kernel that was tested? Foreign modules are suspects, not culprits."""
+"""Is this the kernel that was tested? Out-of-tree modules may have made the mistake; no proof."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ __all__ = ["text"]
 _HEAD = """\
 # Catalogue
 
-For those who change the code, and for those who want to know what a word in a metric or a finding means.
+For those who change the code, or want to know what a word in a metric or a finding means.
 Written from `ebpfwatch/catalogue/` by `make contract`: do not edit it here.
 """
 

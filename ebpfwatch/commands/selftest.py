@@ -1,4 +1,4 @@
-"""``ebpfwatch selftest``: a test double free, through the running daemon, to every sink.
+"""``ebpfwatch selftest``: a simulated double free, through the running daemon, to every sink.
 
 Opens the daemon's own programs by their ids and runs them with BPF_PROG_TEST_RUN, then looks at
 each sink as a user would.  The finding is marked as a test and counted apart.

@@ -1,6 +1,6 @@
 """The canary: a file of our own on each watched mount, whose whole life must be seen, in order.
 
-"Attached" is not "firing".  Only this makes "no findings" mean something.
+An attached hook may still not fire.  Without this test "no findings" would prove nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From the ring to whoever an event is for; a record that cannot be handled costs only itself."""
+"""Gives each record of the ring to the part that handles it; a damaged one is skipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel's own words while we run: counted, noted for findings, part of an early warning."""
+"""The kernel's messages while we run: counted, noted for findings, part of an early warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What surrounds a verdict: the machine, the actors while they live, where the device is mounted.
+"""What is read at a verdict: the machine, the tasks while they live, where the device is mounted.
 
 All reads are few and small, and a source that fails is counted (``Sources``).
 """

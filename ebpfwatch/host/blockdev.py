@@ -1,8 +1,8 @@
 """What is behind a block device: dm, md and loop stacks followed down to the drivers of the disks.
 
-The case asked by hand: is the disk virtio or vfio?  A disk that a hypervisor makes up has a virtio
-driver or its vendor's PCI numbers; any other PCI device in a guest was passed through (vfio), and
-writes into this machine's memory by itself.
+The question behind it (docs/case.md's crash): is the disk virtio or vfio?  A disk that a hypervisor
+emulates has a virtio driver or its vendor's PCI numbers; any other PCI device in a guest was passed
+through (vfio), and writes into this machine's memory by itself.
 """
 
 from __future__ import annotations

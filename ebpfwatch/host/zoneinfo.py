@@ -1,5 +1,5 @@
-"""Zone watermarks from /proc/zoneinfo. Read, never computed: the rule of thumb of the case was
-wrong.
+"""Zone watermarks from /proc/zoneinfo. Read, never computed: an estimate made for the crash
+of docs/case.md was wrong.
 """
 
 from __future__ import annotations

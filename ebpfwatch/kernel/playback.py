@@ -1,4 +1,4 @@
-"""An ext4 inode that is not one: drives the loaded programs through any history, harmlessly.
+"""A simulated ext4 inode: runs the loaded programs through any history; touches no real inode.
 
 The object is a page of BPF map memory (probes/selftest.c).  Each step first writes what the kernel
 would have written into the inode, then runs the real program with BPF_PROG_TEST_RUN (raw

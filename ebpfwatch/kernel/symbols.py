@@ -6,7 +6,7 @@ packs the functions into a memfd, about 40 bytes each; a look-up is two reads: o
 entries that a sparse index names, and of the symbol's text.
 
 The nearest symbol below an address is only right while every module is known: a module loaded since
-would be given its neighbour's name, and an innocent be accused.  So /proc/modules decides: what
+would be given its neighbour's name, and the wrong module be named.  So /proc/modules decides: what
 lies in no module's memory has no module's name, and the memory of a module that is gone keeps its.
 """
 

@@ -2,7 +2,7 @@
 
 What the probes read of such a file's inode is compared with what stat() says of the file.  So
 offsets of another kernel (headers or BTF of another build, a randomised layout) are refused here,
-before they could accuse anybody.
+before they could cause a false finding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Attach an empty program and see: the only honest answer to "does this hook exist here?".
+"""Attach an empty program: only that shows whether a hook exists on this kernel.
 
 Runs in the loader child.  Nothing stays attached.
 """

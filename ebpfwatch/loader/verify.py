@@ -1,7 +1,7 @@
 """Would the verifier take the real programs here? They are loaded and dropped, attached nowhere.
 
-Runs in the loader child, so what they occupy is gone with it.  An empty program proves a place, not
-the program: the verifier of another kernel may refuse what ours let in.
+Runs in the loader child, so what they occupy is gone with it.  That an empty program can be
+attached proves nothing about the real one: the verifier of this kernel may refuse it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The metrics of the host's state: each declared once, all series there from the start.
 
-What could not be read, or what this kernel does not have, is NaN: a 0 would be a lie.
+What could not be read, or what this kernel does not have, is NaN: a 0 would be wrong.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From what the kernel flagged to a finding: who did what, in which order, and who is to blame.
+"""From what the kernel flagged to a finding: who did what, in which order, and who is responsible.
 
 Pure and bounded: it keeps nothing between events.  The kernel side decided *what* happened,
 exactly; ``confidence`` weighs what could have forged it, ``responsible`` who is behind it.

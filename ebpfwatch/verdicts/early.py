@@ -1,4 +1,4 @@
-"""The early warning: three things that are ordinary alone and were there together in the case.
+"""The early warning: three things, each normal when alone, that came together in docs/case.md.
 
 Memory below the high watermark (kswapd at work), a burst of inodes evicted by reclaim, and a
 message of the kernel that an inode's or dentry's life, or the slab, is damaged.  Pure: times and

@@ -1,4 +1,4 @@
-"""Repetitions become a count, and a flood becomes a trickle: nothing is dropped without being
+"""Repetitions become a count, and findings a minute are limited: nothing is dropped without being
 counted.
 """
 

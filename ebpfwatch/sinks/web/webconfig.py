@@ -2,7 +2,7 @@
 
 The format is that of prometheus/exporter-toolkit (docs/web-configuration.md), so that one file
 serves all exporters of a machine. What we do not do is an unknown key, and an error: a cipher list
-that is silently ignored would be a lie.
+that is silently ignored would mislead.
 """
 
 from __future__ import annotations
