@@ -98,7 +98,7 @@ def _panic_on_oops(crash: CrashReadiness) -> Advice:
             "panic_on_oops",
             Level.OK,
             "1",
-            "the dump is taken at the first oops, nearest to the crime",
+            "the dump is taken at the first oops, soon after the mistake",
         )
     if dies:
         return _line(

@@ -116,7 +116,7 @@ def open_playback(daemon: dict[str, Any]) -> Playback:
 
 def double_free(bed: Playback) -> int:
     """The history: born, unlinked, evicted, freed, and freed again; CLOCK_MONOTONIC ns of the
-    crime.
+    second free.
     """
     bed.alloc()
     bed.publish()

@@ -59,7 +59,7 @@ def next_steps(triage: Triage) -> list[str]:
     if triage.foreign():
         steps.append(
             "leave the out-of-tree modules out, half of them at a time, those that hook into files"
-            " first; a machine without them that still crashes acquits them"
+            " first; if the machine still crashes without them, they are not the cause"
         )
     steps.append(
         "on a test machine boot with slub_debug=FZPU,ext4_inode_cache,dentry: a second free is"

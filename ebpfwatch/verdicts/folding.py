@@ -40,7 +40,7 @@ class Folder:
 
     ``fold_seconds``: the same finding again within that time is only counted.  ``per_minute``:
     more than that are only counted, too: of damage, of mere candidates and context, and of each
-    played by the self-test, so that none of them takes a crime's place.  Bounded: at most
+    played by the self-test, so that none of them takes the place of damage.  Bounded: at most
     ``capacity`` findings are remembered.
     """
 

@@ -141,7 +141,7 @@ def _others() -> list[Subject]:
     found = []
     if bpftrace:
         one_liner = _tool([bpftrace, "-e", ONE_LINER], "Attaching")
-        found.append(Subject("bpftrace one-liner", one_liner, "the case's: prints every unlink"))
+        found.append(Subject("bpftrace one-liner", one_liner, "prints every unlink"))
         script = _tool([bpftrace, str(HERE / "lifecycle.bt")], "Attaching")
         found.append(Subject("bpftrace lifecycle", script, "tests/bench/lifecycle.bt"))
     memleak = shutil.which("memleak-bpfcc")
