@@ -68,12 +68,22 @@ struct suspicion {
  * lost race never reaches).  A neighbour that does not point back is none: the memory is somebody
  * else's.  Asked twice, for the neighbour may just be leaving the list.
  */
+#ifdef HAVE_RINGBUF
+#define LINK_LOOKS 2
+#else
+/*
+ * Linux 4.19's verifier follows 131072 instructions (BPF_COMPLEXITY_LIMIT_INSNS), then refuses kmem_cache_free.  What
+ * is lost with one look: a living inode that is freed while its neighbour leaves the list is told as double_free.
+ */
+#define LINK_LOOKS 1
+#endif
+
 static __always_inline u32 read_link(u64 link)
 {
 	u64 next = 0, back = 0;
 
 #pragma unroll
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < LINK_LOOKS; i++) {
 		READ(next, link);
 		if (!next || next == link)
 			return 0;
@@ -326,8 +336,9 @@ static __always_inline void read_filesystem(struct verdict_record *record, u64 s
 
 /*
  * What is left of this object's former life, where the allocation has freed its way and nobody has
- * taken it since: the seal says whose it is.
+ * taken it since: the seal says whose it is.  Not before Linux 5.8: 4.19's verifier refuses the program with it.
  */
+#ifdef HAVE_RINGBUF
 static __always_inline const struct life *former_life(u64 object)
 {
 	struct bucket *bucket = bucket_of(object);
@@ -347,6 +358,7 @@ static __always_inline const struct life *former_life(u64 object)
 	}
 	return last == NO_WAY ? NULL : life_in(bucket, last);
 }
+#endif
 
 /* `life` may be NULL; it and `key` must still be the entry as it was before this step. */
 static __always_inline void report(void *ctx, u32 hook, const struct suspicion *why,
@@ -401,8 +413,10 @@ static __always_inline void report(void *ctx, u32 hook, const struct suspicion *
 		if (life->seal != seal_of(why->object, life))
 			record->flags |= SEAL_BROKEN;
 	} else {
+#ifdef HAVE_RINGBUF
 		if (why->verdict == VERDICT_FREE_WHILE_ALIVE)
 			former = former_life(why->object);
+#endif
 		if (former) {
 			record->life = *former;
 			record->life.state = STATE_FREED;
