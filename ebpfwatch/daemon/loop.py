@@ -78,8 +78,6 @@ class Daemon:
         self._fill = TableFill()
         self._snapshots = Snapshots(self._take_snapshot)
 
-    # -- start and stop
-
     def run(self) -> None:
         """Load, say what was loaded, then follow the kernel; raises ``EbpfwatchError``."""
         lock = Lock(self._paths.run)
@@ -173,7 +171,8 @@ class Daemon:
         self._boot.look_back(self._sources)
         self._this_boot.last_boot_ended(self._boot.last)
         self._armed = self._boot.armed
-        start.introduce(session, settings, self._delivery, kept, url)
+        no_log = self._precursors.watcher.missing
+        start.introduce(session, settings, self._delivery, kept, url, no_log)
         say(f"ready after {time.monotonic() - self._began:.1f} s; following the kernel")
         self._liveness.start_proofs()
         start.tidy()
@@ -268,8 +267,6 @@ class Daemon:
         self._judging.folder.per_minute = new.findings.per_minute
         self._delivery.store.keep = new.findings.keep
         notify("READY=1")
-
-    # -- the snapshot
 
     def _take_snapshot(self) -> Status:
         kernel = self._session.state(self._fill)

@@ -56,8 +56,6 @@ class Precursors:
         if before:
             kinds = ", ".join(f"{count} {kind}" for kind, count in before.items())
             say(f"the kernel log of this boot already holds: {kinds}", "notice")
-        if self.watcher.missing:
-            say(f"the kernel log cannot be followed: {self.watcher.missing}", "notice")
 
     def poll(self, selector: selectors.BaseSelector) -> None:
         """Let the loop wake up for the kernel's log, but not while a flood used up its budget."""

@@ -114,6 +114,7 @@ def introduce(
     delivery: Delivery,
     kept: tuple[str, ...],
     url: str,
+    no_kernel_log: str,
 ) -> None:
     """Say what was loaded, what is missing, and where everything goes."""
     loaded = session.loaded
@@ -133,6 +134,8 @@ def introduce(
         say(why_no_exe, "warning")
     for missing in delivery.kernel_log.missing:
         say(f"findings cannot go to {missing}", "notice")
+    if no_kernel_log:
+        say(f"the kernel log cannot be followed: {no_kernel_log}", "notice")
     if settings.evidence.trace and loaded.dump.why_not:
         say(f"an oops will not print the verdicts: {loaded.dump.why_not}", "notice")
     say(f"metrics: {url}/metrics" if url != "off" else "metrics: off")

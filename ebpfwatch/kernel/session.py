@@ -180,6 +180,7 @@ class Session:
             0,
         )  #: where the kernel's own code is, from the first address to behind the last
         self.records: collections.deque[bytes] = collections.deque()
+        self._memory = 0
         self.dropped = 0
         reader = libbpf.RingReader if loaded.features.ringbuf else libbpf.PerfReader
         self._ring = reader(self.maps["records"], self._keep)
@@ -328,13 +329,18 @@ class Session:
         return tuple(address for address in struct.unpack(layout, raw) if address)
 
     def memory(self) -> int:
-        """Bytes the kernel has charged for our maps and programs (fdinfo's memlock)."""
+        """Bytes the kernel has charged for our maps and programs (fdinfo's memlock).
+
+        Where it cannot be asked now (no file descriptor is left): what it was before.
+        """
         total = 0
-        for fd in self._fds:
-            with open(f"/proc/self/fdinfo/{fd}") as info:
-                found = re.search(r"^memlock:\s*(\d+)", info.read(), re.MULTILINE)
-            total += int(found.group(1)) if found else 0
-        return total
+        with contextlib.suppress(OSError):
+            for fd in self._fds:
+                with open(f"/proc/self/fdinfo/{fd}") as info:
+                    found = re.search(r"^memlock:\s*(\d+)", info.read(), re.MULTILINE)
+                total += int(found.group(1)) if found else 0
+            self._memory = total
+        return self._memory
 
     def close(self) -> None:
         """Detach everything."""

@@ -148,7 +148,8 @@ class _Lesson:
             for name in ("learned", "count_allocated", "allocated", "evicted")
         }
         self._source = source
-        self._files: dict[int, File] = {}
+        #: By number, then by generation: ext4 gives the number of a dead file to the next one.
+        self._files: dict[int, dict[int, File]] = {}
         self._wrong = ""
         self._tries = 0
 
@@ -163,7 +164,7 @@ class _Lesson:
                 file = _die_young(mount)
                 if file is not None:
                     created = True
-                    self._files[file.ino] = file
+                    self._files.setdefault(file.ino, {})[file.generation] = file
                     force_grace_period()
             for _ in range(_LOOKS if file else 1):
                 answer = self._answer()
@@ -189,9 +190,10 @@ class _Lesson:
         address = learned.object + learned.vfs_inode
         evicted = next((one for one in self._said("evicted") if one.inode == address), _Testimony())
         alive = next((one for one in self._said("allocated") if one.inode == address), _Testimony())
-        file = self._files.get(evicted.ino)
-        if file is None:
+        files = self._files.get(evicted.ino)
+        if not files:
             return "i_ino"
+        file = files.get(evicted.generation, next(iter(files.values())))
         return mismatch(file, alive, evicted, learned.dead_state)
 
     def _said(self, name: str) -> Iterator[Any]:
