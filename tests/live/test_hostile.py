@@ -24,7 +24,7 @@ from ebpfwatch.events.wire import text
 from ebpfwatch.system.lock import running_daemon
 from ebpfwatch.text.printable import printable
 from tests.live.conftest import ROOT, DaemonProcess, command
-from tests.live.harness import PATIENCE, loop_ext4, selftest, watching
+from tests.live.harness import PATIENCE, loop_ext4, selftest, until, watching
 
 NAMES = (
     b"\x1b[2J\x1b]0;owned\x07\x1b[31mred",
@@ -78,7 +78,10 @@ def test_hostile_names_reach_every_sink_as_text(daemon: DaemonProcess, named: No
         double_free(bed)
     daemon.wait_findings(len(NAMES))
     findings = daemon.state / "findings"
-    bodies = [json.loads(file.read_bytes()) for file in sorted(findings.glob("*.json"))]
+    # Counted is not yet written: the disk has a thread of its own.
+    until(lambda: len(list(findings.glob("*.json"))) >= len(NAMES), daemon.log.read_text)
+    bodies = [json.loads(file.read_bytes()) for file in findings.glob("*.json")]
+    bodies.sort(key=lambda body: int(body["ns"]))
     assert [body["name"] for body in bodies] == [text(name[:63]) for name in NAMES]
     assert {body["second"]["comm"] for body in bodies} == {text(COMM)}
     for file in findings.glob("*.json"):
