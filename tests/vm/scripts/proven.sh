@@ -23,8 +23,8 @@ for field in PRIORITY=2 EBPFWATCH_INODE=12 EBPFWATCH_CONFIDENCE=confirmed 'EBPFW
 done
 journalctl --no-pager -x EBPFWATCH_VERDICT=double_free EBPFWATCH_TEST=0 | grep -q free.list.is.damaged ||
     wrong "the journal does not explain the finding"
-ebpfwatch check >/results/check 2>&1
+ebpfwatch check --all >/results/check 2>&1
 [ $? -le 1 ] || wrong "check cannot watch here"
 grep -q 'vdd > virtio_blk' /results/check || wrong "check does not follow the disk down"
-ebpfwatch report >/results/report 2>&1 || wrong "report"
+ebpfwatch report --full >/results/report 2>&1 || wrong "report"
 grep -q '\[crime' /results/report || wrong "the report does not name the module"
