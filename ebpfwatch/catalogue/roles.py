@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 
+from ebpfwatch.catalogue.rows import take_fields
+
 __all__ = ["ARMED", "BY_CANARY", "Hook", "Proof"]
 
 
@@ -58,8 +60,7 @@ class Hook(enum.Enum):
         assert row is not None
         member = object.__new__(cls)
         member._value_ = name
-        for field in dataclasses.fields(row):
-            setattr(member, field.name, getattr(row, field.name))
+        take_fields(member, row)
         return member
 
     ALLOC = (

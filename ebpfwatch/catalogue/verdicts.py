@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 
+from ebpfwatch.catalogue.rows import take_fields
+
 __all__ = ["CRITICAL", "Kind", "Sentence", "Verdict", "numbered"]
 
 
@@ -77,8 +79,7 @@ class Verdict(enum.Enum):
         assert row is not None
         member = object.__new__(cls)
         member._value_ = name
-        for field in dataclasses.fields(row):
-            setattr(member, field.name, getattr(row, field.name))
+        take_fields(member, row)
         return member
 
     DOUBLE_DESTROY = (
