@@ -160,7 +160,7 @@ static __always_inline void count_free(u64 grace_ns, u32 flags)
 
 /* `next_flags` is what the entry carries on: LIFE_SLAB_FREE_DUE from the RCU callback, else 0. */
 static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_site, u32 next_flags,
-				    bool stranger)
+				    bool unknown_caller)
 {
 	u64 ns = coarse_ns();
 	struct inode_seen seen = {};
@@ -201,7 +201,7 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 		key = key_of(bucket, way, object);
 	}
 	before = key ? life : NULL;
-	if (!key || key & OBJECT_DEAD || other || stranger) {
+	if (!key || key & OBJECT_DEAD || other || unknown_caller) {
 		why.flags |= read_witness(inode_of(object), &why.state, &why.count);
 		why.dev = dev_of_witness(&why, before, seen.super);
 	}
@@ -216,7 +216,7 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 		why.dev = life->dev;
 		why.verdict = VERDICT_RCU_LISTS_CROSSED;
 	}
-	if (stranger && why.verdict == VERDICT_NONE)
+	if (unknown_caller && why.verdict == VERDICT_NONE)
 		why.verdict = VERDICT_FOREIGN_FREE;
 	if (why.verdict != VERDICT_NONE) {
 		if (RCU_FREE_PREEMPTIBLE(hook))

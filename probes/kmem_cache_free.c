@@ -4,7 +4,7 @@
  * cache has (s->name), and then EXT4_INODE_CACHE is that pointer.  Elsewhere a kprobe stands at the
  * function's entry.
  *
- * The strict hook: it sees every free of an ext4 inode, whoever does it.  Where no function hook
+ * The any_free hook: it sees every free of an ext4 inode, whoever does it.  Where no function hook
  * stands on the RCU callback it is also the free itself (FREE_FROM_SLAB).
  * Invariant: a free of another cache costs one comparison; on the kprobe, whose trap costs more than all else,
  * each is counted, so that the governor knows what we cost.
@@ -16,7 +16,7 @@
  * True if the caller is none of those we know; false while we know none.  Asked even where an RCU callback
  * should have come before: the table may have forgotten the object between the two.
  */
-static __always_inline bool is_stranger(u64 call_site)
+static __always_inline bool is_unknown_caller(u64 call_site)
 {
 	struct settings *config = get_settings();
 
@@ -70,7 +70,7 @@ static __always_inline void on_any_free(void *ctx, u64 object, u64 call_site)
 		}
 	}
 #endif
-	on_free(ctx, HOOK_ANY_FREE, object, call_site, 0, is_stranger(call_site));
+	on_free(ctx, HOOK_ANY_FREE, object, call_site, 0, is_unknown_caller(call_site));
 }
 
 #ifdef ANY_FREE_RAW_TRACEPOINT

@@ -49,17 +49,17 @@ def run(boot: Boot, results: Path) -> list[list[str]]:
     alone = " alone" if boot.append else ""
     script = (
         f". ./common.sh\nPYTHONPATH=/payload python3 cost.py{alone}"
-        " >/results/books 2>/results/err || exit 1\n"
+        " >/results/figures 2>/results/err || exit 1\n"
     )
     with tempfile.TemporaryDirectory(prefix="ebpfwatch-payload-", dir="/var/tmp") as name:
         content = payload(kernel, Path(name), script)
         words = ["aarch64-linux-gnu-gcc", "-O2", "-static", "-o", str(content / "storm")]
         subprocess.run([*words, str(ROOT / "tests/live/storm.c")], check=True)
         outcome = guest.run(kernel, content, results, boot.append, timeout=1800, icount=True)
-    print(outcome.text("err"), outcome.text("books"), f"{outcome.seconds:.0f} s", flush=True)
+    print(outcome.text("err"), outcome.text("figures"), f"{outcome.seconds:.0f} s", flush=True)
     if outcome.exit_code != 0:
         raise SystemExit(f"{boot}: {outcome.text('err')[-500:]} {outcome.text('output')[-500:]}")
-    return [line.split("|") for line in outcome.text("books").splitlines()]
+    return [line.split("|") for line in outcome.text("figures").splitlines()]
 
 
 def main() -> None:

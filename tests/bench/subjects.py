@@ -74,11 +74,11 @@ def subjects(mount: Path, stack: contextlib.ExitStack) -> list[Subject]:
     ]
     variants: dict[str, tuple[dict[str, object], str]] = {
         "ebpfwatch": ({"alloc": "auto", **_TRACE}, "the default configuration"),
-        "ebpfwatch, strict": (
+        "ebpfwatch, everything on": (
             {"alloc": "always", "first_stacks": True, **_TRACE},
             "`hooks.alloc: always`, `evidence.first_stacks: true`",
         ),
-        "ebpfwatch, lean": (
+        "ebpfwatch, least hooks": (
             {"alloc": "never", "any_free": "never", "table_slots": 4096},
             "`hooks.alloc: never`, `hooks.any_free: never`, `kernel.table_slots: 4096`",
         ),

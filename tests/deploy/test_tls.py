@@ -139,7 +139,7 @@ def test_new_certificate_and_password_without_a_restart(
 
 def test_client_certificates(tmp_path: Path, ext4: Path) -> None:
     """RequireAndVerifyClientCert: nobody without one of that authority."""
-    for name in ("server", "client", "stranger"):
+    for name in ("server", "client", "unknown"):
         certificate(tmp_path, name)
     asked = {"client_auth_type": "RequireAndVerifyClientCert", "client_ca_file": "client.pem"}
     file = write_web_config(tmp_path, PASSWORD, **asked)
@@ -150,7 +150,7 @@ def test_client_certificates(tmp_path: Path, ext4: Path) -> None:
         return "--cert", tmp_path / f"{name}.pem", "--key", tmp_path / f"{name}.key"
 
     assert curl(running, *words, *as_client("client")) == (0, "healthy\n200")
-    assert curl(running, *words, *as_client("stranger"))[0] != 0
+    assert curl(running, *words, *as_client("unknown"))[0] != 0
     assert curl(running, *words)[0] != 0
     assert running.stop() == 0
 

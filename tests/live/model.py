@@ -40,7 +40,7 @@ __all__ = ["Action", "Arena", "Model", "dry_session", "history"]
 WAYS = 4
 RING_BYTES = 4096
 TASK_SLOTS = 1024
-STRANGER = 0xFFFFFFFFC0DE0000
+UNKNOWN_CALLER = 0xFFFFFFFFC0DE0000
 _SUPER, _DENTRY, _LISTED, _NAME = 3584, 3712, 3808, 4000
 #: What the programs read of an inode; those that a kernel lacks are left out.
 _FIELDS = (
@@ -60,7 +60,7 @@ WEIGHTS = {
     "unlink_exit": 3,
     "evict": 8,
     "free": 9,
-    "stranger": 1,
+    "unknown_caller": 1,
     "shrink_start": 1,
     "shrink_end": 1,
     "drain": 3,
@@ -162,14 +162,14 @@ class Arena:
         """The program of this action, on this inode."""
         learned, programs = self.session.loaded.learned, self.session.programs
         dentry = self._page_at + _DENTRY
-        site = STRANGER if what == "stranger" else learned.call_site
+        site = UNKNOWN_CALLER if what == "unknown_caller" else learned.call_site
         name, arguments = {
             "alloc": ("kmem_cache_alloc", (site, self.object(index), learned.cache)),
             "unlink_enter": ("ext4_unlink_enter", (self.inode_address(index), dentry)),
             "unlink_exit": ("ext4_unlink_exit", (dentry, 0)),
             "evict": ("ext4_evict_inode", (self.inode_address(index),)),
             "free": ("kmem_cache_free", (site, self.object(index), learned.cache)),
-            "stranger": ("kmem_cache_free", (site, self.object(index), learned.cache)),
+            "unknown_caller": ("kmem_cache_free", (site, self.object(index), learned.cache)),
             "shrink_start": ("mm_shrink_slab_start", ()),
             "shrink_end": ("mm_shrink_slab_end", ()),
         }[what]
@@ -315,7 +315,7 @@ class Model:
         self.guilty[index] |= crime
         if what in ("publish", "rename"):
             return
-        role = {"stranger": "any_free", "free": "any_free"}.get(what, what)
+        role = {"unknown_caller": "any_free", "free": "any_free"}.get(what, what)
         if lost and role in ("alloc", "evict", "any_free"):
             self.lost[role].add(index)
             self._settle(what, index)
@@ -354,9 +354,9 @@ class Model:
             crime = was in ("dying", "dead")
             inode.count, inode.published = 0, False
             self.truth[index], self.renamed[index] = "dying", False
-        elif what in ("free", "stranger"):
+        elif what in ("free", "unknown_caller"):
             other = was == "dying" and self.renamed[index]
-            crime = was in ("dead", "alive") or what == "stranger" or other
+            crime = was in ("dead", "alive") or what == "unknown_caller" or other
             self.truth[index] = "dead"
         self.arena.write(index)
         return crime
@@ -432,10 +432,10 @@ class Model:
         if flags & LifeFlag.CANARY:
             self._step()
 
-    def _stranger(self, index: int) -> None:
-        self._free(index, stranger=True)
+    def _unknown_caller(self, index: int) -> None:
+        self._free(index, unknown_caller=True)
 
-    def _free(self, index: int, stranger: bool = False) -> None:
+    def _free(self, index: int, unknown_caller: bool = False) -> None:
         inode, entry = self.arena.inodes[index], self._entry_of(index)
         seen, verdict, dying = Flag.WITNESS_IDENTITY, None, False
         if entry is None:
@@ -454,7 +454,7 @@ class Model:
                 alive = self._witness(index) & Flag.WITNESS_PUBLISHED
                 changed = Verdict.IDENTITY_CHANGED
                 verdict = Verdict.FREE_WHILE_ALIVE if alive else changed
-        if stranger and verdict is None:
+        if unknown_caller and verdict is None:
             verdict = Verdict.FOREIGN_FREE
         if verdict is not None:
             self._verdict(verdict, index, seen | self._witness(index), entry)

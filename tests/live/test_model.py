@@ -278,7 +278,7 @@ def test_an_inode_that_was_never_listed_is_not_alive(session: Session, bed: Play
     bed.alloc()
 
 
-def test_a_free_by_a_stranger_is_found(session: Session, bed: Playback) -> None:
+def test_a_free_by_an_unknown_caller_is_found(session: Session, bed: Playback) -> None:
     """A call site that is not ext4's, and only once ours is known."""
     bed.alloc()
     bed.evict()

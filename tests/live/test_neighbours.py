@@ -1,6 +1,6 @@
 """`make hostile`: a user of no rights, made for it, does his worst; then the daemon is asked.
 
-After each: the self-test's finding within a second, the books balanced, nothing found that was not
+After each: the self-test's finding within a second, the counters add up, nothing found that was not
 a test, no hook silent, resident memory bounded.
 """
 
@@ -83,11 +83,11 @@ def ask_oracle(daemon: DaemonProcess, record: Record, metrics: bool = True) -> N
     found = re.search(r"OK +report: (\d+) ms", done.stdout)
     assert found is not None and int(found.group(1)) < 1000, done.stdout
     facts: Any = running_daemon(daemon.run_directory)
-    books = ""
+    unrest = ""
     try:
         assert balance(DaemonMaps(facts)).unexplained == 0
     except TimeoutError:  # others work on this machine, too
-        books = "; the books were never at rest"
+        unrest = "; the counters were never at rest"
     size = attacks.resident(daemon.process.pid)
     assert size < _MOST_BYTES
     if metrics:
@@ -95,7 +95,7 @@ def ask_oracle(daemon: DaemonProcess, record: Record, metrics: bool = True) -> N
         assert not [name for name, value in shown.items() if _FINDINGS.match(name) and value]
     log = daemon.log.read_text()
     assert "SILENT" not in log and "Traceback" not in log
-    record("figures", f"found after {found.group(1)} ms, {size / 1e6:.1f} MB{books}")
+    record("figures", f"found after {found.group(1)} ms, {size / 1e6:.1f} MB{unrest}")
 
 
 def where(daemon: DaemonProcess) -> tuple[str, int]:

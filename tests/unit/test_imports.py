@@ -141,6 +141,7 @@ def test_nothing_of_the_daemon_loads_the_loader_or_triage() -> None:
         " or '.'.join(name.split('.')[:2]) in apart))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 

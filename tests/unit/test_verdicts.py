@@ -313,9 +313,9 @@ def test_what_the_report_lacks_is_said() -> None:
     )
     nameless = judged(dataclasses.replace(EVENT, name="")).lacks
     assert any("evidence.names is false" in lack for lack in nameless)
-    stranger = dataclasses.replace(RM, pid=0)
+    other = dataclasses.replace(RM, pid=0)
     finding = judged(
-        dataclasses.replace(EVENT, name="", stack=(), call_site=0, unlinked=stranger), blind
+        dataclasses.replace(EVENT, name="", stack=(), call_site=0, unlinked=other), blind
     )
     for part in ("no name", "first_stacks", "hook destroy", "hidden", "stack of this step"):
         assert any(part in lack for lack in finding.lacks), part

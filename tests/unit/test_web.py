@@ -365,7 +365,7 @@ def test_slow_readers_keep_nobody_out(served: web.Web) -> None:
 
 
 def test_the_reserve_is_for_who_was_served(served: web.Web) -> None:
-    """An address that was answered before comes in where strangers fill the rest."""
+    """An address that was answered before comes in where others fill the rest."""
     inner = served._server
     assert ask(served, "GET", "/metrics")[0] == 200
     deadline = time.monotonic() + 5

@@ -66,7 +66,7 @@ def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
         why = "no place tells both contexts"
     again = SECOND_FREE.search(outcome.console)
     early, journal = _ahead(outcome, scenario.verdict, int(again.group(1)) if again else None)
-    extra = outcome.text("books").strip()
+    extra = outcome.text("figures").strip()
     if scenario.name == "leads":
         extra, wrong = leads(outcome)
         why = why or wrong

@@ -74,7 +74,7 @@ _CRIMES = (
     ("benign", "double_free", False, "the first free swallowed, then ext4's callback again"),
     ("destroy", "double_destroy", False, "ext4_destroy_inode again before the grace period ends"),
     ("reused", "free_while_alive", False, "freed after another inode lives at the address"),
-    ("stranger", "double_free", True, "kmem_cache_free by the module itself, after ext4's"),
+    ("by_module", "double_free", True, "kmem_cache_free by the module itself, after ext4's"),
     ("tail", "double_free", False, "the same as a jump: the module is on no stack"),
     (
         "foreign",
@@ -331,7 +331,7 @@ SCENARIOS = (
     ),
     Scenario(
         "governed",
-        "slab frees that are not ext4's: what their traps cost takes the strict hook off",
+        "slab frees that are not ext4's: what their traps cost takes the any_free hook off",
         "governed",
         judges=True,
         timeout=900,
@@ -339,7 +339,7 @@ SCENARIOS = (
     ),
     Scenario(
         "armed",
-        "any_free as a kprobe: no trap until somebody asks; then a free by a stranger is seen",
+        "any_free as a kprobe: no trap until somebody asks; then a free by another module is seen",
         "armed",
         judges=True,
         timeout=900,

@@ -9,9 +9,9 @@
  *   reused     the same once another inode lives at the address: the silent one
  *   destroy    ext4_destroy_inode() a second time before the grace period ends
  *   shrink     the same by the task that evicts, while it shrinks the slabs
- *   stranger   kmem_cache_free() from this module's own text, after the first free
+ *   by_module  kmem_cache_free() from this module's own text, after the first free
  *   tail       the same as the last act of a function: a jump, so that no stack shows this module
- *   foreign    RCU's callback is swallowed, and this module frees in its place: one free, by a stranger
+ *   foreign    RCU's callback is swallowed, and this module frees in its place: one free, by this module
  *   benign     the first free is swallowed, so that the second harms nothing
  *   twice      ext4_destroy_inode() again at once, and a second free by an RCU callback of its own; the first is
  *              swallowed, as with "benign", so that it can be committed as often as wanted
@@ -90,7 +90,7 @@ static void commit(struct work_struct *work)
 		confess("destroy");
 		destroy_inode_(victim);
 		barrier();
-	} else if (is("stranger") || is("foreign")) {
+	} else if (is("by_module") || is("foreign")) {
 		confess(scenario);
 		kmem_cache_free(cache, object);
 		barrier();
@@ -157,7 +157,7 @@ static int on_slab_free(struct kprobe *probe, struct pt_regs *regs)
 		return 0;
 	object = (void *)address;
 	freed = true;
-	if (is("again") || is("stranger") || is("tail"))
+	if (is("again") || is("by_module") || is("tail"))
 		at(0);
 	if (is("late"))
 		at(2000);

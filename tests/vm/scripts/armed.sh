@@ -1,5 +1,5 @@
 # hooks.any_free: auto, where it is a kprobe: no slab free traps until there is a reason, and log and verdicts say what is
-# not seen; then a free by a stranger is found, and the verdict says since when such frees are seen.
+# not seen; then a free by another module is found, and the verdict says since when such frees are seen.
 stop
 unseen='frees by foreign code are not seen'
 sed -i 's/any_free: always/any_free: auto/' /tmp/config.yaml

@@ -25,9 +25,9 @@ done
 sleep 8
 curl -s --max-time 60 --retry 5 --retry-all-errors localhost:9866/metrics >/results/metrics
 grep -E '^(pgscan_kswapd|pgsteal_kswapd|slabs_scanned)' /proc/vmstat >/results/vmstat
-python3 books.py 1000 >/results/books || wrong "the books could not be read"
+python3 sums.py 1000 >/results/figures || wrong "the counters could not be read"
 kill -0 $daemon || wrong "the daemon is gone"
-grep WRONG /results/books >>/results/why
+grep WRONG /results/figures >>/results/why
 grep -q 'pgscan_kswapd[_a-z]* [1-9]' /results/vmstat || wrong "kswapd did not work"
 dmesg | grep -v 'command line' | grep -i 'oops\|bug:\|warning:' && wrong "the kernel complained"
 [ ! -s /results/why ]

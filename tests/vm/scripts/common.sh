@@ -13,7 +13,7 @@ keep_journal() {
     mount --bind /state/journald /var/log/journal
     systemctl restart systemd-journald
 }
-# No governor: what costs a percent of a real CPU costs half of an emulated one, and the strict hook would go.
+# No governor: what costs a percent of a real CPU costs half of an emulated one, and the any_free hook would go.
 sed 's#/var/lib/ebpfwatch#/state/state#; s/cpu_percent: [0-9.]*/cpu_percent: 0/; s/any_free: auto /any_free: always /' config.example.yaml >/tmp/config.yaml
 start() {
     python3 -m ebpfwatch run --config /tmp/config.yaml >/results/out 2>/results/$1 &

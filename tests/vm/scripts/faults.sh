@@ -1,10 +1,10 @@
 # What can befall a machine and not only a process: a CPU taken away and given back, the clock set forth and back, a
-# suspend, ext4 mounted and unmounted, all under load. Afterwards the hooks are alive, the books balance, and a second
+# suspend, ext4 mounted and unmounted, all under load. Afterwards the hooks are alive, the counters add up, and a second
 # free is found.
 watch
 (while [ ! -e /tmp/enough ]; do for i in $(seq 100); do : >/mnt/vdb/l-$i; done; rm -f /mnt/vdb/l-*; done) &
 load=$!
-fault() { echo "$1 $2" >>/results/books; }
+fault() { echo "$1 $2" >>/results/figures; }
 cpu=/sys/devices/system/cpu/cpu1/online
 for round in 1 2 3; do
     echo 0 >$cpu && sleep 3 && [ $(cat $cpu) = 0 ] && echo 1 >$cpu && sleep 3 && fault cpu_offline $round ||
@@ -16,7 +16,7 @@ done
 if rtcwake -m freeze -s 10 >/results/suspend 2>&1; then
     fault suspend "$(tail -1 /results/suspend)"
 else
-    echo "suspend: $(tail -1 /results/suspend)" >>/results/books
+    echo "suspend: $(tail -1 /results/suspend)" >>/results/figures
 fi
 [ ! -e loop.ko ] || insmod loop.ko
 truncate -s 64M /mnt/vdb/small.img
@@ -43,8 +43,8 @@ finish
 for hook in $(sed -n 's/^ebpfwatch_hook_alive{hook="\([a-z_]*\)"} \(0.0\|NaN\)$/\1/p' /results/metrics); do
     wrong "the hook $hook is not alive"
 done
-python3 books.py 1000 double_free >>/results/books || wrong "the books could not be read"
-grep WRONG /results/books | grep -v 'lost submit' >>/results/why
+python3 sums.py 1000 double_free >>/results/figures || wrong "the counters could not be read"
+grep WRONG /results/figures | grep -v 'lost submit' >>/results/why
 lost() { sed -n 's/^ebpfwatch_lost_events_total{kind="submit"} //p' $1; }
 [ "$(lost /results/metrics-before)" = "$(lost /results/metrics)" ] || wrong "a CPU's buffer was not opened anew"
 kill -0 $daemon || wrong "the daemon is gone"

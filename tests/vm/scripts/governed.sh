@@ -1,5 +1,5 @@
 # Where a kprobe sees every slab free, its traps cost the most: work that has nothing to do with ext4 must be seen to
-# cost it, take the strict hook off, and put a reason into the next verdict.
+# cost it, take the any_free hook off, and put a reason into the next verdict.
 stop
 sed -i 's/cpu_percent: 0/cpu_percent: 10/' /tmp/config.yaml
 watch

@@ -15,10 +15,10 @@ sleep 10
 finish
 {
     tail -1 /results/load
-    python3 books.py 1000 || wrong "the books could not be read"
-} >/results/books
+    python3 sums.py 1000 || wrong "the counters could not be read"
+} >/results/figures
 # A CPU that is taken away may take what its own buffer held with it (perf buffers, before Linux 5.8).
-grep WRONG /results/books | grep -v 'lost submit' >>/results/why
+grep WRONG /results/figures | grep -v 'lost submit' >>/results/why
 kill -0 $daemon || wrong "the daemon is gone"
 dmesg | grep -v 'command line' | grep -i 'oops\|bug:\|warning:' && wrong "the kernel complained"
 [ ! -s /results/why ]

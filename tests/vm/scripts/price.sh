@@ -1,3 +1,3 @@
 # What each rung costs, in instructions.
-PYTHONPATH=/payload python3 price.py >/results/books 2>/results/err || wrong "$(tail -1 /results/err)"
+PYTHONPATH=/payload python3 price.py >/results/figures 2>/results/err || wrong "$(tail -1 /results/err)"
 [ ! -s /results/why ]

@@ -17,5 +17,5 @@ for said in 'ended in a kernel panic' 'verdict in the trace buffer: double_free:
     grep -q "$said" /results/err || wrong "the log does not say: $said"
 done
 curl -s localhost:9866/metrics | grep -q 'last_boot_ended{how="panic"} 1.0' || wrong "no metric"
-grep -h 'verdict in the trace buffer' /results/err | head -1 | sed 's/^.*trace buffer: //' >/results/books
+grep -h 'verdict in the trace buffer' /results/err | head -1 | sed 's/^.*trace buffer: //' >/results/figures
 [ ! -s /results/why ]

@@ -8,7 +8,7 @@ find /usr >/dev/null
 echo 2 >/proc/sys/vm/drop_caches
 case "$*" in
 *rcu_free=none*)
-    # The benign crime swallows the first free where only this hook sees it. A stranger's free is seen by the other.
+    # The benign crime swallows the first free where only this hook sees it. A free by another module is seen by the other.
     die foreign
     await 'findings_total{confidence="confirmed",test="false",verdict="foreign_free"} 1.0'
     found=foreign_free
@@ -21,6 +21,6 @@ case "$*" in
 esac
 finish
 grep 'hook_alive{.*} \(0.0\|NaN\)' /results/metrics && wrong "a hook is not alive"
-python3 books.py 300 $found >/results/books || wrong "the books could not be read"
-grep WRONG /results/books >>/results/why
+python3 sums.py 300 $found >/results/figures || wrong "the counters could not be read"
+grep WRONG /results/figures >>/results/why
 [ ! -s /results/why ]

@@ -2,5 +2,5 @@
 umount /state
 python3 -m tests.trust.soak --hours $1 --round 15 --files 2000 --storm /payload/storm >/results/err 2>&1 ||
     wrong "$(tail -3 /results/err)"
-grep '^|' /results/err >/results/books
+grep '^|' /results/err >/results/figures
 [ ! -s /results/why ]

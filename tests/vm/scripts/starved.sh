@@ -18,8 +18,8 @@ for i in $(seq 150); do
     [ "$(systemctl is-active ebpfwatch)" = failed ] && break
     sleep 2
 done
-systemctl show -p NRestarts -p Result -p ActiveState ebpfwatch >/results/books
-[ "$(systemctl is-active ebpfwatch)" = failed ] || wrong "it is started for ever: $(cat /results/books)"
+systemctl show -p NRestarts -p Result -p ActiveState ebpfwatch >/results/figures
+[ "$(systemctl is-active ebpfwatch)" = failed ] || wrong "it is started for ever: $(cat /results/figures)"
 sleep 2
 bpftool prog show 2>/dev/null | grep -q 'name on_\|ext4_evict' && wrong "programs are left"
 # With its own limit back it runs again, and knows how it ended.

@@ -28,7 +28,7 @@ journalctl --no-pager -o verbose MESSAGE_ID=f68048250df04df29d73b7b3bc7b732d >/r
 for reason in EBPFWATCH_PRESSURE=free EBPFWATCH_BURST= 'EBPFWATCH_PRECURSOR=the kernel said'; do
     grep -q "$reason" /results/early || wrong "the journal has no $reason"
 done
-grep -h 'EBPFWATCH_\(PRESSURE\|BURST\|PRECURSOR\)' /results/early >/results/books
+grep -h 'EBPFWATCH_\(PRESSURE\|BURST\|PRECURSOR\)' /results/early >/results/figures
 grep -L '"verdict": *"\(dentry_killed\|evicted_in_use\)' $(ls /state/state/findings/*.json 2>/dev/null) /dev/null |
     grep json && wrong "a finding, where no inode was freed twice"
 [ ! -s /results/why ]

@@ -1,4 +1,4 @@
-"""In a guest: whether the daemon's books balance; prints them, and what is WRONG with them.
+"""In a guest: whether the daemon's counters add up; prints them, and what is WRONG with them.
 
 The first argument is how many inodes must have died for the answer to be worth something, further
 ones are the verdicts that are right here.
