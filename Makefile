@@ -108,9 +108,10 @@ test-vm: install-vm install-deb  ## crimes in arm64 guests: KERNELS=4.19 or KERN
 	    --kernels "$(or $(KERNEL),$(KERNELS))" --scenarios "$(SCENARIOS)" $(if $(MINUTES),--minutes $(MINUTES)) \
 	    $(if $(SCENARIOS)$(KERNEL)$(KERNELS),$(if $(FIGURES),--sections docs/detection.md),--table docs/detection.md --survival docs/evidence.md)
 
-test-postmortem: install-vm  ## a vmcore of a second free, made in a guest and read here
+test-postmortem: install-vm  ## vmcores of a second free, of other mistakes and of a busy guest, made in guests and read here
 	$(RUN) -m pip install --quiet --disable-pip-version-check 'drgn>=0.0.30,<1'
 	$(RUN) -m tests.vm.postmortem
+	$(RUN) -m tests.vm.audited
 
 # One boot each: the unit under systemd as PID 1, a real double free, refusals.
 guests: install-vm install-deb  ## Debian's oldest and newest kernel as arm64 guests, and 4.19 where one was brought

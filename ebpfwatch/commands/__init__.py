@@ -28,6 +28,7 @@ COMMANDS = {
     "selftest": "play a double free on a test object through the running daemon, to every sink",
     "unlinks": "show every unlink as it happens: who, which path, which inode, the result",
     "postmortem": "read verdicts, dying inodes and the last transitions out of a kernel dump",
+    "audit": "count every reference to files and names in a dump, or in the running kernel",
     "report": "show findings, newest first",
     "suspects": "the modules from outside the kernel: what points to each, what it can do at all",
     "triage": "read the log of a machine that is dead: is it this bug, why, what to do next",

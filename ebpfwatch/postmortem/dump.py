@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.events.wire import Bucket, VerdictRecord
 from ebpfwatch.postmortem.frames import frame_records, until_circle
+from ebpfwatch.postmortem.opening import import_drgn, open_program
 
 __all__ = ["Dump"]
 
@@ -24,28 +24,23 @@ _CHUNK = 1 << 20
 
 
 class Dump:
-    """One dead machine; raises ``EbpfwatchError`` for what is no dump or has no symbols."""
+    """One dead machine, or the running one (``vmcore`` is None); raises ``EbpfwatchError`` for what
+    is no dump or has no symbols.
+    """
 
-    def __init__(self, vmcore: Path, symbols: Sequence[Path]) -> None:
-        self._drgn = _import()
-        try:
-            self._program = self._drgn.Program()
-            self._program.set_core_dump(str(vmcore))
-        except (OSError, ValueError, self._drgn.FaultError) as error:
-            raise EbpfwatchError(
-                f"{vmcore} is no kernel dump that drgn can read: {error}",
-                "an ELF or kdump-compressed vmcore is needed",
-                Exit.USAGE,
-            ) from None
-        try:
-            self._program.load_debug_info([str(path) for path in symbols], main=not symbols)
-            self._program.type("struct bpf_map")
-        except (self._drgn.MissingDebugInfoError, LookupError, OSError, ValueError) as error:
-            raise EbpfwatchError(
-                f"no debug symbols of the kernel of {vmcore}: {str(error).splitlines()[0]}",
-                "give its vmlinux with --vmlinux (Debian: the package linux-image-RELEASE-dbg)",
-                Exit.UNAVAILABLE,
-            ) from None
+    def __init__(self, vmcore: Path | None, symbols: Sequence[Path]) -> None:
+        self._drgn = import_drgn()
+        self._program = open_program(vmcore, symbols)
+
+    @property
+    def program(self) -> Any:
+        """drgn's."""
+        return self._program
+
+    @property
+    def drgn(self) -> Any:
+        """The module."""
+        return self._drgn
 
     @property
     def release(self) -> str:
@@ -201,15 +196,3 @@ class Dump:
             except (LookupError, AttributeError, TypeError, self._drgn.FaultError):
                 continue
         return 0
-
-
-def _import() -> Any:
-    try:
-        import drgn
-    except ImportError:
-        raise EbpfwatchError(
-            "the Python module drgn is missing",
-            "install it: pip install 'ebpfwatch[postmortem]', or apt-get install python3-drgn",
-            Exit.UNAVAILABLE,
-        ) from None
-    return drgn

@@ -1,0 +1,136 @@
+"""Opens a dump, or the running kernel, with drgn; says what is missing in one line.
+
+drgn is optional (``pip install ebpfwatch[postmortem]``) and works on another machine's dump, also
+of another architecture; it needs the debug information of exactly that build of the kernel.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ebpfwatch.errors import EbpfwatchError, Exit
+
+__all__ = ["import_drgn", "open_program"]
+
+#: How the files of makedumpfile begin; the second is the one for pipes (makedumpfile -F).
+_KDUMP = (b"KDUMP   ", b"DISKDUMP")
+_FLATTENED = b"makedumpfile"
+_KCORE = Path("/proc/kcore")
+
+
+def import_drgn() -> Any:
+    """The module; raises ``EbpfwatchError`` where it is not installed."""
+    try:
+        import drgn
+    except ImportError:
+        raise EbpfwatchError(
+            "the Python module drgn is missing",
+            "install it: pip install 'ebpfwatch[postmortem]', or apt-get install python3-drgn",
+            Exit.UNAVAILABLE,
+        ) from None
+    return drgn
+
+
+def open_program(vmcore: Path | None, symbols: Sequence[Path]) -> Any:
+    """drgn's program of a dump, or of the running kernel (None), with its debug information."""
+    drgn = import_drgn()
+    program = drgn.Program()
+    if vmcore is None:
+        _set_live(drgn, program)
+    else:
+        _set_dump(drgn, program, vmcore)
+    what = "the running kernel" if vmcore is None else str(vmcore)
+    try:
+        program.load_debug_info([str(path) for path in symbols], main=not symbols)
+        program.type("struct dentry")
+        banner = bytes(program["linux_banner"].string_())
+    except (drgn.MissingDebugInfoError, drgn.FaultError, LookupError, OSError, ValueError) as error:
+        raise EbpfwatchError(
+            f"no debug information of exactly the kernel of {what}{_build(program)}:"
+            f" {str(error).splitlines()[0]}",
+            "give its vmlinux with --vmlinux (Debian: the package linux-image-RELEASE-dbg)",
+            Exit.UNAVAILABLE,
+        ) from None
+    _same_build(program, banner, what)
+    return program
+
+
+def _set_live(drgn: Any, program: Any) -> None:
+    if not _KCORE.exists():
+        raise EbpfwatchError(
+            f"the running kernel cannot be read: there is no {_KCORE}",
+            "it needs CONFIG_PROC_KCORE; read a dump instead",
+            Exit.UNAVAILABLE,
+        )
+    if os.geteuid() != 0:
+        raise EbpfwatchError(f"{_KCORE} is for root alone", "run as root", Exit.NOPERM)
+    try:
+        program.set_kernel()
+    except (OSError, ValueError, drgn.FaultError) as error:
+        raise EbpfwatchError(
+            f"the running kernel cannot be read: {error}",
+            "a lockdown of the kernel (confidentiality) forbids it",
+            Exit.UNAVAILABLE,
+        ) from None
+
+
+def _set_dump(drgn: Any, program: Any, vmcore: Path) -> None:
+    if not vmcore.is_file():
+        raise EbpfwatchError(f"no file {vmcore}", "give a vmcore", Exit.USAGE)
+    try:
+        with open(vmcore, "rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise EbpfwatchError(f"cannot read {vmcore}: {error.strerror}", "", Exit.NOPERM) from None
+    if head.startswith(_FLATTENED):
+        raise EbpfwatchError(
+            f"{vmcore} is a dump that makedumpfile sent through a pipe (flattened)",
+            f"put it together first: makedumpfile -R NEW <{vmcore}",
+            Exit.USAGE,
+        )
+    if head.startswith(_KDUMP) and not getattr(drgn, "_with_libkdumpfile", True):
+        raise EbpfwatchError(
+            f"{vmcore} is a compressed dump of makedumpfile, and this drgn was built without"
+            " libkdumpfile",
+            "install drgn with pip, whose packages have it, or makedumpfile's vmcore as ELF (-E)",
+            Exit.UNAVAILABLE,
+        )
+    try:
+        program.set_core_dump(str(vmcore))
+    except (OSError, ValueError, drgn.FaultError) as error:
+        raise EbpfwatchError(
+            f"{vmcore} is no kernel dump that drgn can read: {error}",
+            "an ELF or kdump-compressed vmcore is needed",
+            Exit.USAGE,
+        ) from None
+
+
+def _build(program: Any) -> str:
+    """The build id, where the dump has one: since Linux 5.9 in its vmcoreinfo."""
+    try:
+        build_id = program.main_module().build_id
+    except (LookupError, AttributeError):
+        return ""
+    return f" (build id {build_id.hex()})" if build_id else ""
+
+
+def _same_build(program: Any, banner: bytes, what: str) -> None:
+    """Before Linux 5.9 drgn cannot tell one build from another: the banner has the time of it.
+
+    0cf32cb8b1c0 ("kernel/crash_core.c: print_vmcoreinfo: build id") was merged for 5.9.
+    """
+    try:
+        file = program.main_module().debug_file_path
+        content = Path(file).read_bytes() if file else b""
+    except (LookupError, AttributeError, OSError):
+        return
+    if content and banner not in content:
+        raise EbpfwatchError(
+            f"{file} is the debug information of another build than the kernel of {what},"
+            f" which is {banner.decode('utf-8', 'replace').strip()}",
+            "give the vmlinux of exactly that build: with another one every figure would be wrong",
+            Exit.UNAVAILABLE,
+        )

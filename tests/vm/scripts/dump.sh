@@ -1,0 +1,22 @@
+# Sourced: a guest whose memory is written to a file by the host, with the watcher absent (tests/vm/dumps.py).
+# $1: a name; returns when the host has the dump, during which this machine stands still.
+dump() {
+    echo "guest: dump $1" >/dev/ttyAMA0
+    { set +x; } 2>/dev/null
+    until dd if=/dev/vdg bs=4096 count=1 iflag=direct 2>/dev/null | tr -d '\0' | grep -qx "$1"; do sleep 1; done
+    set -x
+}
+insmod qemu_fw_cfg.ko 2>/dev/null # it tells QEMU where the kernel's vmcoreinfo is; 4.19 has it built in
+# Work of many kinds: every sort of reference that an audit has to know.
+busy() {
+    mkdir -p /mnt/vdb/tree /mnt/vdb/over/low /mnt/vdb/over/up /mnt/vdb/over/work /mnt/vdb/over/all /mnt/vdb/looped /mnt/vdb/bound
+    for module in loop overlay; do [ ! -e $module.ko ] || insmod $module.ko; done
+    truncate -s 32M /mnt/vdb/image /mnt/vdb/swap
+    mke2fs -q -t ext4 /mnt/vdb/image && mount -o loop /mnt/vdb/image /mnt/vdb/looped
+    dd if=/dev/zero of=/mnt/vdb/swap bs=1M count=32 conv=notrunc 2>/dev/null
+    chmod 600 /mnt/vdb/swap && mkswap -q /mnt/vdb/swap && swapon /mnt/vdb/swap
+    (cd /mnt/vdb/over && mount -t overlay -o lowerdir=low,upperdir=up,workdir=work overlay all)
+    mount --bind /mnt/vdb/tree /mnt/vdb/bound
+    unshare -m sleep 100000 &
+    python3 dumpload.py /mnt/vdb ${1:-100000} &
+}
