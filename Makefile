@@ -26,7 +26,7 @@ RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev procps python3-venv pytho
                  python3-prometheus-client
 TEST_PACKAGES := $(RUN_PACKAGES) help2man gcc libc6-dev e2fsprogs mount util-linux bpftool prometheus \
                  prometheus-alertmanager curl systemd python3-bcrypt strace python3-capstone \
-                 python3-seccomp
+                 python3-seccomp bash zsh fish
 
 # Where the linters and the unit tests run: with the daemon's own packages where those are installed,
 # else in a plain venv that pip fills.
@@ -56,7 +56,7 @@ VM_PACKAGES   := qemu-system-arm qemu-utils qemu-user-static binfmt-support mmde
 IMAGE_PACKAGES := mmdebstrap qemu-user-static binfmt-support arch-test squashfs-tools
 
 DEB_PACKAGES  := build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools \
-                 python3-shtab python3-yaml help2man bash-completion lintian man-db mmdebstrap
+                 python3-yaml help2man lintian man-db mmdebstrap
 
 # Every target here is no file, and has a line for `make help`.
 TARGETS := $(shell sed -n 's/^\([a-z-]*\):.*  \#\# .*/\1/p' $(MAKEFILE_LIST))

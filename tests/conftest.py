@@ -57,6 +57,8 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "make": (_program("make"), "no make: apt-get install make"),
     "help2man": (_program("help2man"), "no help2man: apt-get install help2man"),
     "strace": (_program("strace"), "no strace: apt-get install strace"),
+    "zsh": (_program("zsh"), "no zsh: apt-get install zsh"),
+    "fish": (_program("fish"), "no fish: apt-get install fish"),
     "dpkg": (_program("dpkg-query"), "no dpkg: this is no Debian"),
 }
 

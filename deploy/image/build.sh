@@ -38,6 +38,9 @@ cp -r deploy/image/debian "$work/build/debian"
 cp deploy/debian/copyright "$work/build/debian"
 dpkg-deb -x "$work"/ebpfwatch_*_all.deb "$work/package"
 mv "$work/package/usr/share/man" "$work/build/manpages"
+mkdir "$work/build/completion"
+mv "$work/package/usr/share/bash-completion" "$work/package/usr/share/zsh" "$work/package/usr/share/fish" \
+	"$work/build/completion"
 gunzip -r "$work/build/manpages"
 cd "$work/build"
 dpkg-buildpackage -us -uc -b -aarm64 -d >"$work/log" 2>&1 || { tail -40 "$work/log" >&2; exit 1; }

@@ -35,6 +35,7 @@ COMMANDS = {
     "cache": "which files and mounts hold the page cache, and how many inodes are in memory",
     "print-probes": "print the C source of the programs as it would be compiled",
     "check-config": "read a configuration file and say what is wrong with it",
+    "completion": "print what bash, zsh or fish needs to complete this command line",
 }
 
 _EPILOG = """\
@@ -58,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
 def parser(wanted: Container[str] = COMMANDS) -> argparse.ArgumentParser:
     """The command line; only ``wanted`` commands know their options: the daemon must stay small.
 
-    The man page and the shell completion of the package are made from it.
+    The man page and the shell completion are made from it.
     """
     whole = _Parser(
         prog="ebpfwatch",

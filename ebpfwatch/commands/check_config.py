@@ -18,6 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The file."""
     parser.add_argument(
         "file",
+        metavar="FILE",
         nargs="?",
         default=CONFIG,
         help="configuration file (default: %(default)s); - reads standard input",

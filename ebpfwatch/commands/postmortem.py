@@ -16,7 +16,9 @@ from ebpfwatch.verdicts.correlator import Knowledge, judge
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The dump, its symbols, and how much to show."""
-    parser.add_argument("vmcore", type=Path, help="the dump (ELF or kdump-compressed)")
+    parser.add_argument(
+        "vmcore", metavar="VMCORE", type=Path, help="the dump (ELF or kdump-compressed)"
+    )
     parser.add_argument(
         "--vmlinux",
         type=Path,

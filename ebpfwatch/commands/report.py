@@ -45,7 +45,7 @@ examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """What to show, and from where."""
-    parser.add_argument("id", nargs="*", help="show these findings in full")
+    parser.add_argument("id", metavar="ID", nargs="*", help="show these findings in full")
     parser.add_argument("--full", action="store_true", help="show each in full, not a line each")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--tests", action="store_true", help="show the self-test's findings, too")

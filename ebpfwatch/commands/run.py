@@ -17,6 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Where the configuration is."""
     parser.add_argument(
         "--config",
+        metavar="FILE",
         default="/etc/ebpfwatch/config.yaml",
         help="configuration file (default: %(default)s)",
     )

@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """How long, and how much."""
     parser.add_argument("--seconds", type=seconds, metavar="S", help="stop after S seconds")
     parser.add_argument("--count", type=_positive, metavar="N", help="stop after N lines")
-    parser.add_argument("--pid", type=_positive, help="only this process")
+    parser.add_argument("--pid", metavar="PID", type=_positive, help="only this process")
     parser.add_argument("--comm", metavar="NAME", help="only tasks of this name")
     parser.add_argument(
         "--under", metavar="DIR", help="only paths below this directory; relative ones if resolved"
