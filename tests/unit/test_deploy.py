@@ -262,6 +262,7 @@ def test_make_help_tells_every_target() -> None:
 EXERCISED = {
     "build-deb.sh": "tests/deb/conftest.py",
     "build_triage.py": "tests/unit/test_triage.py",
+    "completion.sh": "tests/deb/test_package.py",
     "debian/*": "tests/deb/test_package.py",
     "ebpfwatch-generator": "tests/unit/test_deploy.py",
     "ebpfwatch.catalog": "tests/deb/test_package.py",

@@ -12,7 +12,7 @@ from ebpfwatch.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
+PAGES = [ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("README*.md")), *DOCS]
 
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -85,7 +85,8 @@ def test_alerts_and_metrics_that_are_named_exist(page: Path) -> None:
 def test_a_page_says_for_whom_it_is(page: Path) -> None:
     """In the first line below its title."""
     title, empty, first = page.read_text().splitlines()[:3]
-    assert title.startswith("# ") and not empty and first.startswith("For ")
+    language = "写给" if page.name.endswith(".zh-CN.md") else "For "
+    assert title.startswith("# ") and not empty and first.startswith(language)
 
 
 def test_what_leads_nowhere_is_found(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_the_worst_is_the_headline(
     found = headline(dataclasses.replace(STATUS, **changes))
     assert (found.level, found.what) == (level, what)
     assert alert is None or found.alert == alert
-    assert not found.alert or f"id='{found.alert.lower()}'" in runbook_page()
+    assert not found.alert or f"id='{found.alert.lower()}'" in runbook_page("/runbook")
 
 
 def test_what_is_acknowledged_is_told_and_no_alarm() -> None:
@@ -201,10 +201,16 @@ def test_a_finding_has_a_page_of_its_own() -> None:
     assert f"report --ack {judged().id}" in text
 
 
-def test_the_runbook_is_whole() -> None:
-    """Every word of the file is on the page, every alert can be linked to, no mark is left over."""
-    page_ = runbook_page()
-    source = runbook.FILE.read_text()
+@pytest.mark.parametrize("path", runbook.LANGUAGES)
+def test_the_runbook_is_whole(path: str) -> None:
+    """Every word of the file is on the page, every alert can be linked to, no mark is left over;
+    each language leads to the others.
+    """
+    page_ = runbook_page(path)
+    language, file = runbook.LANGUAGES[path]
+    source = file.read_text()
+    assert f"<html lang={language}>" in page_
+    assert all(f"<a href='{other}'>" in page_ for other in set(runbook.LANGUAGES) - {path})
     for name in re.findall(r"(?m)^## (\w+)$", source):
         assert f"<h2 id='{name.lower()}'>{name}</h2>" in page_
     bare = html.unescape(re.sub("<[^>]*>", " ", page_[page_.index("<main>") :]))

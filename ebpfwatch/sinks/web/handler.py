@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 from prometheus_client.exposition import choose_encoder
 
 from ebpfwatch import __version__
+from ebpfwatch.sinks.web import runbook
 from ebpfwatch.sinks.web.page import finding_page, page, runbook_page, style_hash
 
 if TYPE_CHECKING:
@@ -78,9 +79,9 @@ class Pages:
             return None
         return self._cached("finding", found, lambda: finding_page(found, time.time()).encode())
 
-    def runbook(self) -> bytes:
-        """The runbook; read once."""
-        return self._cached("runbook", None, lambda: runbook_page().encode())
+    def runbook(self, path: str) -> bytes:
+        """The runbook in the language of this path; read once."""
+        return self._cached(path, None, lambda: runbook_page(path).encode())
 
     def _cached(self, name: str, state: object, make: Callable[[], bytes]) -> bytes:
         known = self._made.get(name)
@@ -200,8 +201,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return 200, kind, body, ""
         if path == "/":
             return _html(pages.page())
-        if path == "/runbook":
-            return _html(pages.runbook())
+        if path in runbook.LANGUAGES:
+            return _html(pages.runbook(path))
         if path.startswith("/findings/"):
             found = pages.finding(path.removeprefix("/findings/"))
             return _html(found) if found else _text(404, "not one of the last; ebpfwatch report ID")

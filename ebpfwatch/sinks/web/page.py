@@ -87,21 +87,23 @@ def finding_page(finding: Finding, now: float) -> str:
     )
 
 
-def runbook_page() -> str:
-    """The runbook of the alerts; where it was not installed, where it is."""
+def runbook_page(path: str) -> str:
+    """The runbook of the alerts, in the language of this path; where it is missing, why."""
+    language, file = runbook.LANGUAGES[path]
     try:
-        text = runbook.FILE.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
         text = f"# Runbook\n\nIt cannot be read: {printable(str(error))}."
-    return _document("Runbook", f"<section class=text>{runbook.to_html(text)}</section>", False)
+    section = f"<section class=text>{runbook.to_html(text)}</section>"
+    return _document("Runbook", section, False, language)
 
 
-def _document(title: str, main: str, heading: bool = True) -> str:
+def _document(title: str, main: str, heading: bool = True, language: str = "en") -> str:
     host = os.uname()
     # The runbook brings a heading of its own.
     head = "<h1>ebpfwatch</h1>" if heading else "<strong>ebpfwatch</strong>"
     return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
+        f"<!doctype html><html lang={language}><meta charset=utf-8>"
         f"<title>{_e(title)}: ebpfwatch on {_e(host.nodename)}</title>"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
         f"<style>{_style()}</style>"

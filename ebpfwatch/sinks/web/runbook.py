@@ -1,7 +1,8 @@
-"""docs/runbook.md as a page: where an alert's runbook_url leads.
+"""docs/runbook.md and its translations as pages: where an alert's runbook_url leads.
 
 Of Markdown only what that file uses: headings, paragraphs, lists, code, bold, links.  A link to a
-heading stays one; a link to another file becomes its text, for that file is not served.
+heading, or to the runbook in another language, stays one; a link to another file becomes its text,
+for that file is not served.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from pathlib import Path
 
 from ebpfwatch.paths import beside
 
-__all__ = ["FILE", "to_html"]
+__all__ = ["LANGUAGES", "to_html"]
 
-#: In a checkout, or as it was installed.
-FILE: Path = beside("docs") / "runbook.md"
+_DOCS = beside("docs")
+#: Path of the page: language and file, in a checkout or as it was installed.
+LANGUAGES: dict[str, tuple[str, Path]] = {
+    "/runbook": ("en", _DOCS / "runbook.md"),
+    "/runbook.zh-CN": ("zh-CN", _DOCS / "runbook.zh-CN.md"),
+}
 
 _ITEM = re.compile(r"(\d+\.|-) +")
 _INLINE = re.compile(r"`([^`]+)`|\*\*(.+?)\*\*|\*([^*]+)\*|\[([^]]+)\]\(([^)]+)\)")
@@ -68,6 +73,8 @@ def _inline(text: str) -> str:
             parts.append(f"<strong>{_inline(bold)}</strong>")
         elif slanted is not None:
             parts.append(f"<em>{html.escape(slanted)}</em>")
+        elif f"/{target.removesuffix('.md')}" in LANGUAGES:
+            parts.append(f"<a href='/{target.removesuffix('.md')}'>{html.escape(label)}</a>")
         elif target.startswith("#"):
             parts.append(f"<a href='{html.escape(target)}'>{html.escape(label)}</a>")
         else:
