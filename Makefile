@@ -140,6 +140,9 @@ deb: install-deb  ## dist/ebpfwatch_VERSION_all.deb, lintian clean
 test-deb: install-deb $(VENV)/.test  ## the package in a clean Debian 12: installed, upgraded, purged
 	$(RUN) -m pytest tests/deb
 
+messages:  ## rewrite tests/golden/messages.txt: every text that a person may see, from the source
+	$(RUN) -m tests.messages >tests/golden/messages.txt
+
 contracts:  ## how often legal work breaks a rule of the VFS: UNLINKS=n, at most MINUTES
 	nice $(RUN) -m tests.trust.contracts --unlinks $(UNLINKS) --minutes $(MINUTES)
 

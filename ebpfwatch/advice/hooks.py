@@ -83,7 +83,7 @@ def _absent(hook: LoadedHook, sees_frees: bool, dry_run: DryRun, why: str) -> Ad
         return Advice(_SECTION, hook.role, level, f"not {hook.left_out}", why)
     needed = hook.role in REQUIRED or (hook.role in _FREES and not sees_frees)
     level = Level.FAIL if needed else Level.WARN
-    return Advice(_SECTION, hook.role, level, "no rung holds", why)
+    return Advice(_SECTION, hook.role, level, "no way to attach it works on this kernel", why)
 
 
 def _other(item: str, dry_run: DryRun) -> Advice:
@@ -99,6 +99,6 @@ def _refused(item: str, rung: str, said: str, dry_run: DryRun) -> Advice:
     why = f"{said}; `ebpfwatch run` does not start with it, and this is a defect: report it"
     command = ""
     if dry_run.instead:
-        why += "; with the wish below everything else loads, it was tried"
+        why += "; it was tried: with the setting below everything else loads"
         command = f'# config.yaml, hooks: rungs: "{dry_run.instead}"'
     return Advice(_SECTION, item, Level.FAIL, f"{rung}, the verifier refuses it", why, command)

@@ -233,7 +233,7 @@ def _huge(host: HostState, memory: Memory) -> Advice:
     value = f"{size(cost)} in pages of {size(page)}; {size(headroom)} are free above high"
     why = (
         "taken at once and for good: no page cache, no slab. Only programs that map hugetlbfs use"
-        " them; the transparent huge page in the oops was another thing"
+        " them; the transparent huge page of the known case is another thing"
     )
     if host.zones and cost > headroom:
         why = f"compaction and reclaim would have to find them now; {why}"

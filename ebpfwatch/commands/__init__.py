@@ -24,8 +24,8 @@ __all__ = ["COMMANDS", "main", "parser", "positive", "seconds"]
 COMMANDS = {
     "run": "watch this machine until stopped",
     "status": "is it watching, was anything found: one screen, and an exit code for monitoring",
-    "check": "a doctor: real programs tried, crash survival, memory, storage, modules, remedies",
-    "selftest": "play a double free on a test object through the running daemon, to every sink",
+    "check": "examine this machine: hooks, evidence of a crash, memory, storage, modules, remedies",
+    "selftest": "simulate a double free in the running daemon: does every sink report it?",
     "unlinks": "show every unlink as it happens: who, which path, which inode, the result",
     "postmortem": "read verdicts, dying inodes and the last transitions out of a kernel dump",
     "audit": "count every reference to files and names in a dump, or in the running kernel",

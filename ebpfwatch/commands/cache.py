@@ -156,7 +156,7 @@ def _inodes(whole: dict[str, Any]) -> list[str]:
         )
     if "slabs_unknown" in whole:
         lines.append(f"Slabs of inodes and dentries: not known, {whole['slabs_unknown']}.")
-    lines.append("Which mount the inodes belong to the kernel does not tell.")
+    lines.append("The kernel does not tell to which mount these inodes belong.")
     return lines
 
 

@@ -135,7 +135,8 @@ class Judging:
             self._call_sites = (*self._call_sites, event.call_site)
             self.configure()
             say(
-                "somebody traces kmem_cache_free: a free by foreign code is not told meanwhile"
+                "somebody traces kmem_cache_free: until that ends, frees by foreign code are not"
+                " reported"
                 if is_tracer(caller)
                 else f"ext4 inodes are also freed from {self._symbols.name(event.call_site)}"
             )

@@ -317,7 +317,7 @@ KNOWN = (
         "panic",
         r"Kernel panic - not syncing: ",
         _O,
-        "the kernel gave up",
+        "the kernel stopped: a panic",
         "kernel/panic.c: panic()",
         ("Kernel panic",),
         opens=False,

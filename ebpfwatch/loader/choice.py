@@ -67,7 +67,7 @@ class Chooser:
         if wish is not None and wish.kind != NONE:
             wished = [pair for pair in refused if wish.grants(pair[0])]
             raise EbpfwatchError(
-                f"hooks.rungs wishes {role}={wish}, and it does not hold here: {_words(wished)}",
+                f"hooks.rungs asks for {role}={wish}, which does not work here: {_words(wished)}",
                 "see `ebpfwatch check`",
                 Exit.UNAVAILABLE,
             )
@@ -91,7 +91,7 @@ class Chooser:
 
     def _why_not(self, rung: Rung, wish: Wish | None) -> str:
         if wish is not None and not wish.grants(rung):
-            return "not wished by hooks.rungs"
+            return "hooks.rungs asks for another way"
         return self._prober.why_not(rung) or self._why_no_cache(rung)
 
     def _why_no_cache(self, rung: Rung) -> str:

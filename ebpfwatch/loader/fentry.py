@@ -66,7 +66,7 @@ def load_fentry(code: bytes, function: Function, name: str) -> int:
     Raises ``OSError``, with the verifier's reason if it had any.
     """
     if platform.machine() not in _BPF_CALL:
-        raise OSError(38, f"no fentry on {platform.machine()}")
+        raise OSError(38, f"fentry cannot be used on {platform.machine()}")
     call = ctypes.CDLL(None, use_errno=True).syscall
     instructions = ctypes.create_string_buffer(code, len(code))
     request = _ProgLoad(

@@ -183,7 +183,11 @@ class Survey:
         result.holding += 1
         result.bytes += cached
         mount = self._devices.get(device)
-        where = f"{mount.path} ({mount.filesystem})" if mount else "no mount of ours"
+        where = (
+            f"{mount.path} ({mount.filesystem})"
+            if mount
+            else "files on no mount that is visible here"
+        )
         count, total = result.mounts.get(where, (0, 0))
         result.mounts[where] = count + 1, total + cached
         item = (cached, name)

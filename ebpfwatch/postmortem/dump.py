@@ -1,6 +1,6 @@
 """A vmcore through drgn: our maps in it, names of its addresses, slab state, the crashed stack.
 
-drgn is optional (``pip install ebpfwatch[postmortem]``) and works on another machine's dump, also
+drgn is optional (``pip install drgn``) and works on another machine's dump, also
 of another architecture; it needs the dead kernel's debug symbols.
 """
 

@@ -136,7 +136,7 @@ def ended(before: BootRecord, paths: Paths, findings: Iterable[str]) -> LastBoot
     says = {
         "panic": "in a kernel panic or oops",
         "clean": "in order",
-        "unknown": "without a word: a reset, a hang, or a panic that nothing survived",
+        "unknown": "without any record: a reset, a hang, or a panic that left nothing to read",
     }
     lines = [f"the last boot ({before.release}, {before.boot_id}) ended {says[how]}"]
     lines += [f"the kernel said: {line}" for line in dict.fromkeys(headlines)]

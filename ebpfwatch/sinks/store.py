@@ -180,7 +180,9 @@ def _names(directory: Path) -> list[str]:
         ) from None
     except OSError as error:
         raise EbpfwatchError(
-            f"cannot read {directory}: {error.strerror}", "is it the daemon's?", Exit.OSERR
+            f"cannot read {directory}: {error.strerror}",
+            "is this the daemon's state directory?",
+            Exit.OSERR,
         ) from None
 
 

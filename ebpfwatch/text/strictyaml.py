@@ -201,7 +201,9 @@ def _scalar(
     if not right or (isinstance(value, bool) and kind is not bool):
         _fail(path, line, f"{key} must be {_WORDS[kind]}", f"the default is {_yaml(field.default)}")
     if isinstance(value, str) and "\0" in value:
-        _fail(path, line, f"{key} must not hold a NUL", "no path and no name does")
+        _fail(
+            path, line, f"{key} must not contain a NUL byte", "paths and names cannot contain one"
+        )
     problem = field.metadata["check"](value)
     if problem:
         _fail(path, line, f"{key} {problem}", f"the default is {_yaml(field.default)}")

@@ -80,8 +80,8 @@ def headline(triage: Triage) -> str:
         if triage.slab_damaged:
             return f"UNDECIDED: memory was corrupted; the log does not say by whom{who}"
         return (
-            "UNDECIDED: the kernel fell where a second free may have led it; the log does not say"
-            f" why{who}"
+            "UNDECIDED: the kernel crashed where an earlier second free may have led it; the log"
+            f" does not say why{who}"
         )
     if verdict == "not_this_bug":
         return "NOT THIS BUG: what the log complains about has other causes"
@@ -131,8 +131,8 @@ def _what(triage: Triage) -> str:
         )
     if verdict == "undecided":
         return (
-            "The kernel fell over damaged memory, or in code that works on inodes; whether an inode"
-            " that was freed twice is the reason, the log does not say"
+            "The kernel crashed on damaged memory, or in code that works on inodes; whether an"
+            " inode that was freed twice is the reason, the log does not say"
         )
     if verdict == "not_this_bug":
         kinds = ", ".join(f"{count} x {kind}" for kind, count in list(triage.kinds.items())[:4])

@@ -76,7 +76,7 @@ def test_a_former_name_is_read_and_told(tmp_path: Path, capsys: pytest.CaptureFi
         ("metrics:\n  listen: 'a:99999'", "f:2: metrics.listen must be ADDRESS:PORT"),
         ("a: [", "f:1: is not YAML"),
         ("a: &x 1\nb: *x", "f:2: aliases"),
-        ('state_directory: "/a\\0b"', "f:1: state_directory must not hold a NUL"),
+        ('state_directory: "/a\\0b"', "f:1: state_directory must not contain a NUL byte"),
         ("journal: !!python/object:os.system x", "f:1: journal must be text"),
     ],
 )

@@ -117,7 +117,7 @@ def test_a_wish_is_granted_or_refused() -> None:
     assert "not wished" in wished.reason
     nothing = Chooser(kernel, None, "evict=none").choose("evict", LADDER["evict"])
     assert not nothing.has_rung
-    with pytest.raises(EbpfwatchError, match="hooks.rungs wishes alloc=fentry") as raised:
+    with pytest.raises(EbpfwatchError, match="hooks.rungs asks for alloc=fentry") as raised:
         Chooser(kernel, None, "alloc=fentry").choose("alloc", LADDER["alloc"])
     assert raised.value.exit_code is Exit.UNAVAILABLE
     assert "kprobe" not in raised.value.message

@@ -163,12 +163,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return
             if not self._meant():
                 answer = _text(
-                    421, "this is ebpfwatch, by another name than it has: see docs/web.md"
+                    421, "this ebpfwatch has another host name than you asked for: see docs/web.md"
                 )
             elif right:
                 answer = self._route(self.path.partition("?")[0])
             else:
-                answer = _text(401, "who are you?")
+                answer = _text(401, "a user name and a password are needed (metrics.web_config)")
         except Exception as error:
             self._answers.defect(self.path, error)
             answer = _text(500, "a defect of ebpfwatch; its log has the line")

@@ -23,5 +23,5 @@ sed -i 's#  btf: .*#  btf: ""#; s#  rungs: ""#  rungs: "alloc=fentry"#' /tmp/con
 start err-refused
 wait $daemon
 [ $? = 69 ] || wrong "alloc=fentry did not end with 69"
-grep -q 'hooks.rungs wishes alloc=fentry' /results/err-refused || wrong "the refusal does not say why"
+grep -q 'hooks.rungs asks for alloc=fentry' /results/err-refused || wrong "the refusal does not say why"
 [ ! -s /results/why ]
