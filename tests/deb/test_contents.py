@@ -15,6 +15,7 @@ import pytest
 
 from ebpfwatch import __version__
 from tests.deb.conftest import ROOT
+from tests.unit.test_links import broken
 
 BILL = "./usr/share/ebpfwatch/sbom.cdx.json"
 
@@ -83,7 +84,7 @@ def test_the_bill_of_materials_is_of_this_very_package(package: Path) -> None:
     wanted = {word.split()[0].split(":")[0] for word in depends.split(",")}
     libraries = {c["name"]: c for c in bill["components"] if c["type"] == "library"}
     assert set(libraries) == wanted >= {"python3-bpfcc", "python3-yaml", "linux-libc-dev"}
-    assert libraries["python3-bpfcc"]["properties"][0]["value"] == ">= 0.18"
+    assert libraries["python3-bpfcc"]["properties"][0]["value"] == ">= 0.26"
     (dependencies,) = bill["dependencies"]
     assert dependencies["ref"] == bill["metadata"]["component"]["bom-ref"]
     assert set(dependencies["dependsOn"]) == {c["bom-ref"] for c in libraries.values()}
@@ -97,3 +98,14 @@ def test_the_same_source_gives_the_same_bill(package: Path, tmp_path: Path) -> N
     first, second = (archive(p).extractfile(BILL) for p in (package, again))
     assert first is not None and second is not None
     assert first.read() == second.read()
+
+
+def test_every_link_of_the_pages_works_where_they_are_installed(
+    package: Path, tmp_path: Path
+) -> None:
+    """In /usr/share/doc/ebpfwatch as in a checkout."""
+    subprocess.run(["dpkg-deb", "-x", package, tmp_path], check=True)
+    pages = sorted((tmp_path / "usr/share/doc/ebpfwatch").rglob("*.md"))
+    assert len(pages) > 20
+    found = {page.name: list(broken(page, page.read_text())) for page in pages}
+    assert {name: links for name, links in found.items() if links} == {}

@@ -58,7 +58,9 @@ def _install(system: Chroot, package: Path) -> None:
 
 
 def test_the_life_of_the_package(system: Chroot, package: Path, tmp_path: Path) -> None:
-    """Install, use, upgrade over an edited configuration, remove, purge: nothing is left."""
+    """Install, use, upgrade over an edited configuration, remove, purge: nothing is left but
+    findings and what the site put beside the configuration; and what is left is said.
+    """
     before = system.files()
     _install(system, _older(package, tmp_path))
     config = system.path / "etc/ebpfwatch/config.yaml"
@@ -86,12 +88,20 @@ def test_the_life_of_the_package(system: Chroot, package: Path, tmp_path: Path) 
         wanted.add("perf-restricted.conf")
     # At hand, and nowhere that systemd looks.
     found = system.run("find / -xdev -name 'evidence-exe*'").stdout.split()
-    assert found == ["/usr/share/ebpfwatch/evidence-exe.conf"]
+    assert "/usr/share/ebpfwatch/evidence-exe.conf" in found
+    assert not [name for name in found if "/systemd/" in name]
     assert set(linked) == wanted
 
     system.run("apt-get -q remove -y ebpfwatch")
     assert config.exists() and (state / "1.json").exists(), "a removal is no purge"
-    system.run("dpkg --purge ebpfwatch")
+    key = system.path / "etc/ebpfwatch/tls.key"
+    key.write_text("a key of the site")
+    (state.parent / "boot.json").write_text("{}")
+    said = system.run("dpkg --purge ebpfwatch").stdout
+    assert "to remove them: rm -r /var/lib/ebpfwatch /etc/ebpfwatch\n" in said
+    assert (state / "1.json").exists() and key.exists(), "evidence and keys are not ours to delete"
+    assert not (state.parent / "boot.json").exists() and not config.exists()
+    system.run(said.partition("to remove them: ")[2])
     assert system.files() - before == set()
     assert before - system.files() == set()
 

@@ -59,8 +59,17 @@ def _installed(tmp_path: Path, *drop_ins: str) -> Path:
         (("before-cap-bpf.conf", "without-btf.conf"), 3.2),
         (("perf-restricted.conf",), 2.9),
         (("evidence-exe.conf",), 2.9),
+        (("actions-crash.conf",), 2.6),
+        (("actions-network.conf",), 2.9),
     ],
-    ids=["5.8 and later", "4.19", "perf_event_paranoid 3", "evidence.exe"],
+    ids=[
+        "5.8 and later",
+        "4.19",
+        "perf_event_paranoid 3",
+        "evidence.exe",
+        "actions.crash",
+        "actions.command",
+    ],
 )
 def test_the_unit_exposes_little(tmp_path: Path, drop_ins: tuple[str, ...], limit: float) -> None:
     """systemd-analyze security: what is open is what the watcher needs."""
@@ -77,7 +86,8 @@ def test_the_unit_exposes_little(tmp_path: Path, drop_ins: tuple[str, ...], limi
 def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
     """systemd-analyze verify, without and with the drop-ins."""
     old = ("before-cap-bpf.conf", "without-btf.conf")
-    sets = ((), old, ("perf-restricted.conf",), ("evidence-exe.conf",))
+    actions = ("actions-crash.conf", "actions-network.conf")
+    sets = ((), old, ("perf-restricted.conf",), ("evidence-exe.conf",), actions)
     for number, drop_ins in enumerate(sets):
         unit = _installed(tmp_path / str(number), *drop_ins) / "etc/systemd/system" / UNIT.name
         unit.write_text(unit.read_text().replace("/usr/bin/ebpfwatch", "/bin/true"))
@@ -104,6 +114,15 @@ def test_the_capabilities_are_the_documented_ones() -> None:
     restricted = set(_Unit(DROP_INS / "perf-restricted.conf")["Service.CapabilityBoundingSet"])
     assert restricted == old == {"CAP_SYS_ADMIN"}
     assert documented["CAP_SYS_ADMIN"].startswith("only before 5.8, or where")
+
+
+def test_the_drop_in_for_a_crash_opens_one_file() -> None:
+    """The unit's list of what is read-only is repeated there, without /proc/sysrq-trigger."""
+    (ours,) = _Unit(UNIT)["Service.ReadOnlyPaths"]
+    cleared, theirs = _Unit(DROP_INS / "actions-crash.conf")["Service.ReadOnlyPaths"]
+    assert cleared == ""
+    assert [path for path in ours.split() if path != "-/proc/sysrq-trigger"] == theirs.split()
+    assert "-/proc/sysrq-trigger" in ours.split()
 
 
 def test_a_restart_is_for_what_it_can_heal() -> None:
