@@ -1,6 +1,6 @@
 """Opens a dump, or the running kernel, with drgn; says what is missing in one line.
 
-drgn is optional (``pip install ebpfwatch[postmortem]``) and works on another machine's dump, also
+drgn is optional (``pip install drgn``) and works on another machine's dump, also
 of another architecture; it needs the debug information of exactly that build of the kernel.
 """
 
@@ -28,7 +28,7 @@ def import_drgn() -> Any:
     except ImportError:
         raise EbpfwatchError(
             "the Python module drgn is missing",
-            "install it: pip install 'ebpfwatch[postmortem]', or apt-get install python3-drgn",
+            "install it: pip install 'drgn>=0.0.30', or apt-get install python3-drgn",
             Exit.UNAVAILABLE,
         ) from None
     return drgn

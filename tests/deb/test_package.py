@@ -97,11 +97,11 @@ def test_the_life_of_the_package(system: Chroot, package: Path, tmp_path: Path) 
     key = system.path / "etc/ebpfwatch/tls.key"
     key.write_text("a key of the site")
     (state.parent / "boot.json").write_text("{}")
-    said = system.run("dpkg --purge ebpfwatch").stdout
-    assert "to remove them: rm -r /var/lib/ebpfwatch /etc/ebpfwatch\n" in said
+    purged = system.run("dpkg --purge ebpfwatch").stdout
+    assert "to remove them: rm -r /var/lib/ebpfwatch /etc/ebpfwatch\n" in purged
     assert (state / "1.json").exists() and key.exists(), "evidence and keys are not ours to delete"
     assert not (state.parent / "boot.json").exists() and not config.exists()
-    system.run(said.partition("to remove them: ")[2])
+    system.run(purged.partition("to remove them: ")[2])
     assert system.files() - before == set()
     assert before - system.files() == set()
 
