@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 
 from ebpfwatch.catalogue.roles import Hook
-from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.errors import Exit
+from ebpfwatch.postmortem import machine
 from ebpfwatch.postmortem.blackbox import Entry, Transition, entries, transitions, verdicts
 from ebpfwatch.postmortem.dump import Dump
 from ebpfwatch.sinks.text import report
 from ebpfwatch.text.printable import printable
+from ebpfwatch.triage import explain
+from ebpfwatch.triage.lines import Lines
+from ebpfwatch.triage.summary import read
 from ebpfwatch.verdicts.correlator import Knowledge, judge
+
+_LAST_LINES = 30  # of the kernel's log
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,8 +50,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit 1 if ebpfwatch did not run on that machine; what was found of it goes to stdout."""
-    if not arguments.vmcore.is_file():
-        raise EbpfwatchError(f"no file {arguments.vmcore}", "give a vmcore", Exit.USAGE)
     dump = Dump(arguments.vmcore, arguments.vmlinux)
     print(f"kernel {dump.release}")
     maps = dump.maps()
@@ -59,10 +64,26 @@ def run(arguments: argparse.Namespace) -> int:
     print(
         f"\nCrashed in {printable(who)}:", *(f"  {printable(frame)}" for frame in frames), sep="\n"
     )
+    _print_machine(dump, arguments.vmcore)
     if not maps["table"]:
         print("\nno map of ebpfwatch's is in this dump: it did not run, or is another version")
         return Exit.FAILED
     return Exit.OK
+
+
+def _print_machine(dump: Dump, vmcore: Path) -> None:
+    """The machine as it was, and what triage makes of its own log."""
+    for title, lines in machine.sections(dump.drgn, dump.program):
+        print(f"\n{title}:", *(f"  {printable(line)}" for line in lines), sep="\n")
+    text = machine.log(dump.drgn, dump.program)
+    boots = read(io.BufferedReader(io.BytesIO(text)))
+    if not text or not boots:
+        print("\nThe kernel's log cannot be read from this dump.")
+    for triage in boots:
+        print("\nThe kernel's own log, as triage reads it:")
+        print(explain.tell(triage, str(vmcore), Lines(None).name, explain.WIDTH, []))
+    last = text.decode("utf-8", "replace").splitlines()[-_LAST_LINES:]
+    print("\nIts last lines:", *(f"  {printable(line)}" for line in last), sep="\n")
 
 
 def _print_verdicts(dump: Dump, records: list[bytes]) -> list[int]:

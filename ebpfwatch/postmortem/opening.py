@@ -6,6 +6,7 @@ of another architecture; it needs the debug information of exactly that build of
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ def open_program(vmcore: Path | None, symbols: Sequence[Path]) -> Any:
         _set_live(drgn, program)
     else:
         _set_dump(drgn, program, vmcore)
+    # Its own lines about files that do not belong are told by the error below, in one.
+    logging.getLogger("drgn").setLevel(logging.CRITICAL)
     what = "the running kernel" if vmcore is None else str(vmcore)
     try:
         program.load_debug_info([str(path) for path in symbols], main=not symbols)
@@ -50,12 +53,20 @@ def open_program(vmcore: Path | None, symbols: Sequence[Path]) -> Any:
     except (drgn.MissingDebugInfoError, drgn.FaultError, LookupError, OSError, ValueError) as error:
         raise EbpfwatchError(
             f"no debug information of exactly the kernel of {what}{_build(program)}:"
-            f" {str(error).splitlines()[0]}",
+            f" {_why(drgn, error, symbols)}",
             "give its vmlinux with --vmlinux (Debian: the package linux-image-RELEASE-dbg)",
             Exit.UNAVAILABLE,
         ) from None
     _same_build(program, banner, what)
     return program
+
+
+def _why(drgn: Any, error: Exception, symbols: Sequence[Path]) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
+    if symbols and isinstance(error, LookupError):
+        return "what was given is of another build, or has none"
+    return "none was found" if isinstance(error, drgn.MissingDebugInfoError) else str(error)
 
 
 def _set_live(drgn: Any, program: Any) -> None:
@@ -118,9 +129,8 @@ def _build(program: Any) -> str:
 
 
 def _same_build(program: Any, banner: bytes, what: str) -> None:
-    """Before Linux 5.9 drgn cannot tell one build from another: the banner has the time of it.
-
-    0cf32cb8b1c0 ("kernel/crash_core.c: print_vmcoreinfo: build id") was merged for 5.9.
+    """Before Linux 5.9 a dump has no build id (VMCOREINFO_BUILD_ID()), so that drgn takes a file of
+    another build; the banner has the time of the build.
     """
     try:
         file = program.main_module().debug_file_path

@@ -23,8 +23,7 @@ _WRAP = 1 << 64  # the pointer of a section may lie before the memory: unsigned 
 @dataclasses.dataclass(frozen=True)
 class Cache:
     """A ``kmem_cache``; ``name`` is the root cache's: before Linux 5.9 each memory cgroup had a
-    cache of its own (9855609bde03, "mm: memcg/slab: use a single set of kmem_caches for all
-    accounted allocations").
+    cache of its own (memcg_create_kmem_cache()).
     """
 
     address: int

@@ -205,9 +205,8 @@ class Walk:
                     point = int(mount.mnt_mp)
                     if not point:
                         continue
-                    # Until 5.4 each mount held its mount point; since 4edbe133f851 ("make struct
-                    # mountpoint bear the dentry reference to mountpoint, not struct mount") all
-                    # that are mounted there hold it once.
+                    # In 4.19 each mount holds its mount point (mnt_set_mountpoint()); later all
+                    # that are mounted there hold it once (get_mountpoint()).
                     kind = "perhaps mount point" if point in points else "mount point"
                     points.add(point)
                     self._hold(int(mount.mnt_mountpoint), kind)
@@ -222,7 +221,7 @@ class Walk:
             "inode": (("f_inode",), 8),
         }
         shape = Shape(places(drgn, type_, wanted))
-        # file_ref_t (since 90ee6ed776c0, "fs: port files to file_ref", Linux 6.13) is 0 for one.
+        # A file_ref_t (Linux 6.13) is 0 for one reference (FILE_REF_ONEREF).
         more = 0 if type_.has_member("f_count") else 1
         sockets = self._symbol("socket_file_ops")
         every = set(self._uses)
@@ -370,8 +369,8 @@ class Walk:
             return otherwise
 
     def _states(self) -> tuple[int, int]:
-        """I_CLEAR and I_FREEING: bits 6 and 5, since Linux 6.11 8 and 7 (0fe340a98b58, "inode:
-        port __I_NEW to var event").
+        """I_CLEAR and I_FREEING: bits 6 and 5; 8 and 7 where __I_NEW, __I_SYNC and
+        __I_LRU_ISOLATING are numbered 0 to 2 (include/linux/fs.h).
         """
         newer = self._constant("__I_LRU_ISOLATING", 0) == 2
         clear = self._constant("I_CLEAR", 1 << (8 if newer else 6))

@@ -88,6 +88,11 @@ def check(said: str, console: str) -> list[str]:
         "the path": r"Path: /a/b/victim",
         "the object's transitions": rf"{address} inode {ino} on \S+ freed by ",
         "the page": rf"Is the page of object {address} still a slab page\? yes, of ext4_inode",
+        "ps": r"\nTasks:\n  \d+ tasks by state: ",
+        "the memory": r"\nMemory:\n  total [\d.]+ MiB, free ",
+        "the mounts": r"\n  /dev/vdd on /mnt/vdb type ext4",
+        "the modules": r"\nModules:\n(  .*\n)*  crime, \d+ KiB \(O",
+        "the log as triage reads it": r"THIS BUG|SUSPECTED",
         "the crashed stack": r"Crashed in .*\n(  .*\n)*  ext4_free_in_core_inode at ",
     }
     missing = [what for what, pattern in wanted.items() if not re.search(pattern, said)]
