@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ebpfwatch.advice import Advice, Level
+from ebpfwatch.host.openfiles import OpenFiles
 from ebpfwatch.host.state import HostState
 from ebpfwatch.host.taint import Taint
 
@@ -24,6 +25,11 @@ _FLAGS = {
     "C": (Level.WARN, "a driver from staging is loaded"),
 }
 
+#: So many files that no process has are a leak, unless a graphics driver keeps its buffers so
+#: (shmem_file_setup() in drm_gem_object_init(), drivers/gpu/drm/drm_gem.c, v4.19).
+_HELD = 500
+_HELD_BY_GRAPHICS = 20_000
+
 _DO = {
     "D": "dmesg >oops.txt; ebpfwatch triage oops.txt   # then reboot",
     "B": "dmesg >oops.txt; ebpfwatch triage oops.txt   # then reboot",
@@ -34,7 +40,14 @@ _DO = {
 
 
 def advise(host: HostState) -> list[Advice]:
-    """The flags that matter, and the modules that are not of the kernel's tree."""
+    """The flags that matter, the modules that are not of the kernel's tree, and the files that
+    some code in the kernel holds.
+    """
+    lines = _taint(host)
+    return [*lines, _open_files(host.open_files)] if host.open_files else lines
+
+
+def _taint(host: HostState) -> list[Advice]:
     taint = host.taint
     if taint is None:
         why = host.problems.get("taint", "not read")
@@ -89,4 +102,36 @@ def _modules(taint: Taint) -> Advice:
         " on a test machine, run the same load without "
         + ("it" if one else "them, then with half of them"),
         "modprobe -r " + foreign[0] + "   # on a test machine",
+    )
+
+
+def _open_files(found: OpenFiles) -> Advice:
+    item = "files without a process"
+    if found.least is None or found.most is None:
+        return Advice(
+            _SECTION,
+            item,
+            Level.UNKNOWN,
+            f"{found.files} files are open, {found.descriptors} descriptors were seen:"
+            f" {found.why_not}",
+            "a module that opens files and never closes them would be seen by this",
+        )
+    value = (
+        f"{found.least} to {found.most} of {found.files} open files (processes have"
+        f" {found.descriptors} descriptors and {found.mapped} mapped files; the kernel's number"
+        f" may be off by {found.error})"
+    )
+    if found.least < (_HELD_BY_GRAPHICS if found.graphics else _HELD):
+        graphics = "; a graphics driver holds its buffers as files" if found.graphics else ""
+        return Advice(
+            _SECTION, item, Level.OK, value, "few enough: no module keeps files open" + graphics
+        )
+    return Advice(
+        _SECTION,
+        item,
+        Level.WARN,
+        value,
+        "code in the kernel has opened them and not closed them: an NFS or SMB server may have"
+        " reason to, an out-of-tree module hardly; each keeps its inode and dentry in memory",
+        "ebpfwatch suspects   # which modules can open files",
     )

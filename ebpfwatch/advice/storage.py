@@ -6,12 +6,15 @@ import datetime
 
 from ebpfwatch.advice import Advice, Level
 from ebpfwatch.host.disks import Disk
+from ebpfwatch.host.diskstat import DiskStat
 from ebpfwatch.host.ext4 import Ext4Errors
 from ebpfwatch.host.state import HostState
 
 __all__ = ["advise"]
 
 _SECTION = "storage"
+
+_STALLED_SECONDS = 10.0
 
 _LATEST = 253402300799  #: the end of the year 9999: a damaged superblock may say anything
 
@@ -26,16 +29,20 @@ _JOURNAL = {
 
 
 def advise(host: HostState) -> list[Advice]:
-    """Three lines a filesystem: disk, journal, errors."""
+    """Four lines a filesystem: disk, journal, work, errors."""
     if "disks" in host.problems:
         return [Advice(_SECTION, "ext4", Level.UNKNOWN, host.problems["disks"], "")]
     if not host.disks:
         why = "ebpfwatch follows ext4's inodes: there are none"
         return [Advice(_SECTION, "ext4", Level.FAIL, "no ext4 filesystem is mounted", why)]
     errors = {found.device: found for found in host.ext4}
+    stats = {stat.number: stat for stat in host.disk_stats}
     lines = []
     for disk in host.disks:
         lines += [_disk(disk), _journal(disk)]
+        stat = stats.get(disk.number)
+        if stat is not None:
+            lines.append(_work(disk, stat))
         found = errors.get(disk.device)
         if found is not None:
             lines.append(_errors(disk, found))
@@ -80,6 +87,40 @@ def _journal(disk: Disk) -> Advice:
     )
 
 
+def _work(disk: Disk, stat: DiskStat) -> Advice:
+    item = f"{disk.mount} device"
+    if not stat.present:
+        return Advice(
+            _SECTION,
+            item,
+            Level.FAIL,
+            f"{disk.number} is gone, and its filesystem is still mounted",
+            "ext4 cannot write any more; inodes that it cannot write out are evicted with errors",
+            f"umount -l '{disk.mount}'   # after saving what is in memory only",
+        )
+    if disk.turned_read_only:
+        return Advice(
+            _SECTION,
+            item,
+            Level.FAIL,
+            "ext4 has made itself read-only",
+            "it met an error of the disk or of its own structures; what the kernel's log says of it"
+            " came before everything else",
+            "dmesg | grep -E 'EXT4-fs|I/O error|JBD2'",
+        )
+    mean = stat.request_seconds / stat.requests if stat.requests else 0.0
+    value = f"there; {stat.requests} requests of {mean * 1000:.1f} ms on average"
+    if stat.stalled_seconds >= _STALLED_SECONDS:
+        return Advice(
+            _SECTION,
+            item,
+            Level.WARN,
+            f"{stat.in_flight} requests in flight, none completed for {stat.stalled_seconds:.0f} s",
+            "the disk does not answer; tasks that wait for it hold their inodes",
+        )
+    return Advice(_SECTION, item, Level.OK, value, "the disk answers")
+
+
 def _errors(disk: Disk, found: Ext4Errors) -> Advice:
     item = f"{disk.mount} errors"
     if found.errors:
@@ -89,7 +130,8 @@ def _errors(disk: Disk, found: Ext4Errors) -> Advice:
             _SECTION,
             item,
             Level.FAIL,
-            f"{found.errors}, the last {when:%Y-%m-%d %H:%M} UTC in {found.last_function or '?'}",
+            f"{found.errors}, the last {when:%Y-%m-%d %H:%M} UTC in {found.last_function or '?'}"
+            + (f" ({found.last_error})" if found.last_error else ""),
             "what ext4 holds to be true on disk is not: a damaged inode table alone can make the"
             " same inode die twice; repair before anything else is concluded",
             f"e2fsck -f /dev/{disk.device}   # unmounted; / by fsck.mode=force at the next boot",

@@ -18,7 +18,7 @@ from ebpfwatch import config
 from ebpfwatch.advice import Advice, Level, hooks, memory, modules, plans, storage, survival
 from ebpfwatch.catalogue.ladder import wishes
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.host import room
+from ebpfwatch.host import openfiles, room
 from ebpfwatch.host.sources import Sources
 from ebpfwatch.host.state import HostReader, HostState
 from ebpfwatch.kernel.dry_run import DryRun
@@ -138,7 +138,8 @@ def _host(paths: Paths) -> HostState:
     sources = Sources(lambda line, level: None)
     state = HostReader(paths, sources).state()
     found = sources.read("room", lambda: room.read(paths, state.disks), None)
-    return dataclasses.replace(state, room=found)
+    counted = sources.read("open_files", lambda: openfiles.read(paths), None)
+    return dataclasses.replace(state, room=found, open_files=counted)
 
 
 def _of_hooks(tried: _Hooks) -> list[Advice]:

@@ -16,12 +16,13 @@ from ebpfwatch.daemon.liveness import Liveness
 from ebpfwatch.daemon.surroundings import Surroundings
 from ebpfwatch.daemon.this_boot import ThisBoot
 from ebpfwatch.events import wire
+from ebpfwatch.host.account import account
 from ebpfwatch.kernel.session import Session
 from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.system.clock import ahead_ns
 from ebpfwatch.system.log import say
 from ebpfwatch.verdicts.correlator import Knowledge, judge, later
-from ebpfwatch.verdicts.finding import Finding, Frame, Preceding
+from ebpfwatch.verdicts.finding import Finding, Frame, Identity, Preceding
 from ebpfwatch.verdicts.folding import Folder
 from ebpfwatch.verdicts.losses import LossHistory
 from ebpfwatch.verdicts.stacks import behind_tracer, frame, is_own_caller, is_tracer, resolve
@@ -54,6 +55,7 @@ class Judging:
         self._this_boot = this_boot
         #: What is not attached now, in words: governor and arming.
         self.reduced: Callable[[], tuple[str, ...]] = tuple
+        self.kernel_log_followed = False
         self.folder = Folder(settings.findings.fold_seconds, settings.findings.per_minute)
         self._session = session
         self._symbols = symbols
@@ -98,11 +100,18 @@ class Judging:
                 machine=self._surroundings.recorder.before(event.ns),
                 host=self._surroundings.host(),
                 object_bytes=self._surroundings.object_bytes(),
+                disk=self._disk(finding.identity),
             )
             self._delivery.tell(told)
             self._actions.act(told)
         self._surroundings.recorder.found(finding)
         return finding if write else None
+
+    def _disk(self, identity: Identity) -> str:
+        number = f"{identity.dev_major}:{identity.dev_minor}"
+        errors = self._this_boot.kernel_log.get("io_error")
+        told = errors.number if errors else 0
+        return account(self._surroundings.state, number, told if self.kernel_log_followed else None)
 
     def selftest_record(self, ino: int, generation: int) -> bytes:
         """A record like the kernel's, for the self-test where programs cannot be run by hand."""

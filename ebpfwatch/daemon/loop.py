@@ -172,6 +172,7 @@ class Daemon:
         self._this_boot.last_boot_ended(self._boot.last)
         self._armed = self._boot.armed
         no_log = self._precursors.watcher.missing
+        self._judging.kernel_log_followed = not no_log
         start.introduce(session, settings, self._delivery, kept, url, no_log)
         say(f"ready after {time.monotonic() - self._began:.1f} s; following the kernel")
         self._liveness.start_proofs()

@@ -63,6 +63,7 @@ class Surroundings:
             parts = ", ".join(f"{count} {text}" for text, count in did.items() if count)
             self.recorder.note(now_ns, f"within {since_s:.1f} s: {parts}")
         self._counters, self._counted_ns = dict(counters), now_ns
+        self._host.count_open_files()
         self._state, self._state_ns = self._host.state(), now_ns
         for zone in self._state.zones:
             self._watch_level(now_ns, zone)
@@ -79,6 +80,11 @@ class Surroundings:
         and a verdict may have no more than those to reach the disk.
         """
         return {"ns": self._state_ns, **self._state.to_json()}
+
+    @property
+    def state(self) -> HostState:
+        """The machine at the last look."""
+        return self._state
 
     def object_bytes(self) -> int:
         """The size of an object in ext4's inode cache; 0 if not known."""

@@ -20,7 +20,9 @@ _MODE = re.compile(r"^data=(\w+)$", re.MULTILINE)
 
 @dataclasses.dataclass(frozen=True)
 class Disk:
-    """``device`` is the kernel's name ("vda2"); ``options`` are what mountinfo shows."""
+    """``device`` is the kernel's name ("vda2"), ``number`` its numbers ("254:2"); ``options`` are
+    what mountinfo shows.  ``turned_read_only``: ext4 has done that itself, after an error.
+    """
 
     mount: str
     device: str
@@ -28,6 +30,8 @@ class Disk:
     journal: str
     options: tuple[str, ...]
     stack: Stack
+    number: str = ""
+    turned_read_only: bool = False
 
 
 class DiskReader:
@@ -57,7 +61,16 @@ def _disks(paths: Paths, mounts: tuple[Mount, ...]) -> tuple[Disk, ...]:
 def _disk(paths: Paths, mount: Mount, stack: Stack) -> Disk:
     device = stack.layers[0].partition(" ")[0] if stack.layers else ""
     shown = optional(paths.proc / "fs/ext4" / device / "options") if device else None
-    return Disk(mount.path, device, mount.read_only, _journal(mount, shown), mount.options, stack)
+    return Disk(
+        mount.path,
+        device,
+        mount.read_only,
+        _journal(mount, shown),
+        mount.options,
+        stack,
+        f"{mount.major}:{mount.minor}",
+        mount.turned_read_only,
+    )
 
 
 def _journal(mount: Mount, shown: str | None) -> str:

@@ -12,11 +12,16 @@ from ebpfwatch.paths import Paths
 __all__ = ["Mount", "all_mounts", "ext4_mounts", "one_a_device", "parse", "unescape"]
 
 
+_TURNED = frozenset(("ro", "emergency_ro", "shutdown"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Mount:
     """Where a filesystem can be reached; options are the mount's and the superblock's.
 
     ``root`` is the directory of the filesystem that is mounted there: not "/" for a bind mount.
+    ``turned_read_only``: the filesystem is read-only and was not mounted so (mount(8) sets both
+    flags); ext4 does that to itself after an error.
     """
 
     major: int
@@ -26,6 +31,7 @@ class Mount:
     options: tuple[str, ...]
     filesystem: str
     root: str = "/"
+    turned_read_only: bool = False
 
 
 def ext4_mounts(paths: Paths) -> tuple[Mount, ...]:
@@ -64,9 +70,14 @@ def parse(text: str) -> tuple[Mount, ...]:
             major, minor = (int(part) for part in words[2].split(":"))
         except (ValueError, IndexError):
             raise ParseError(f"/proc/self/mountinfo line {number}: {line[:80]!r}") from None
-        options = (*words[5].split(","), *superblock.split(","))
+        own, shared = words[5].split(","), superblock.split(",")
+        # ext4_show_options(): "emergency_ro" after an error where that does not set the flag of the
+        # superblock any more, "shutdown" where the device went (both since v6.15).
+        turned = "rw" in own and not _TURNED.isdisjoint(shared)
+        options = (*own, *shared)
         path, root = unescape(words[4]), unescape(words[3])
-        mounts.append(Mount(major, minor, path, "ro" in options, options, kind, root))
+        read_only = "ro" in options or turned
+        mounts.append(Mount(major, minor, path, read_only, options, kind, root, turned))
     return tuple(mounts)
 
 

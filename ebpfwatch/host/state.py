@@ -14,8 +14,10 @@ from typing import Any, Callable, TypeVar
 from ebpfwatch.host import (
     crash,
     disks,
+    diskstat,
     ext4,
     meminfo,
+    openfiles,
     pressure,
     slabinfo,
     swaps,
@@ -28,6 +30,7 @@ from ebpfwatch.host import (
 from ebpfwatch.host.room import Room
 from ebpfwatch.host.sources import Sources
 from ebpfwatch.paths import Paths
+from ebpfwatch.system.worker import Worker
 from ebpfwatch.text.jsonable import jsonable
 
 __all__ = ["SOURCES", "HostReader", "HostState"]
@@ -47,10 +50,16 @@ SOURCES = (
     "ext4",
     "taint",
     "disks",
+    "disk_stats",
     "crash",
 )
 
 _FRESH_SECONDS = 1.0
+
+#: Between two counts of open files; and the share of a CPU that they may take.
+_COUNT_SECONDS = 300.0
+_COUNT_BUDGET_SECONDS = 0.5
+_COUNT_SHARE = 0.002
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +68,7 @@ class HostState:
 
     ``reclaim`` are the counters of ``vmstat.RECLAIM`` since the boot, ``rates`` the same a second
     since the reading before this one.  ``problems`` says by source why it could not be read.
-    ``room`` is filled by `ebpfwatch check` only.
+    ``room`` is filled by `ebpfwatch check` only.  ``open_files`` are those of the last count.
     """
 
     zones: tuple[zoneinfo.Zone, ...] = ()
@@ -74,9 +83,11 @@ class HostState:
     ext4: tuple[ext4.Ext4Errors, ...] = ()
     taint: taint.Taint | None = None
     disks: tuple[disks.Disk, ...] = ()
+    disk_stats: tuple[diskstat.DiskStat, ...] = ()
     crash: crash.CrashReadiness | None = None
     problems: dict[str, str] = dataclasses.field(default_factory=dict)
     room: Room | None = None
+    open_files: openfiles.OpenFiles | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only; what is unknown or empty is left out."""
@@ -94,9 +105,29 @@ class HostReader:
         self._sources = sources
         self._lock = threading.Lock()
         self._disks = disks.DiskReader()
+        self._disk_stats = diskstat.DiskStatReader()
         self._slabs = slabinfo.SlabReader()
         self._state = HostState()
         self._read_at = -float("inf")
+        self._open_files: openfiles.OpenFiles | None = None
+        self._counter = Worker("open files", capacity=1)
+        self._count_at = -float("inf")
+
+    def count_open_files(self) -> None:
+        """In a thread of its own, if the last count is old: it opens files of every process."""
+        now = time.monotonic()
+        if now >= self._count_at:
+            self._count_at = now + _COUNT_SECONDS
+            self._counter.submit(self._count)
+
+    def _count(self) -> None:
+        def counting() -> openfiles.OpenFiles:
+            return openfiles.read(self._paths, _COUNT_BUDGET_SECONDS)
+
+        self._open_files = self._sources.read("open_files", counting, None)
+        if self._open_files is not None:
+            pause = self._open_files.seconds / _COUNT_SHARE
+            self._count_at = max(self._count_at, time.monotonic() + pause)
 
     def state(self) -> HostState:
         """The state, at most a second old. Never raises for a source that cannot be read."""
@@ -122,6 +153,11 @@ class HostReader:
 
         nothing: dict[str, int] = {}
         reclaim = vmstat.reclaim(source("vmstat", vmstat.read, nothing))
+        mounted: tuple[disks.Disk, ...] = source("disks", self._disks.read, ())
+
+        def disk_stats(paths: Paths) -> tuple[diskstat.DiskStat, ...]:
+            return self._disk_stats.read(paths, mounted)
+
         return HostState(
             zones=source("zoneinfo", zoneinfo.read, ()),
             memory=source("meminfo", meminfo.read, None),
@@ -134,9 +170,11 @@ class HostReader:
             vfs=source("vfs", vfs.read, None),
             ext4=source("ext4", ext4.read, ()),
             taint=source("taint", taint.read, None),
-            disks=source("disks", self._disks.read, ()),
+            disks=mounted,
+            disk_stats=source("disk_stats", disk_stats, ()),
             crash=source("crash", crash.read, None),
             problems=problems,
+            open_files=self._open_files,
         )
 
 

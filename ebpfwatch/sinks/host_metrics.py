@@ -69,6 +69,7 @@ def collect(host: HostState, full: bool) -> Iterator[Metric]:
         yield from _memory(host)
         yield from _reclaim(host)
         yield from _objects(host)
+    yield from _open_files(host)
     yield from _disks(host)
     yield from _kernel(host)
 
@@ -175,6 +176,21 @@ def _objects(host: HostState) -> Iterator[Metric]:
     )
 
 
+def _open_files(host: HostState) -> Iterator[Metric]:
+    found = host.open_files
+    yield _gauge(
+        "files_without_process",
+        "Open files that the kernel holds and no process has: so many at least. NaN where not all"
+        " processes could be read.",
+        None if found is None else found.least,
+    )
+    yield _gauge(
+        "files_beyond_descriptors",
+        "Open files that no descriptor of a process leads to: mapped ones, and the kernel's own.",
+        None if found is None else found.beyond_descriptors,
+    )
+
+
 def _disks(host: HostState) -> Iterator[Metric]:
     filesystem = _gauges(
         "filesystem_info",
@@ -191,6 +207,7 @@ def _disks(host: HostState) -> Iterator[Metric]:
         labels = (disk.mount, disk.device, drivers, disk.journal, passed)
         filesystem.add_metric([printable(label) for label in labels], 1.0)
     yield filesystem
+    yield from _disk_work(host)
     for kind in ("errors", "warnings"):
         yield _labelled(
             _gauges(
@@ -200,6 +217,35 @@ def _disks(host: HostState) -> Iterator[Metric]:
             ),
             (((e.device,), getattr(e, kind)) for e in host.ext4[:_MOST_DISKS]),
         )
+
+
+def _disk_work(host: HostState) -> Iterator[Metric]:
+    stats = {stat.number: stat for stat in host.disk_stats}
+    shown = [(disk, stats.get(disk.number)) for disk in host.disks[:_MOST_DISKS]]
+    for name, text, values in (
+        (
+            "filesystem_turned_read_only",
+            "1 where ext4 has made itself read-only after an error.",
+            [float(disk.turned_read_only) for disk, _ in shown],
+        ),
+        (
+            "filesystem_device_gone",
+            "1 where the device below a mounted ext4 is no longer there.",
+            [None if stat is None else float(not stat.present) for _, stat in shown],
+        ),
+        (
+            "disk_latency_seconds",
+            "Mean time of the requests since the look before; NaN where there were none.",
+            [getattr(stat, "latency_seconds", None) for _, stat in shown],
+        ),
+        (
+            "disk_stalled_seconds",
+            "For how long requests have been in flight and none was completed.",
+            [getattr(stat, "stalled_seconds", None) for _, stat in shown],
+        ),
+    ):
+        labels = [(disk.mount, disk.device) for disk, _ in shown]
+        yield _labelled(_gauges(name, text, "mountpoint", "device"), zip(labels, values))
 
 
 def _kernel(host: HostState) -> Iterator[Metric]:

@@ -34,7 +34,7 @@ __all__ = ["COLLECTORS", "SINKS", "WatchCollector", "registry"]
 
 #: Sinks and host collectors that can fail, by label value.
 SINKS = ("journal", "store", "kmsg")
-COLLECTORS = (*SOURCES, "mounts", "table", "memory", "boot_id")
+COLLECTORS = (*SOURCES, "open_files", "mounts", "table", "memory", "boot_id")
 
 
 def registry(

@@ -141,6 +141,7 @@ def _object(finding: Finding) -> list[str]:
         "Path": finding.path or finding.name,
         "Links at eviction": "" if finding.nlink is None else str(finding.nlink),
         "Reclaim": finding.reclaim,
+        "Disk": finding.disk,
     }
     return [f"{name}: {printable(text)}" for name, text in facts.items() if text]
 

@@ -160,7 +160,8 @@ class Finding:
     is the kernel's name for the boot it is of.  ``what`` is "inode" or "dentry", ``filesystem`` the
     type of its filesystem; ``broken`` names the rules of the VFS that it contradicts, and
     ``related`` is the address of the other object in them.  ``preceded_by`` are the findings that
-    came before and may have to do with it, oldest first.  ``lacks`` says what the report cannot
+    came before and may have to do with it, oldest first.  ``disk`` is what was known of the device
+    below its filesystem.  ``lacks`` says what the report cannot
     tell, and why.
     """
 
@@ -200,6 +201,7 @@ class Finding:
     directory_ino: int = 0
     preceded_by: tuple[Preceding, ...] = ()
     lacks: tuple[str, ...] = ()
+    disk: str = ""
     host: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property

@@ -36,6 +36,7 @@ def full() -> Finding:
         second=dataclasses.replace(second, process=process),
         machine=(Moment(1, "reclaim"),),
         host={"zones": []},
+        disk="254:48 (vdd): it answers",
         call_site=0xFFFFFFFF81000000,
     )
 

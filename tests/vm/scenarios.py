@@ -330,6 +330,22 @@ SCENARIOS = (
         kernels=("4.19", "6.12"),
     ),
     Scenario(
+        "open-files",
+        "2000 files opened by a module and never closed: check and the daemon say how many",
+        "open-files",
+        judges=True,
+        timeout=900,
+        kernels=("4.19", "6.12"),
+    ),
+    Scenario(
+        "disk",
+        "a disk that gives errors, and one that is taken away: check and the daemon say which",
+        "disk",
+        judges=True,
+        timeout=900,
+        kernels=("4.19", "6.12"),
+    ),
+    Scenario(
         "governed",
         "slab frees that are not ext4's: what their traps cost takes the any_free hook off",
         "governed",
