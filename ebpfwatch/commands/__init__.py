@@ -31,6 +31,7 @@ COMMANDS = {
     "audit": "count every reference to files and names in a dump, or in the running kernel",
     "report": "show findings, newest first",
     "suspects": "the modules from outside the kernel: what points to each, what it can do at all",
+    "balance": "does a module give back the references to files that it takes: call by call",
     "triage": "read the log of a machine that is dead: is it this bug, why, what to do next",
     "cache": "which files and mounts hold the page cache, and how many inodes are in memory",
     "print-probes": "print the C source of the programs as it would be compiled",

@@ -260,10 +260,11 @@ def copy_modules(kernel: Kernel, wanted: tuple[str, ...], directory: Path) -> No
                 subprocess.run(["xz", "-d", "-f", directory / found.name], check=True)
 
 
-def build_modules(kernel: Kernel, directory: Path) -> tuple[Path, Path]:
-    """Cross-build crime.ko and causes.ko for a kernel in this new directory."""
+def build_modules(kernel: Kernel, directory: Path) -> tuple[Path, ...]:
+    """Cross-build crime.ko, causes.ko and lender.ko for a kernel in this new directory."""
     shutil.copytree(Path(__file__).parent / "modules", directory)
-    return _kbuild(kernel, directory, "modules", "crime.ko"), directory / "causes.ko"
+    crime = _kbuild(kernel, directory, "modules", "crime.ko")
+    return crime, directory / "causes.ko", directory / "lender.ko"
 
 
 def detached_btf(kernel: Kernel, directory: Path) -> Path:

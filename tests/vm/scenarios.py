@@ -346,6 +346,14 @@ SCENARIOS = (
         kernels=("4.19", "6.12"),
     ),
     Scenario(
+        "balance",
+        "a module that pairs, one that puts once too often in 50 rounds, one that never closes",
+        "balance",
+        judges=True,
+        timeout=900,
+        kernels=("4.19", "5.10", "6.12"),
+    ),
+    Scenario(
         "governed",
         "slab frees that are not ext4's: what their traps cost takes the any_free hook off",
         "governed",

@@ -1,0 +1,185 @@
+"""`ebpfwatch balance`: the calls in a module's file, and what the counts say."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebpfwatch.balance.books import Booked, Books, Held, judge, lines
+from ebpfwatch.balance.calls import FUNCTIONS, UNCOUNTED, How, Module, Site, find
+
+#: What a compiler makes of it is for each call known from the text.
+SOURCE = """\
+void iput(void *);
+void ihold(void *);
+void *igrab(void *);
+void dput(void *);
+void new_inode(void *);
+extern void (*table)(void *);
+void pair(void *inode) { ihold(inode); iput(inode); __asm__ volatile("" ::: "memory"); }
+void jump(void *inode) { iput(inode); }
+void *take(void *inode) { void *got = igrab(inode); __asm__ volatile("" ::: "memory"); return got; }
+void pointer(void) { table = dput; }
+__attribute__((section(".init.text"))) void begin(void *inode) { ihold(inode); }
+void other(void *super) { new_inode(super); __asm__ volatile("" ::: "memory"); }
+"""
+
+COMPILERS = ("cc", "aarch64-linux-gnu-gcc")
+
+
+@pytest.fixture(params=COMPILERS)
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> bytes:
+    """An object file of this machine's compiler, or of the other's."""
+    if shutil.which(request.param) is None:
+        pytest.skip(f"no {request.param}")
+    (tmp_path / "x.c").write_text(SOURCE)
+    words = [request.param, "-O2", "-fno-pic", "-mcmodel=large", "-fcf-protection=none"]
+    if request.param != "cc":
+        words = [request.param, "-O2", "-fno-pic"]
+    else:
+        words[3] = "-mcmodel=kernel"
+    subprocess.run([*words, "-c", "x.c", "-o", "x.o"], cwd=tmp_path, check=True)
+    return (tmp_path / "x.o").read_bytes()
+
+
+def test_every_call_is_found_and_no_other(data: bytes) -> None:
+    """Calls, a jump at the end of a function; an address that is taken; not what is thrown away."""
+    module = find(data)
+    assert module is not None
+    found = sorted((site.function, site.tail) for site in module.sites)
+    assert found == [("igrab", False), ("ihold", False), ("iput", False), ("iput", True)]
+    assert module.by_pointer == ("dput",)
+    assert module.uncounted["inode"] == ("new_inode",)
+    assert all(site.section == ".text" for site in module.sites)
+
+
+def test_a_site_is_at_its_instruction(data: bytes) -> None:
+    """The opcode of a call or a jump stands there."""
+    module = find(data)
+    assert module is not None
+    start = _section(data, b".text")
+    for site in module.sites:
+        code = data[start + site.offset : start + site.offset + site.length]
+        if site.length == 5:
+            assert code[:1] == (b"\xe9" if site.tail else b"\xe8")
+        else:
+            assert code[3] >> 2 == (0b000101 if site.tail else 0b100101)
+
+
+def _section(data: bytes, wanted: bytes) -> int:
+    """Where a section lies in the file."""
+    begin = int.from_bytes(data[0x28:0x30], "little")
+    size, count, strings = (int.from_bytes(data[at : at + 2], "little") for at in (58, 60, 62))
+    headers = [data[begin + size * i : begin + size * (i + 1)] for i in range(count)]
+    texts = int.from_bytes(headers[strings][24:32], "little")
+    for header in headers:
+        at = texts + int.from_bytes(header[:4], "little")
+        if data[at : data.index(b"\0", at)] == wanted:
+            return int.from_bytes(header[24:32], "little")
+    raise AssertionError(wanted)
+
+
+@pytest.mark.parametrize("step", (1, 7, 64))
+def test_a_damaged_file_is_no_exception(data: bytes, step: int) -> None:
+    """Cut anywhere: None, or a module that says less."""
+    for end in range(0, len(data), step * 16):
+        find(data[:end])
+    for at in range(0, len(data), step * 8):
+        find(data[:at] + b"\xff" * step + data[at + step :])
+    assert find(b"") is None and find(b"\x7fELF" + bytes(100)) is None
+
+
+def test_the_tables_fit() -> None:
+    """No function is counted and called uncounted; only results are waited for."""
+    for kind, names in UNCOUNTED.items():
+        assert not set(names) & set(FUNCTIONS), kind
+    assert all(call.sign > 0 for call in FUNCTIONS.values() if call.how >= How.RESULT)
+
+
+GET = Site("ihold", ".text", 0, 4)
+PUT = Site("iput", ".text", 8, 4)
+ONCE_MORE = Site("iput", ".text", 16, 4, tail=True)
+OPEN = Site("filp_open", ".text", 24, 4)
+CLOSE = Site("filp_close", ".text", 32, 4)
+WHOLE = Module((GET, PUT, ONCE_MORE, OPEN, CLOSE), (), {})
+
+
+def books(*booked: Booked, **more: Any) -> Books:
+    """With nothing left out, unless ``more`` says so."""
+    return Books(more.pop("module", WHOLE), booked, **more)
+
+
+def verdict(counted: Books, kind: str = "inode") -> tuple[str, str]:
+    """The verdict of one kind, and its words."""
+    (found,) = (one for one in judge(counted) if one.kind == kind)
+    return found.verdict, " ".join(found.says)
+
+
+PAIRED = (Booked(GET, "a", 500), Booked(PUT, "b", 500))
+
+
+def test_what_pairs_adds_up() -> None:
+    """And says so; the kinds that it does not use are not spoken of."""
+    assert verdict(books(*PAIRED)) == ("adds up", "")
+    assert verdict(books(*PAIRED), "file") == ("not used", "")
+    text = "\n".join(lines(books(*PAIRED), judge(books(*PAIRED))))
+    assert "inode: adds up: 500 taken, 500 given back" in text and "file" not in text
+
+
+def test_one_too_many_names_its_place() -> None:
+    """Ten returns beyond what was taken, all from one place."""
+    counted = books(*PAIRED, Booked(ONCE_MORE, "work+0x10 [m]", 10, beyond=10, again=9))
+    found, says = verdict(counted)
+    assert found == "too many given back"
+    assert "10 of 10 calls of iput at work+0x10 [m]" in says
+
+
+def test_a_reference_from_before_the_watch_is_no_mistake() -> None:
+    """One for each object, however many objects."""
+    counted = books(*PAIRED, Booked(ONCE_MORE, "c", 40, beyond=40, again=0))
+    found, says = verdict(counted)
+    assert found == "adds up" and "40 were given back that were not seen taken" in says
+
+
+def test_files_that_are_never_closed() -> None:
+    """Where they were opened, how many, how old; a few are nothing to speak of."""
+    held = tuple(Held(0, 1, float(age)) for age in range(1, 31))
+    counted = books(Booked(OPEN, "open", 80), Booked(CLOSE, "close", 50), held=held)
+    found, says = verdict(counted, "file")
+    assert found == "not given back"
+    assert "30 references of 30 objects, last taken by filp_open at open" in says
+    assert "30.0 s old" in says
+    few = books(Booked(OPEN, "open", 55), Booked(CLOSE, "close", 50))
+    assert verdict(few, "file")[0] == "adds up"
+
+
+def test_get_file_leaves_no_call() -> None:
+    """So more closed than opened accuses nobody."""
+    counted = books(Booked(OPEN, "o", 50), Booked(CLOSE, "c", 90, beyond=40, again=39))
+    assert verdict(counted, "file")[0] == "adds up"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"module": Module((), ("iput",), {})}, "uses the address of iput"),
+        ({"module": Module((), (), {"inode": ("new_inode",)})}, "also calls new_inode"),
+        ({"unwatched": ((PUT, "Invalid argument"),)}, "could not be watched: Invalid argument"),
+        ({"missed": 3}, "skipped 3 runs"),
+    ],
+)
+def test_what_was_not_counted_is_not_judged(more: dict[str, Any], says: str) -> None:
+    """Whatever the counts are."""
+    counted = books(*PAIRED, Booked(ONCE_MORE, "c", 10, beyond=10, again=9), **more)
+    found, words = verdict(counted)
+    assert found == "not judged" and says in words
+
+
+def test_calls_that_were_lost_are_not_judged() -> None:
+    """More objects than there is room for."""
+    counted = books(Booked(GET, "a", 500, lost=7), Booked(PUT, "b", 400))
+    assert verdict(counted)[0] == "not judged"
