@@ -1,5 +1,5 @@
 /*
- * The unit of `ebpfwatch balance`: kprobes on the call instructions of one module, and behind those whose result matters.
+ * Hooks: kprobes on the call instructions of one module, and behind those whose result matters; the unit of `ebpfwatch balance`.
  *
  * Invariant: runs only when that module calls; a call is booked for the object it is about, by the site it is made from.
  * The sums by site are exact.  The balance by object is, too, but where two CPUs use one object at the same moment a call

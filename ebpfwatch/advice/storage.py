@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 
 from ebpfwatch.advice import Advice, Level
+from ebpfwatch.host.account import errors_of
 from ebpfwatch.host.disks import Disk
 from ebpfwatch.host.diskstat import DiskStat
 from ebpfwatch.host.ext4 import Ext4Errors
@@ -42,7 +43,7 @@ def advise(host: HostState) -> list[Advice]:
         lines += [_disk(disk), _journal(disk)]
         stat = stats.get(disk.number)
         if stat is not None:
-            lines.append(_work(disk, stat))
+            lines.append(_work(disk, stat, host.disk_errors))
         found = errors.get(disk.device)
         if found is not None:
             lines.append(_errors(disk, found))
@@ -87,7 +88,7 @@ def _journal(disk: Disk) -> Advice:
     )
 
 
-def _work(disk: Disk, stat: DiskStat) -> Advice:
+def _work(disk: Disk, stat: DiskStat, disk_errors: dict[str, int] | None) -> Advice:
     item = f"{disk.mount} device"
     if not stat.present:
         return Advice(
@@ -118,7 +119,18 @@ def _work(disk: Disk, stat: DiskStat) -> Advice:
             f"{stat.in_flight} requests in flight, none completed for {stat.stalled_seconds:.0f} s",
             "the disk does not answer; tasks that wait for it hold their inodes",
         )
-    return Advice(_SECTION, item, Level.OK, value, "the disk answers")
+    errors = errors_of(disk, disk_errors or {})
+    if errors:
+        return Advice(
+            _SECTION,
+            item,
+            Level.WARN,
+            f"{errors} messages of its errors in the kernel's log",
+            "a disk that fails is a mistake of its own; what came after it may be its consequence",
+            "dmesg | grep -E 'I/O error|critical .* error|FAILED Result'",
+        )
+    said = "" if disk_errors is None else ", and the kernel's log has no error of it"
+    return Advice(_SECTION, item, Level.OK, value, f"the disk answers{said}")
 
 
 def _errors(disk: Disk, found: Ext4Errors) -> Advice:

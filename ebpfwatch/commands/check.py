@@ -25,6 +25,7 @@ from ebpfwatch.kernel.dry_run import DryRun
 from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.kernel.protocol import Examined, LoadRequest
 from ebpfwatch.kernel.session import probe
+from ebpfwatch.kernellog.watcher import Watcher
 from ebpfwatch.paths import Paths
 from ebpfwatch.system.log import say
 from ebpfwatch.text.printable import printable
@@ -139,7 +140,18 @@ def _host(paths: Paths) -> HostState:
     state = HostReader(paths, sources).state()
     found = sources.read("room", lambda: room.read(paths, state.disks), None)
     counted = sources.read("open_files", lambda: openfiles.read(paths), None)
-    return dataclasses.replace(state, room=found, open_files=counted)
+    return dataclasses.replace(
+        state, room=found, open_files=counted, disk_errors=_disk_errors(paths)
+    )
+
+
+def _disk_errors(paths: Paths) -> dict[str, int] | None:
+    """What the kernel's log still holds of disk errors, by device; None where it cannot be read."""
+    watcher = Watcher(paths.dev / "kmsg")
+    if watcher.missing:
+        return None
+    os.close(watcher.fd)
+    return watcher.disk_errors_before
 
 
 def _of_hooks(tried: _Hooks) -> list[Advice]:

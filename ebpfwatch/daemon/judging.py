@@ -109,9 +109,8 @@ class Judging:
 
     def _disk(self, identity: Identity) -> str:
         number = f"{identity.dev_major}:{identity.dev_minor}"
-        errors = self._this_boot.kernel_log.get("io_error")
-        told = errors.number if errors else 0
-        return account(self._surroundings.state, number, told if self.kernel_log_followed else None)
+        errors = self._this_boot.disk_errors if self.kernel_log_followed else None
+        return account(self._surroundings.state, number, errors)
 
     def selftest_record(self, ino: int, generation: int) -> bytes:
         """A record like the kernel's, for the self-test where programs cannot be run by hand."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from ebpfwatch.daemon.this_boot import Count, ThisBoot
 from ebpfwatch.host.zoneinfo import Zone
-from ebpfwatch.kernellog.known import KNOWN, Relation
+from ebpfwatch.kernellog.known import DISK_ERROR, KNOWN, Relation, disk_of
 from ebpfwatch.kernellog.report import Report
 from ebpfwatch.kernellog.watcher import Event, Watcher
 from ebpfwatch.paths import Paths
@@ -49,6 +49,9 @@ class Precursors:
         for kind, count in before.items():
             last_ns = self.watcher.before_ns.get(kind, 0)
             self._this_boot.kernel_log.setdefault(kind, Count()).at_least(count, last_ns)
+        for disk, count in self.watcher.disk_errors_before.items():
+            known = self._this_boot.disk_errors.get(disk, 0)
+            self._this_boot.disk_failed(disk, max(0, count - known))
         warning = {known.kind for known in KNOWN if known.relation in _WARNS} & before.keys()
         if warning:
             # Whoever starts us when the machine is damaged already wants to see all there is.
@@ -76,6 +79,8 @@ class Precursors:
     def _count(self, event: Event) -> None:
         kind, relation = event.known.kind, event.known.relation
         count = self._this_boot.kernel_said(kind, event.ns)
+        if kind == DISK_ERROR:
+            self._this_boot.disk_failed(disk_of(event.text))
         if event.ns - self._noted.get(kind, 0) >= _NOTED_SECONDS * _NS:
             self._noted[kind] = event.ns
             self._recorder.note(event.ns, f"kernel log: {event.text} ({count} since the boot)")

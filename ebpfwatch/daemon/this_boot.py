@@ -28,6 +28,8 @@ __all__ = ["FILE", "Count", "ThisBoot"]
 
 FILE = "this_boot.json"
 
+_MOST_DISKS = 256
+
 #: (verdict, confidence, is test)
 _Key = tuple[str, str, bool]
 
@@ -56,7 +58,8 @@ class Count:
 
 
 class ThisBoot:
-    """``findings`` counts repetitions, too; ``kernel_log`` is by kind of kernel message.
+    """``findings`` counts repetitions, too; ``kernel_log`` is by kind of kernel message, and
+    ``disk_errors`` are its messages of disk errors by device.
 
     A finding is open until somebody acknowledges it (``ebpfwatch report --ack``).  One that was
     counted but never written, because of the rate limit, has no id: `--ack all` covers it.
@@ -68,6 +71,7 @@ class ThisBoot:
         self.boot_id = boot_id
         self.findings: dict[_Key, Count] = {}
         self.kernel_log: dict[str, Count] = {}
+        self.disk_errors: dict[str, int] = {}
         self.last_boot = ""
         self.last_boot_ns = 0
         self._directory = state_directory
@@ -123,7 +127,9 @@ class ThisBoot:
             self._unwritten = {(v, c, False): Count(n, ns) for v, c, n, ns in body["unwritten"]}
             self.kernel_log = {kind: Count(n, ns) for kind, n, ns in body["kernel_log"]}
             self.last_boot, self.last_boot_ns = str(body["last_boot"]), int(body["last_boot_ns"])
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            errors = body.get("disk_errors", {})
+            self.disk_errors = {str(disk): int(count) for disk, count in errors.items()}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return  # not there, or damaged: the other two sources count
 
     # -- while running
@@ -152,6 +158,11 @@ class ThisBoot:
         count = self.kernel_log.setdefault(kind, Count())
         count.add(ns)
         return count.number
+
+    def disk_failed(self, disk: str, count: int = 1) -> None:
+        """Count messages of disk errors; a machine with very many disks has the rest as ""."""
+        name = disk if disk in self.disk_errors or len(self.disk_errors) < _MOST_DISKS else ""
+        self.disk_errors[name] = self.disk_errors.get(name, 0) + count
 
     def last_boot_ended(self, how: str) -> None:
         """What this start found out; a later start of the same boot finds out nothing."""
@@ -213,6 +224,7 @@ class ThisBoot:
             ages=self.ages(now_ns),
             kernel_log={kind: count.number for kind, count in list(self.kernel_log.items())},
             kernel_log_ages=self.kernel_log_ages(now_ns),
+            disk_errors=dict(self.disk_errors),
             last_boot=self.last_boot,
             last_boot_age=(now_ns - self.last_boot_ns) / 1e9,
         )
@@ -241,6 +253,7 @@ class ThisBoot:
             "findings": [[*k, c.number, c.last_ns] for k, c in list(self.findings.items())],
             "unwritten": [[*k[:2], c.number, c.last_ns] for k, c in list(self._unwritten.items())],
             "kernel_log": [[k, c.number, c.last_ns] for k, c in list(self.kernel_log.items())],
+            "disk_errors": dict(self.disk_errors),
             "last_boot": self.last_boot,
             "last_boot_ns": self.last_boot_ns,
         }

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from ebpfwatch.host.disks import Disk
 from ebpfwatch.host.state import HostState
 
-__all__ = ["account"]
+__all__ = ["account", "errors_of"]
 
 
-def account(state: HostState, number: str, disk_errors: int | None) -> str:
+def errors_of(disk: Disk, disk_errors: Mapping[str, int]) -> int:
+    """Of messages by device, those of a device that this filesystem lies on."""
+    names = {disk.device, *(layer.partition(" ")[0] for layer in disk.stack.layers)}
+    return sum(disk_errors.get(name, 0) for name in names)
+
+
+def account(state: HostState, number: str, disk_errors: Mapping[str, int] | None) -> str:
     """What is known of the device ("254:48") below an ext4; "" where it is none that is mounted.
 
-    ``disk_errors`` are messages of disk errors in the kernel's log, of any disk; None where the log
+    ``disk_errors`` are messages of disk errors in the kernel's log, by device; None where the log
     is not read.
     """
     disk = next((disk for disk in state.disks if disk.number == number), None)
@@ -31,5 +40,6 @@ def account(state: HostState, number: str, disk_errors: int | None) -> str:
         kind = f" (the last: {noted.last_error})" if noted.last_error else ""
         says.append(f"ext4 has noted {noted.errors or 'no'} errors{kind if noted.errors else ''}")
     if disk_errors is not None:
-        says.append(f"{disk_errors or 'no'} messages of disk errors in the kernel's log")
+        told = errors_of(disk, disk_errors)
+        says.append(f"{told or 'no'} messages of its errors in the kernel's log")
     return f"{number} ({disk.device}): {'; '.join(says)}" if says else ""

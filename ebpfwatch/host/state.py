@@ -68,7 +68,8 @@ class HostState:
 
     ``reclaim`` are the counters of ``vmstat.RECLAIM`` since the boot, ``rates`` the same a second
     since the reading before this one.  ``problems`` says by source why it could not be read.
-    ``room`` is filled by `ebpfwatch check` only.  ``open_files`` are those of the last count.
+    ``room`` and ``disk_errors`` (messages of the kernel's log, by device) are filled by `ebpfwatch
+    check` only.  ``open_files`` are those of the last count.
     """
 
     zones: tuple[zoneinfo.Zone, ...] = ()
@@ -88,6 +89,7 @@ class HostState:
     problems: dict[str, str] = dataclasses.field(default_factory=dict)
     room: Room | None = None
     open_files: openfiles.OpenFiles | None = None
+    disk_errors: dict[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only; what is unknown or empty is left out."""

@@ -12,7 +12,10 @@ import dataclasses
 import enum
 import re
 
-__all__ = ["KINDS", "KNOWN", "KnownMessage", "Relation", "recognise"]
+__all__ = ["DISK_ERROR", "KINDS", "KNOWN", "KnownMessage", "Relation", "disk_of", "recognise"]
+
+
+DISK_ERROR = "io_error"
 
 
 class Relation(enum.Enum):
@@ -273,7 +276,7 @@ KNOWN = (
         opens=False,
     ),
     KnownMessage(
-        "io_error",
+        DISK_ERROR,
         r"(?:blk_update_request: |print_req_error: |end_request: )?(?:critical \w+ error|I/O error)"
         r", dev |Buffer I/O error on dev"
         r"|nvme \S+ ?: (?:I/O .{0,40}timeout|controller is down)|ata\d\S*: (?:failed command"
@@ -337,6 +340,17 @@ _CHOSEN_BY_USERS = re.compile(
     r".{1,15}? ?(?:\[\d+\]:? |\(\d+\): |/\d+: potentially|: renamed from "
     r"|: (?:entered|left) \w+ mode| uses )"
 )
+
+
+#: "I/O error, dev vdb, sector 8", "Buffer I/O error on dev vdb1, logical block 3", "sd 0:0:0:0:
+#: [sda] tag#1 FAILED Result", "nvme0n1: I/O Cmd".
+_DISK = re.compile(r"\bdev ([\w!-]{1,31}), |\[(\w{1,31})\]|^nvme \S+ (nvme\w{1,27}): ")
+
+
+def disk_of(message: str) -> str:
+    """The device that a message of the kind "io_error" is about; "" where it names none."""
+    found = _DISK.search(message)
+    return next(filter(None, found.groups()), "") if found else ""
 
 
 def recognise(message: str) -> KnownMessage | None:

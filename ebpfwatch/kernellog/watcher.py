@@ -18,7 +18,7 @@ import os
 import time
 from pathlib import Path
 
-from ebpfwatch.kernellog.known import KnownMessage, recognise
+from ebpfwatch.kernellog.known import DISK_ERROR, KnownMessage, disk_of, recognise
 from ebpfwatch.kernellog.oops import Parser
 from ebpfwatch.kernellog.report import Record, Report
 
@@ -78,7 +78,8 @@ class Watcher:
     """``fd`` becomes readable when there is more, -1 where there is no log (``missing`` says why).
 
     ``before`` counts what this boot's log held already when it was opened, by kind, and
-    ``before_ns`` is when the last of each was printed; it is no event any more.  ``own`` are the
+    ``before_ns`` is when the last of each was printed; it is no event any more.
+    ``disk_errors_before`` counts its messages of disk errors by device.  ``own`` are the
     findings of an earlier process of ours in it, with their time: only root can write them, and
     only the start asks.  ``lost`` counts records that the kernel overwrote before they were read.
     """
@@ -88,6 +89,7 @@ class Watcher:
         self.missing = ""
         self.before: dict[str, int] = {}
         self.before_ns: dict[str, int] = {}
+        self.disk_errors_before: dict[str, int] = {}
         self.own: list[tuple[int, str]] = []
         self._printed_ns = 0
         self._history = True
@@ -111,6 +113,10 @@ class Watcher:
             if known is not None:
                 self.before[known.kind] = self.before.get(known.kind, 0) + 1
                 self.before_ns[known.kind] = self._printed_ns
+                if known.kind == DISK_ERROR:
+                    disk = disk_of(text)
+                    errors = self.disk_errors_before.get(disk, 0)
+                    self.disk_errors_before[disk] = errors + 1
         else:
             os.lseek(self.fd, 0, os.SEEK_END)
             self._next = None

@@ -23,6 +23,7 @@ from prometheus_client.core import (
 from ebpfwatch import __version__
 from ebpfwatch.catalogue.counters import EVENTS, LOSSES
 from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.host.account import errors_of
 from ebpfwatch.host.state import SOURCES
 from ebpfwatch.kernellog.known import KINDS
 from ebpfwatch.sinks import host_metrics
@@ -35,6 +36,8 @@ __all__ = ["COLLECTORS", "SINKS", "WatchCollector", "registry"]
 #: Sinks and host collectors that can fail, by label value.
 SINKS = ("journal", "store", "kmsg")
 COLLECTORS = (*SOURCES, "open_files", "mounts", "table", "memory", "boot_id")
+
+_MOST_DISKS = 64
 
 
 def registry(
@@ -242,6 +245,15 @@ def _kernel_log(status: Status) -> Iterator[Metric]:
     for kind in KINDS:
         age.add_metric([kind], status.boot.kernel_log_ages.get(kind, math.nan))
     yield age
+    errors = GaugeMetricFamily(
+        "ebpfwatch_disk_error_messages",
+        "Messages of the kernel's log about errors of a device below this ext4, since the boot.",
+        labels=["mountpoint", "device"],
+    )
+    for disk in status.host.disks[:_MOST_DISKS]:
+        labels = [printable(disk.mount), printable(disk.device)]
+        errors.add_metric(labels, errors_of(disk, status.boot.disk_errors))
+    yield errors
     yield _gauge(
         "early_warning",
         "1 while low memory, a burst of reclaimed inodes and a precursor in the kernel log are"

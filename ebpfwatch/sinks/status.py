@@ -49,7 +49,8 @@ class BootState:
     ``findings`` counts by (verdict, confidence, is test).  ``open`` are those that nobody has
     acknowledged, by (verdict, confidence), and ``ages`` the seconds since the last of each.
     ``kernel_log`` counts the kernel's own messages by kind of ``kernellog.known``, and
-    ``kernel_log_ages`` are the seconds since the last of each.  ``last_boot`` is how the boot
+    ``kernel_log_ages`` are the seconds since the last of each; ``disk_errors`` are its messages of
+    disk errors by device.  ``last_boot`` is how the boot
     before ended: "clean", "panic", "unknown", or "" where nobody knows; ``last_boot_age`` is the
     time since that was found out.
     """
@@ -59,6 +60,7 @@ class BootState:
     ages: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
     kernel_log: dict[str, int] = dataclasses.field(default_factory=dict)
     kernel_log_ages: dict[str, float] = dataclasses.field(default_factory=dict)
+    disk_errors: dict[str, int] = dataclasses.field(default_factory=dict)
     last_boot: str = ""
     last_boot_age: float = 0.0
 

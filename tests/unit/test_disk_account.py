@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 from ebpfwatch.advice import Advice, Level, storage
+from ebpfwatch.daemon.this_boot import ThisBoot
 from ebpfwatch.host import ParseError
-from ebpfwatch.host.account import account
+from ebpfwatch.host.account import account, errors_of
 from ebpfwatch.host.blockdev import Stack
 from ebpfwatch.host.disks import Disk
 from ebpfwatch.host.diskstat import DiskStat, DiskStatReader
 from ebpfwatch.host.ext4 import Ext4Errors
 from ebpfwatch.host.mounts import parse
 from ebpfwatch.host.state import HostState
+from ebpfwatch.kernellog.known import DISK_ERROR, disk_of, recognise
 from ebpfwatch.paths import Paths
 
 STACK = Stack(("vdd",), ("virtio_blk",))
@@ -150,8 +152,8 @@ def test_check_says_what_kind_of_error_ext4_noted() -> None:
 @pytest.mark.parametrize(
     ("change", "errors", "says"),
     [
-        ({}, 0, "it answers; ext4 has noted no errors; no messages of disk errors in the kernel"),
-        ({}, 7, "7 messages of disk errors"),
+        ({}, 0, "it answers; ext4 has noted no errors; no messages of its errors in the kernel"),
+        ({}, 7, "7 messages of its errors"),
         ({"disk_stats": (DiskStat("254:48", False),)}, 0, "it is gone, and its filesystem"),
         (
             {"disk_stats": (dataclasses.replace(HEALTHY, stalled_seconds=12.0),)},
@@ -174,9 +176,53 @@ def test_the_line_in_a_finding(change: dict[str, object], errors: int, says: str
     """What was known at the last look, by the device of the finding."""
     healthy = HostState(disks=(DISK,), disk_stats=(HEALTHY,), ext4=(Ext4Errors("vdd", 0, 0),))
     state = dataclasses.replace(healthy, **change)  # type: ignore[arg-type]
-    told = account(state, "254:48", errors)
+    told = account(state, "254:48", {"vdd": errors, "vda": 3})
     assert told.startswith("254:48 (vdd): ") and says in told
-    assert account(state, "254:49", errors) == ""
+    assert account(state, "254:49", {"vdd": errors}) == ""
+
+
+@pytest.mark.parametrize(
+    ("message", "disk"),
+    [
+        ("I/O error, dev vdb, sector 8 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 2", "vdb"),
+        ("print_req_error: I/O error, dev sda, sector 12", "sda"),
+        ("blk_update_request: critical medium error, dev nvme0n1, sector 1", "nvme0n1"),
+        ("Buffer I/O error on dev dm-0, logical block 3, lost async page write", "dm-0"),
+        ("sd 0:0:0:0: [sda] tag#3 FAILED Result: hostbyte=DID_OK driverbyte=DRIVER_SENSE", "sda"),
+        ("nvme nvme0: I/O 5 QID 2 timeout, aborting", ""),
+        ("ata3: failed command: READ FPDMA QUEUED", ""),
+    ],
+)
+def test_which_disk_a_message_is_about(message: str, disk: str) -> None:
+    """As the kernels print them; each is known as a disk's error."""
+    known = recognise(message)
+    assert known is not None and known.kind == DISK_ERROR
+    assert disk_of(message) == disk
+
+
+def test_errors_of_every_layer_below() -> None:
+    """The log names the disk, and the filesystem lies on its partition."""
+    stack = Stack(("dm-0", "vdd1", "vdd"), ("virtio_blk",))
+    disk = dataclasses.replace(DISK, device="dm-0", stack=stack)
+    assert errors_of(disk, {"vdd": 2, "dm-0": 1, "vda": 50, "": 4}) == 3
+    state = HostState(disks=(disk,), disk_stats=(HEALTHY,), disk_errors={"vdd": 2})
+    found = line(state, "/mnt device")
+    assert found.level is Level.WARN and found.value.startswith("2 messages of its errors")
+
+
+def test_the_count_of_this_boot_outlives_a_restart(tmp_path: Path) -> None:
+    """And does not grow without bound."""
+    first = ThisBoot(tmp_path, "boot")
+    first.disk_failed("vdd")
+    first.disk_failed("vdd", 2)
+    for number in range(1000):
+        first.disk_failed(f"sd{number}")
+    first.save()
+    second = ThisBoot(tmp_path, "boot")
+    second.look_back()
+    assert second.disk_errors["vdd"] == 3 and len(second.disk_errors) <= 257
+    assert sum(second.disk_errors.values()) == 1003
+    assert second.state().disk_errors == second.disk_errors
 
 
 def test_a_log_that_is_not_read_says_nothing() -> None:

@@ -6,7 +6,8 @@ mke2fs -q -F -t ext4 -e remount-ro /tmp/image
 mkdir -p /mnt/sick
 mount -o loop /tmp/image /mnt/sick || exit 3
 for i in $(seq 50); do mkdir /mnt/sick/$i; done
-sync
+umount /mnt/sick # or its blocks would still be in memory
+mount -o loop /tmp/image /mnt/sick || exit 3
 watch
 asked() { python3 -m ebpfwatch check --all >/results/$1 2>&1; grep -A1 "$2" /results/$1; }
 asked before '/mnt/sick device: ' | grep -q '^  OK ' || wrong "before: $(grep sick /results/before)"
@@ -18,7 +19,7 @@ for i in $(seq 50); do : >/mnt/sick/$i/file; done
 sync
 sleep 8
 asked error '/mnt/sick ' | grep 'FAIL' || wrong "after errors: $(grep sick /results/error)"
-await 'kernel_log_events_total{kind="io_error"} [1-9]'
+await 'disk_error_messages{.*mountpoint="/mnt/sick"} [1-9]'
 await 'ext4_errors{device="loop0"} [1-9]'
 grep loop0 /proc/self/mountinfo >/results/mountinfo
 case $(uname -r) in
