@@ -168,3 +168,18 @@ static __always_inline void describe_inode(u64 inode, struct suspicion *why)
 	if (!READ(why->ino, inode + OFF_I_INO) && !READ(why->generation, inode + OFF_I_GENERATION))
 		why->flags |= WITNESS_IDENTITY;
 }
+
+/* A dentry of any filesystem that breaks a rule: who it is, then the report. */
+static __always_inline void report_dentry(void *ctx, u32 hook, u64 dentry, struct suspicion *why)
+{
+	u64 inode = 0;
+
+	why->object = dentry;
+	why->dentry = dentry;
+	why->flags |= WITNESS_READ | OBJECT_DENTRY;
+	if (!READ(inode, dentry + OFF_D_INODE))
+		describe_inode(inode, why);
+	READ(why->super, dentry + OFF_D_SB);
+	why->dev = dev_of(why->super);
+	report(ctx, hook, why, NULL, 0);
+}

@@ -69,7 +69,7 @@ static __always_inline void on_dentry(void *ctx, u64 dentry, u64 call_site, bool
 {
 	struct dying_dentry seen = {};
 	struct suspicion why = {};
-	u64 inode = 0, back = 0;
+	u64 back = 0;
 
 	count(COUNTER_DENTRY, 1);
 	if (!read_dying(dentry, &seen))
@@ -88,17 +88,10 @@ static __always_inline void on_dentry(void *ctx, u64 dentry, u64 call_site, bool
 		return;
 	why.verdict = why.broken & (BROKEN_DEAD | BROKEN_QUEUED) ? VERDICT_DENTRY_KILLED_TWICE
 								 : VERDICT_DENTRY_KILLED_IN_USE;
-	why.object = dentry;
-	why.dentry = dentry;
 	why.call_site = call_site;
 	why.count = seen.count;
 	why.found = seen.pprev;
-	why.flags |= WITNESS_READ | OBJECT_DENTRY;
-	if (!READ(inode, dentry + OFF_D_INODE))
-		describe_inode(inode, &why);
-	READ(why.super, dentry + OFF_D_SB);
-	why.dev = dev_of(why.super);
-	report(ctx, HOOK_DENTRY, &why, NULL, 0);
+	report_dentry(ctx, HOOK_DENTRY, dentry, &why);
 }
 
 #ifdef DENTRY_AT_FREE

@@ -10,7 +10,7 @@
 static __always_inline void on_close(void *ctx, u64 file, u64 call_site)
 {
 	struct suspicion why = {};
-	u64 dentry = 0, inode = 0;
+	u64 dentry = 0;
 	s32 held = 1;
 
 	count(COUNTER_CLOSE, 1);
@@ -19,17 +19,10 @@ static __always_inline void on_close(void *ctx, u64 file, u64 call_site)
 		return;
 	why.broken = BROKEN_COUNT | (held < 0 ? BROKEN_DEAD : 0);
 	why.verdict = VERDICT_CLOSED_AFTER_DEATH;
-	why.object = dentry;
-	why.dentry = dentry;
 	why.related = file;
 	why.call_site = call_site;
 	why.count = held;
-	why.flags = WITNESS_READ | OBJECT_DENTRY;
-	if (!READ(inode, dentry + OFF_D_INODE))
-		describe_inode(inode, &why);
-	READ(why.super, dentry + OFF_D_SB);
-	why.dev = dev_of(why.super);
-	report(ctx, HOOK_CLOSE, &why, NULL, 0);
+	report_dentry(ctx, HOOK_CLOSE, dentry, &why);
 }
 
 #ifdef CLOSE_FENTRY

@@ -189,17 +189,19 @@ def main() -> int:
             if noticed(Mutation("README.md", "nothing", 0, 0, ""), tree):
                 raise SystemExit("the tests fail without any mutation: mend that first")
 
-        def share(number: int) -> list[tuple[Mutation, bool]]:
-            mine = wanted[number :: arguments.jobs]
-            return [(mutation, noticed(mutation, trees[number])) for mutation in mine]
+        def unseen(number: int) -> int:
+            missed = 0
+            for mutation in wanted[number :: arguments.jobs]:
+                seen = noticed(mutation, trees[number])
+                missed += not seen
+                word = "noticed" if seen else "UNSEEN "
+                print(f"{word}  {mutation.file}: {mutation.what}", flush=True)
+            return missed
 
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            results = [pair for found in pool.map(share, range(arguments.jobs)) for pair in found]
-    unseen = [mutation for mutation, seen in results if not seen]
-    for mutation, seen in results:
-        print(f"{'noticed' if seen else 'UNSEEN '}  {mutation.file}: {mutation.what}")
-    print(f"{len(results)} mutations in {time.monotonic() - began:.0f} s, {len(unseen)} unseen")
-    return 1 if unseen else 0
+            missed = sum(pool.map(unseen, range(arguments.jobs)))
+    print(f"{len(wanted)} mutations in {time.monotonic() - began:.0f} s, {missed} unseen")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
