@@ -109,7 +109,7 @@ test-vm: install-vm install-deb  ## crimes in arm64 guests: KERNELS=4.19 or KERN
 	    $(if $(SCENARIOS)$(KERNEL)$(KERNELS),$(if $(FIGURES),--sections docs/detection.md),--table docs/detection.md --survival docs/evidence.md)
 
 test-postmortem: install-vm  ## vmcores of a second free, of other mistakes and of a busy guest, made in guests and read here
-	$(RUN) -m pip install --quiet --disable-pip-version-check 'drgn>=0.0.30,<1'
+	$(RUN) -m pip install --quiet --disable-pip-version-check 'drgn>=0.1,<1'
 	$(RUN) -m tests.vm.postmortem
 	$(RUN) -m tests.vm.audited
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ __all__ = ["import_drgn", "open_program"]
 #: How the files of makedumpfile begin; the second is the one for pipes (makedumpfile -F).
 _KDUMP = (b"KDUMP   ", b"DISKDUMP")
 _FLATTENED = b"makedumpfile"
+_OLDEST = [0, 0, 31]  # of drgn
 _KCORE = Path("/proc/kcore")
 
 
@@ -29,9 +31,16 @@ def import_drgn() -> Any:
     except ImportError:
         raise EbpfwatchError(
             "the Python module drgn is missing",
-            "install it: pip install 'drgn>=0.0.30', or apt-get install python3-drgn",
+            "install it: pip install 'drgn>=0.1', or apt-get install python3-drgn",
             Exit.UNAVAILABLE,
         ) from None
+    version = getattr(drgn, "__version__", "")
+    if [int(part) for part in re.findall(r"\d+", version)[:3]] < _OLDEST:
+        raise EbpfwatchError(
+            f"drgn {version} is too old: it lacks what is needed here",
+            "install a newer one: pip install 'drgn>=0.1'",
+            Exit.UNAVAILABLE,
+        )
     return drgn
 
 
@@ -62,6 +71,9 @@ def open_program(vmcore: Path | None, symbols: Sequence[Path]) -> Any:
 
 
 def _why(drgn: Any, error: Exception, symbols: Sequence[Path]) -> str:
+    if isinstance(error, drgn.FaultError):
+        # As drgn before 0.1 with an arm64 dump of QEMU's: "recursive address translation".
+        return f"drgn {drgn.__version__} cannot read it, a newer one may ({error})"
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}"
     if symbols and isinstance(error, LookupError):

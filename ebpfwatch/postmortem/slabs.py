@@ -119,6 +119,7 @@ class Slabs:
         if self.known:
             self._walk()
             self._starts = sorted(self._heads)
+            self.known = bool(self._heads)
 
     @property
     def pages(self) -> int:
@@ -215,7 +216,7 @@ class Slabs:
         size = self._struct_page
         column = (self._slab_cache or 0) // 8
         known = self._caches
-        for start, end, base in self._ranges():
+        for start, end, base in self._sections():
             virtual = int(pfn_to_virt(self._program, start).value_()) - start * self._page_size
             step = _CHUNK // size
             for first in range(start, end, step):
@@ -231,29 +232,17 @@ class Slabs:
                         self._cache_of[where] = cache
         self._start_of = {head: start for start, head in self._heads.items()}
 
-    def _ranges(self) -> Iterator[tuple[int, int, int]]:
-        """The first and last page frame number, and where the struct page of number 0 would be."""
-        from drgn.helpers.linux.mm import for_each_valid_page_range
-
-        try:
-            self._program["vmemmap"]
-        except LookupError:
-            yield from self._sections()
-            return
-        for start, end, mem_map in for_each_valid_page_range(self._program):
-            yield start, end, int(mem_map.value_())
-
     def _sections(self) -> Iterator[tuple[int, int, int]]:
-        """Without CONFIG_SPARSEMEM_VMEMMAP each section has its own struct pages (mm/sparse.c,
-        sparse_encode_mem_map()); the lowest bits of the pointer are flags, the second one says that
-        there are any.
+        """The first and last page frame number of each section of memory, and where the struct
+        page of number 0 would be (mm/sparse.c, sparse_encode_mem_map()); the lowest bits of that
+        pointer are flags, and the second one says that there are any.
         """
         program = self._program
         try:
             roots = program["mem_section"]
-            each = 1 << (int(program["SECTION_SIZE_BITS"]) - int(program["PAGE_SHIFT"]))
         except LookupError:
             return
+        each = (1 << self._section_bits()) // self._page_size
         section = int(program.type("struct mem_section").size)
         per_root = max(self._page_size // section, 1)
         extreme = roots.type_.kind == self._drgn.TypeKind.POINTER or (
@@ -273,6 +262,14 @@ class Slabs:
                 if word & 2:
                     first = (root * per_root + index) * each
                     yield first, first + each, word & ~0x3F
+
+    def _section_bits(self) -> int:
+        """SECTION_SIZE_BITS: of vmcoreinfo where it has it (Linux 5.9), else as it was before."""
+        found = re.search(rb"^NUMBER\(SECTION_SIZE_BITS\)=(\d+)$", self._vmcoreinfo(), re.M)
+        if found:
+            return int(found.group(1))
+        arm = self._program.platform.arch == self._drgn.Architecture.AARCH64
+        return 30 if arm else 27
 
     def _pages(self, address: int, length: int) -> bytes:
         """Struct pages; those that the dump does not have, as zeros."""

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.postmortem.memory import Fault, Memory, Shape, places
 from ebpfwatch.postmortem.references import Holder, Inode, Name, OpenFile
 from ebpfwatch.postmortem.slabs import Slabs
@@ -56,9 +57,11 @@ class Walk:
         self.unread: list[str] = []
         self.slabs = Slabs(drgn, program, self.memory)
         if not self.slabs.known:
-            self.unread.append(
-                "the slab allocator's account: this kernel does not use SLUB, so names that no"
-                " list leads to, and freed memory, are not seen"
+            raise EbpfwatchError(
+                "the slab allocator's account of this kernel cannot be read, and without it no"
+                " name can be counted",
+                "the kernel must use SLUB, on 64-bit x86 or arm64, and the dump have its pages",
+                Exit.UNAVAILABLE,
             )
         self.superblocks = {one.address: one for one in self._superblocks()}
         self.tasks = 0
@@ -70,7 +73,23 @@ class Walk:
         self._mounts()
         self.files = list(self._files())
         self.names = list(self._names())
+        self._must_have_roots()
         self.inodes = list(self._inodes())
+
+    def _must_have_roots(self) -> None:
+        """Each file system has a root.  Where not nearly all of them are among the names, it is the
+        account that is wrong, and not the kernel: then nobody is accused.
+        """
+        names = {name.address for name in self.names}
+        roots = [one.root for one in self.superblocks.values() if one.root]
+        found = len([root for root in roots if root in names])
+        if found < 0.9 * len(roots):
+            raise EbpfwatchError(
+                f"the slab allocator's account of this kernel is not understood: of {len(roots)}"
+                f" file systems {found} have a root in it",
+                "please report the kernel's version and configuration",
+                Exit.UNAVAILABLE,
+            )
 
     def pinned(self, superblock: int) -> bool:
         """Whether the names of this file system hold a reference of themselves."""
@@ -128,13 +147,23 @@ class Walk:
                 self.unread.append(f"the superblock {int(one.value_()):#x}")
 
     def _place(self, superblock: Any) -> str:
-        from drgn.helpers.linux.fs import mount_dst, super_block_for_each_mount
+        from drgn.helpers.linux.fs import mount_dst
 
         with contextlib.suppress(self._drgn.FaultError, ValueError):
-            for mount in super_block_for_each_mount(superblock):
+            for mount in self._mounts_of(superblock):
                 if mount.mnt.mnt_root == superblock.s_root and mount.mnt_ns:
                     return str(mount_dst(mount).decode("utf-8", "replace"))
         return ""
+
+    def _mounts_of(self, superblock: Any) -> Iterator[Any]:
+        try:
+            from drgn.helpers.linux.fs import super_block_for_each_mount
+        except ImportError:  # drgn before 0.1
+            from drgn.helpers.linux.list import list_for_each_entry
+
+            mounts = superblock.s_mounts.address_of_()
+            return iter(list_for_each_entry("struct mount", mounts, "mnt_instance"))
+        return iter(super_block_for_each_mount(superblock))
 
     def _hold(self, name: int, kind: str, who: str = "") -> None:
         if name:
@@ -190,7 +219,6 @@ class Walk:
             self._use(int(vma.vm_file), who)
 
     def _mounts(self) -> None:
-        from drgn.helpers.linux.fs import super_block_for_each_mount
         from drgn.helpers.linux.list import list_for_each_entry
 
         points: set[int] = set()
@@ -199,7 +227,7 @@ class Walk:
         ):
             with contextlib.suppress(self._drgn.FaultError):
                 self._hold(int(one.s_root), "root of its file system")
-                for mount in super_block_for_each_mount(one):
+                for mount in self._mounts_of(one):
                     self.mounts += 1
                     self._hold(int(mount.mnt.mnt_root), "mount")
                     point = int(mount.mnt_mp)
@@ -225,7 +253,7 @@ class Walk:
         more = 0 if type_.has_member("f_count") else 1
         sockets = self._symbol("socket_file_ops")
         every = set(self._uses)
-        for slab in self.slabs.of(["filp"]) if self.slabs.known else ():
+        for slab in self.slabs.of(["filp"]):
             every.update(one for one in slab.objects() if one not in slab.free)
         for address in every:
             try:
@@ -285,7 +313,7 @@ class Walk:
         lru = self._constant("DCACHE_LRU_LIST", 1 << 19)
         shrink = self._constant("DCACHE_SHRINK_LIST", 1 << 10)
         shape = self._shape_name
-        for slab in self.slabs.of(["dentry"]) if self.slabs.known else ():
+        for slab in self.slabs.of(["dentry"]):
             for address in slab.objects():
                 if address in slab.free:
                     continue

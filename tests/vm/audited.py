@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.vm import dumps, kernels
+from tests.vm.arm64 import compress, unpacked
 from tests.vm.debuginfo import vmlinux
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +35,8 @@ _MISTAKES: tuple[tuple[str, tuple[str, ...], int | None], ...] = (
     ("/mnt/vdb/freed", ("inode_freed_on_list",), None),
 )
 _LEAKED = 300
+#: As kdump-tools calls makedumpfile: LZO, zlib, and without what an audit does not need.
+_MAKEDUMPFILE = (("-l", "-d", "31"), ("-c", "-d", "31"))
 
 
 def read(vmcore: Path, symbols: Path, *more: str) -> tuple[Any, float, int]:
@@ -85,6 +88,9 @@ def main() -> int:
     parser.add_argument("--form", default="kdump-zlib", help="elf, kdump-zlib, kdump-lzo")
     parser.add_argument("--healthy", type=int, default=5, help="dumps of the busy machine")
     parser.add_argument("--results", type=Path, default=Path("/var/tmp/ebpfwatch-audited"))
+    parser.add_argument(
+        "--live", action="store_true", help="read the living kernel in the guest, too: minutes"
+    )
     parser.add_argument("--again", action="store_true", help="read the dumps that are there")
     arguments = parser.parse_args()
     kernel = kernels.kernel(arguments.kernel)
@@ -96,9 +102,33 @@ def main() -> int:
             for file in sorted(arguments.results.glob(f"{kernel.name}-*.vmcore"))
         }
     else:
+        trees = {}
+        if arguments.live:
+            trees["drgn"] = unpacked("trixie", ["python3-drgn", "python3-minimal"])
+            trees["vmlinux"] = symbols
         script = f"set -- {arguments.healthy}\n. ./audit.sh\n"
-        found = dumps.make(kernel, script, results, arguments.form, modules=("loop", "overlay"))
+        found = dumps.make(
+            kernel, script, results, arguments.form, modules=("loop", "overlay"), trees=trees
+        )
+
     bad = 0 if "mistakes" in found else 1
+    if arguments.form == "elf" and "mistakes" in found:
+        for options in _MAKEDUMPFILE:
+            name = f"mistakes{'-'.join(options)}"
+            found[name] = found["mistakes"].with_name(f"{kernel.name}-{name}.kdump")
+            compress(found["mistakes"], found[name], options)
+    for name in ("live-busy", "live-mistakes"):
+        if (results / f"{name}.json").exists():
+            said = json.loads((results / f"{name}.json").read_text() or "{}")
+            problems = (
+                list(wrong(name.replace("live-busy", "healthy"), said)) if said else ["nothing"]
+            )
+            bad += bool(problems)
+            print(
+                f"{'FAIL' if problems else 'ok  '} {kernel.release} {name}:"
+                f" {len(said.get('anomalies', []))} anomalies, {said.get('moved')} seen by one look"
+                f" only, {said.get('seconds')} s{'; ' if problems else ''}{'; '.join(problems)}"
+            )
     for name, vmcore in found.items():
         said, seconds, memory = read(vmcore, symbols)
         problems = list(wrong(name, said))

@@ -7,10 +7,11 @@ the kernel's own vmcoreinfo in it, as ELF or in the compressed format of kdump.
 from __future__ import annotations
 
 import re
+import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.vm import guest, kernels
@@ -64,15 +65,20 @@ def make(
     form: str = "elf",
     megabytes: int = 512,
     modules: Sequence[str] = (),
-    timeout: float = 900,
+    timeout: float = 1800,
+    trees: Mapping[str, Path] | None = None,
 ) -> dict[str, Path]:
-    """Boot, run, dump; the dumps by name.  ``form`` is "elf" or one of QEMU's ("kdump-zlib")."""
+    """Boot, run, dump; the dumps by name.  ``form`` is "elf" or one of QEMU's ("kdump-zlib").
+    ``trees`` are more files and directories of the payload, by name.
+    """
     results.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ebpfwatch-payload-", dir="/var/tmp") as name:
         qmp, order = Path(name) / "qmp", Path(name) / "order"
         order.write_bytes(bytes(4096))
         content = payload(kernel, Path(name), script)
         kernels.copy_modules(kernel, ("qemu_fw_cfg", *modules), content)
+        for where, tree in (trees or {}).items():
+            subprocess.run(["cp", "-a", tree, content / where], check=True)
         (results / "console").unlink(missing_ok=True)
         writer = _Writer(qmp, order, results, form, timeout)
         writer.start()

@@ -21,6 +21,7 @@ __all__ = [
     "ROOT_IN_MEMORY",
     "Kernel",
     "absent",
+    "apt_get",
     "brought",
     "build_modules",
     "copy_modules",
@@ -182,8 +183,8 @@ def _debian(name: str, suite: str, flavour: str) -> Kernel:
     )
 
 
-def fetch(suite: str, packages: list[str], target: Path) -> None:
-    """Unpack these packages, what of the kernel's they depend on, busybox and a libc."""
+def apt_get(suite: str, target: Path) -> list[str]:
+    """The command of a private apt for arm64 in ``target``/apt, its lists fetched."""
     apt = target / "apt"
     for directory in ("lists/partial", "archives/partial"):
         (apt / directory).mkdir(parents=True)
@@ -204,6 +205,13 @@ def fetch(suite: str, packages: list[str], target: Path) -> None:
     }
     command = ["apt-get", "-q", *(f"-o{key}={value}" for key, value in options.items())]
     subprocess.run([*command, "update"], check=True, stdout=subprocess.DEVNULL)
+    return command
+
+
+def fetch(suite: str, packages: list[str], target: Path) -> None:
+    """Unpack these packages, what of the kernel's they depend on, busybox and a libc."""
+    command = apt_get(suite, target)
+    apt = target / "apt"
     words = [*command, "install", "--print-uris", "-y", "--no-install-recommends", *packages]
     listed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     wanted = re.findall(r"/(linux-(?:image|headers|kbuild)-[^_/]+)_", listed)

@@ -7,6 +7,17 @@ for number in $(seq $1); do
     sleep $((number * 2))
     dump healthy$number
 done
+# The living kernel, read by a Debian that has drgn: while it is busy, and after the mistakes.
+live() {
+    [ -e /payload/drgn ] || return 0
+    for place in proc payload dev; do
+        mountpoint -q /payload/drgn/$place || mount --bind /$place /payload/drgn/$place
+    done
+    chroot /payload/drgn /usr/bin/env -C /payload python3 -m ebpfwatch audit live --vmlinux vmlinux --json \
+        >/results/$1.json 2>/results/$1.err
+    echo $? >/results/$1.code
+}
+live live-busy
 pkill -f dumpload.py
 sleep 3
 cd /mnt/vdb || exit 3
@@ -32,6 +43,7 @@ mistake cause=dput_many path=/mnt/vdb/dput_many count=40
 mistake cause=files_leaked path=/mnt/vdb/leaked count=300
 mistake cause=free_live path=/mnt/vdb/freed
 dump mistakes
+live live-mistakes
 for i in 1 2 3; do echo 2 >/proc/sys/vm/drop_caches; done
 ls -lR >/dev/null
 sleep 20
