@@ -14,6 +14,7 @@ HOURS   := 1
 KILLS   := 1000
 SECONDS := 20
 FUZZ    := 600
+KEY     :=
 RUNS    := 10
 HOGS    := 5
 COMMAND := make test SEED=1
@@ -56,7 +57,7 @@ VM_PACKAGES   := qemu-system-arm qemu-utils qemu-user-static binfmt-support mmde
 IMAGE_PACKAGES := mmdebstrap qemu-user-static binfmt-support arch-test squashfs-tools
 
 DEB_PACKAGES  := build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools \
-                 python3-yaml help2man lintian man-db mmdebstrap
+                 python3-yaml help2man lintian man-db mmdebstrap rpm rpmlint cpio systemd-container
 
 # Every target here is no file, and has a line for `make help`.
 TARGETS := $(shell sed -n 's/^\([a-z-]*\):.*  \#\# .*/\1/p' $(MAKEFILE_LIST))
@@ -137,7 +138,18 @@ dashboard-pictures: install-deploy  ## as root: draw the dashboard; rewrite docs
 deb: install-deb  ## dist/ebpfwatch_VERSION_all.deb, lintian clean
 	sh deploy/build-deb.sh dist
 
-test-deb: install-deb $(VENV)/.test  ## the package in a clean Debian 12: installed, upgraded, purged
+rpm: install-deb  ## dist/ebpfwatch-VERSION-1.noarch.rpm, read by rpmlint: for RHEL 9, openEuler
+	sh deploy/build-rpm.sh dist
+
+# KEY: a key of gpg; without it nothing is signed, and the list says so.
+release: deb image rpm triage  ## everything in dist/, with sizes and checksums; KEY=ID signs the list
+	sh deploy/release.sh dist "$(KEY)"
+
+times: $(VENV)/.test  ## how long make quick and make test take here, each from a fresh clone (an hour)
+	$(RUN) -m tests.trust.repeat --runs 1 --hogs 0 --command "make quick"
+	$(RUN) -m tests.trust.repeat --runs 1 --hogs 0 --command "make test"
+
+test-deb: install-deb $(VENV)/.test  ## packages in a clean Debian 12: installed, upgraded, purged; the DaemonSet's rights
 	$(RUN) -m pytest tests/deb
 
 messages:  ## rewrite tests/golden/messages.txt: every text that a person may see, from the source

@@ -280,6 +280,7 @@ def test_make_help_tells_every_target() -> None:
 #: What of deploy/ is run or read as it is shipped, and by whom.
 EXERCISED = {
     "build-deb.sh": "tests/deb/conftest.py",
+    "build-rpm.sh": "tests/deb/test_rpm.py",
     "build_triage.py": "tests/unit/test_triage.py",
     "completion.sh": "tests/deb/test_package.py",
     "debian/*": "tests/deb/test_package.py",
@@ -293,8 +294,11 @@ EXERCISED = {
     "image/*": "tests/vm/scripts/image.sh",
     "install-packages.sh": "tests/unit/test_deploy.py",
     "supported.sh": "tests/unit/test_supported.py",
+    "kubernetes/*": "tests/deb/test_container.py",
     "man/*": "tests/unit/test_deploy.py",
     "prometheus/*": "tests/deploy/test_alerts.py",
+    "release.sh": "tests/unit/test_release.py",
+    "rpm/*": "tests/deb/test_rpm.py",
     "sbom.py": "tests/unit/test_deploy.py",
 }
 
