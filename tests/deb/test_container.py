@@ -65,7 +65,9 @@ def test_the_plugin_is_a_command_of_ours() -> None:
 @pytest.mark.needs("root", "nspawn")
 def test_the_daemon_runs_with_what_the_daemonset_gives(tmp_path: Path, package: Path) -> None:
     """Ready, all hooks proven or said, and a self-test that reaches the sinks."""
-    system = unpack(tmp_path / "root" if (tmp_path / "root").mkdir() is None else tmp_path)
+    root = tmp_path / "root"
+    root.mkdir()
+    system = unpack(root)
     shutil.copy(package, system.path / "tmp")
     system.run(
         f"apt-get -q update && apt-get -q install -y --no-install-recommends /tmp/{package.name}"
