@@ -27,6 +27,7 @@ _FLAGS = {
 
 #: So many files that no process has are a leak, unless a graphics driver keeps its buffers so
 #: (shmem_file_setup() in drm_gem_object_init(), drivers/gpu/drm/drm_gem.c, v4.19).
+_HELD_ITEM = "files without a process"
 _HELD = 500
 _HELD_BY_GRAPHICS = 20_000
 
@@ -44,7 +45,11 @@ def advise(host: HostState) -> list[Advice]:
     some code in the kernel holds.
     """
     lines = _taint(host)
-    return [*lines, _open_files(host.open_files)] if host.open_files else lines
+    if host.open_files is not None:
+        lines.append(_open_files(host.open_files))
+    elif "open_files" in host.problems:
+        lines.append(Advice(_SECTION, _HELD_ITEM, Level.UNKNOWN, host.problems["open_files"], ""))
+    return lines
 
 
 def _taint(host: HostState) -> list[Advice]:
@@ -106,7 +111,7 @@ def _modules(taint: Taint) -> Advice:
 
 
 def _open_files(found: OpenFiles) -> Advice:
-    item = "files without a process"
+    item = _HELD_ITEM
     if found.least is None or found.most is None:
         return Advice(
             _SECTION,

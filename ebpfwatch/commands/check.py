@@ -28,6 +28,7 @@ from ebpfwatch.kernel.session import probe
 from ebpfwatch.kernellog.watcher import Watcher
 from ebpfwatch.paths import Paths
 from ebpfwatch.system.log import say
+from ebpfwatch.system.worker import Worker
 from ebpfwatch.text.printable import printable
 
 _ABOUT = {
@@ -139,10 +140,28 @@ def _host(paths: Paths) -> HostState:
     sources = Sources(lambda line, level: None)
     state = HostReader(paths, sources).state()
     found = sources.read("room", lambda: room.read(paths, state.disks), None)
-    counted = sources.read("open_files", lambda: openfiles.read(paths), None)
-    return dataclasses.replace(
-        state, room=found, open_files=counted, disk_errors=_disk_errors(paths)
-    )
+    state = dataclasses.replace(state, room=found, disk_errors=_disk_errors(paths))
+    return _with_open_files(paths, state)
+
+
+def _with_open_files(paths: Paths, state: HostState, seconds: float = 20.0) -> HostState:
+    """Counted by a thread: the mappings of a task that waits in the kernel with its mmap_lock held
+    cannot be read until it goes on, as on a machine whose disk does not answer.
+    """
+    counted: list[openfiles.OpenFiles] = []
+    problems = dict(state.problems)
+
+    def count() -> None:
+        try:
+            counted.append(openfiles.read(paths))
+        except (OSError, ValueError) as error:
+            problems["open_files"] = str(error)
+
+    worker = Worker("open files")
+    worker.submit(count)
+    if not worker.finish(seconds):
+        problems["open_files"] = f"not counted within {seconds:g} s: /proc does not answer"
+    return dataclasses.replace(state, open_files=next(iter(counted), None), problems=problems)
 
 
 def _disk_errors(paths: Paths) -> dict[str, int] | None:

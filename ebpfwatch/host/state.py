@@ -114,6 +114,7 @@ class HostReader:
         self._open_files: openfiles.OpenFiles | None = None
         self._counter = Worker("open files", capacity=1)
         self._count_at = -float("inf")
+        self._count_good_until = -float("inf")
 
     def count_open_files(self) -> None:
         """In a thread of its own, if the last count is old: it opens files of every process."""
@@ -130,6 +131,7 @@ class HostReader:
         if self._open_files is not None:
             pause = self._open_files.seconds / _COUNT_SHARE
             self._count_at = max(self._count_at, time.monotonic() + pause)
+            self._count_good_until = self._count_at + 2 * _COUNT_SECONDS
 
     def state(self) -> HostState:
         """The state, at most a second old. Never raises for a source that cannot be read."""
@@ -176,8 +178,12 @@ class HostReader:
             disk_stats=source("disk_stats", disk_stats, ()),
             crash=source("crash", crash.read, None),
             problems=problems,
-            open_files=self._open_files,
+            open_files=self._last_count(),
         )
+
+    def _last_count(self) -> openfiles.OpenFiles | None:
+        """None where it is too old: the thread that counts hangs in /proc."""
+        return None if time.monotonic() > self._count_good_until else self._open_files
 
 
 def _rates(before: dict[str, int], now: dict[str, int], seconds: float) -> dict[str, float]:

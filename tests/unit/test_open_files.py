@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from ebpfwatch.advice import Level, modules
+from ebpfwatch.commands import check
 from ebpfwatch.host import ParseError, openfiles
 from ebpfwatch.host.sources import Sources
 from ebpfwatch.host.state import HostReader, HostState
@@ -192,6 +194,41 @@ def test_the_daemon_counts_apart_from_its_loop(machine: Machine) -> None:
     reader.count_open_files()
     time.sleep(0.05)
     assert reader._open_files is found
+
+
+def test_a_count_that_hangs_is_not_shown_for_ever(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for again, and none comes: the thread waits in /proc."""
+    reader = HostReader(machine.paths, Sources(lambda line, level: None))
+    reader._count()
+    assert reader.state().open_files is not None
+    monkeypatch.setattr(reader._counter, "submit", lambda job: False)
+    now = time.monotonic()
+    for minutes in range(30):
+        monkeypatch.setattr("time.monotonic", lambda minutes=minutes: now + 60 * minutes)
+        reader.count_open_files()
+    assert reader.state().open_files is None
+
+
+def test_check_does_not_wait_for_ever(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A /proc that does not answer is a line of its own."""
+    hanging = threading.Event()
+    monkeypatch.setattr(openfiles, "read", lambda paths: hanging.wait(30))
+    state = check._with_open_files(machine.paths, HostState(), 0.1)
+    hanging.set()
+    (line,) = (one for one in modules.advise(state) if one.item == "files without a process")
+    assert line.level is Level.UNKNOWN and "not counted within 0.1 s" in line.value
+
+
+def test_check_counts(machine: Machine) -> None:
+    """Where /proc answers; what cannot be read is said."""
+    machine.process(1, "/dev/null")
+    state = check._with_open_files(machine.paths, HostState())
+    assert state.open_files is not None and state.open_files.descriptors == 1
+    (machine.paths.proc / "sys/fs/file-nr").unlink()
+    state = check._with_open_files(machine.paths, HostState())
+    assert state.open_files is None and "file-nr" in state.problems["open_files"]
 
 
 @pytest.mark.parametrize(
