@@ -277,8 +277,9 @@ KNOWN = (
     ),
     KnownMessage(
         DISK_ERROR,
-        r"(?:blk_update_request: |print_req_error: |end_request: )?(?:critical \w+ error|I/O error)"
-        r", dev |Buffer I/O error on dev"
+        r"(?:blk_update_request: |print_req_error: |end_request: )?(?:critical [\w ]{1,20}|I/O"
+        r"|timeout|recoverable transport|device offline|protection) error, dev "
+        r"|Buffer I/O error on dev"
         r"|nvme \S+ ?: (?:I/O .{0,40}timeout|controller is down)|ata\d\S*: (?:failed command"
         r"|exception Emask)|sd \S+ \[\w+\] .*(?:FAILED Result|Medium Error)",
         _O,
@@ -286,7 +287,8 @@ KNOWN = (
         "block/blk-core.c, drivers/nvme/host/pci.c, drivers/ata, drivers/scsi/sd.c",
         (
             *("blk_update_request", "print_req_error", "end_request", "critical ", "I/O error"),
-            *("Buffer I/O error", "nvme ", "ata", "sd "),
+            *("Buffer I/O error", "nvme ", "ata", "sd ", "timeout error", "recoverable transport"),
+            *("device offline error", "protection error"),
         ),
         opens=False,
     ),

@@ -187,6 +187,8 @@ def test_the_line_in_a_finding(change: dict[str, object], errors: int, says: str
         ("I/O error, dev vdb, sector 8 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 2", "vdb"),
         ("print_req_error: I/O error, dev sda, sector 12", "sda"),
         ("blk_update_request: critical medium error, dev nvme0n1, sector 1", "nvme0n1"),
+        ("critical space allocation error, dev loop3, sector 1 op 0x1:(WRITE)", "loop3"),
+        ("device offline error, dev sdb, sector 1 op 0x1:(WRITE)", "sdb"),
         ("Buffer I/O error on dev dm-0, logical block 3, lost async page write", "dm-0"),
         ("sd 0:0:0:0: [sda] tag#3 FAILED Result: hostbyte=DID_OK driverbyte=DRIVER_SENSE", "sda"),
         ("nvme nvme0: I/O 5 QID 2 timeout, aborting", ""),
