@@ -8,6 +8,7 @@ import json
 import textwrap
 from pathlib import Path
 
+from ebpfwatch.commands import seconds
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.postmortem.account import Account, Located, audit, in_common, summary
 from ebpfwatch.postmortem.dump import Dump
@@ -53,6 +54,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--most", type=int, default=50, metavar="N", help="anomalies to show in full (default 50)"
     )
+    parser.add_argument(
+        "--seconds",
+        type=seconds,
+        default=600.0,
+        metavar="S",
+        help="most time for one look (default 600); what is left out is said",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a dump")
 
 
@@ -65,7 +73,14 @@ def run(arguments: argparse.Namespace) -> int:
     accounts: list[tuple[str, Account]] = []
     for name in names:
         dump = Dump(None if name == _LIVE else Path(name), arguments.vmlinux)
-        account = audit(dump.drgn, dump.program, dump.name, name == _LIVE, arguments.threshold)
+        account = audit(
+            dump.drgn,
+            dump.program,
+            dump.name,
+            name == _LIVE,
+            arguments.threshold,
+            arguments.seconds,
+        )
         accounts.append((name, account))
         if arguments.json:
             print(json.dumps(_json(name, account), ensure_ascii=True))

@@ -73,14 +73,15 @@ def audit(
     named: Callable[[int], str],
     live: bool = False,
     threshold: int = 10,
+    seconds: float = 600,
     pause: Callable[[], None] = lambda: time.sleep(1),
 ) -> Account:
-    """Look once at a dump, twice at a living kernel."""
+    """Look once at a dump, twice at a living kernel; each look ends after ``seconds``, said so."""
     began = time.monotonic()
-    account = _look(drgn, program, named, threshold)
+    account = _look(drgn, program, named, threshold, seconds)
     if live:
         pause()
-        again = _look(drgn, program, named, threshold)
+        again = _look(drgn, program, named, threshold, seconds)
         kept, moved = stays(account.anomalies, again.anomalies)
         account = dataclasses.replace(again, anomalies=kept, moved=moved)
     account.seconds = time.monotonic() - began
@@ -99,8 +100,10 @@ def stays(first: Iterable[Located], second: Iterable[Located]) -> tuple[list[Loc
     return both, len(before) + len(after) - 2 * len(both)
 
 
-def _look(drgn: Any, program: Any, named: Callable[[int], str], threshold: int) -> Account:
-    walk = Walk(drgn, program)
+def _look(
+    drgn: Any, program: Any, named: Callable[[int], str], threshold: int, seconds: float
+) -> Account:
+    walk = Walk(drgn, program, seconds)
     result = judge(
         walk.names, walk.inodes, walk.files, walk.held, walk.slabs.allocated, walk.pinned
     )
@@ -168,6 +171,8 @@ def _nobodys(walk: Walk) -> dict[str, tuple[int, list[str]]]:
 
 def summary(account: Account) -> list[str]:
     """What it comes to, a line a kind; the worst first."""
+    if not account.anomalies and account.unread:
+        return ["Every count that was looked at agrees; not everything was looked at (see below)."]
     if not account.anomalies:
         return ["Every count agrees with what was found: no reference is missing."]
     kinds: dict[str, list[Located]] = collections.defaultdict(list)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,9 @@ from ebpfwatch.postmortem.slabs import Slabs
 
 __all__ = ["Superblock", "Walk"]
 
-_MOST_INODES = 1 << 23  # of one file system
+#: Names and inodes that are looked at, which bounds memory.  What is left out makes what is found
+#: smaller, and so accuses nobody.
+_MOST_NAMES, _MOST_INODES = 2_000_000, 1_500_000
 #: File systems that are on no disk: each name in them holds itself (simple_pin_fs() and dget() in
 #: their own code; they end with kill_litter_super()).
 _PINNED = frozenset(
@@ -44,8 +47,9 @@ class Superblock:
 class Walk:
     """One look at a kernel; what cannot be read is in ``unread``, a line each."""
 
-    def __init__(self, drgn: Any, program: Any) -> None:
+    def __init__(self, drgn: Any, program: Any, seconds: float = 600) -> None:
         self._drgn, self._program = drgn, program
+        self._until = time.monotonic() + seconds
 
         def read(address: int, size: int) -> bytes:
             try:
@@ -76,13 +80,24 @@ class Walk:
         self._must_have_roots()
         self.inodes = list(self._inodes())
 
+    def _is_name(self, address: int) -> bool:
+        slab = self.slabs.at(address)
+        return slab is not None and slab.cache.name == "dentry" and slab.allocated(address)
+
+    def _enough(self, count: int, most: int, what: str) -> bool:
+        """Whether to stop; says so."""
+        late = time.monotonic() > self._until
+        if late or count >= most:
+            why = "the time was over" if late else "that is the most that is looked at"
+            self.unread.append(f"{what} after {count}: {why}")
+        return late or count >= most
+
     def _must_have_roots(self) -> None:
-        """Each file system has a root.  Where not nearly all of them are among the names, it is the
-        account that is wrong, and not the kernel: then nobody is accused.
+        """Each file system has a root.  Where not nearly all of them are names for the slab
+        allocator, it is its account that is not understood, and nobody is accused.
         """
-        names = {name.address for name in self.names}
         roots = [one.root for one in self.superblocks.values() if one.root]
-        found = len([root for root in roots if root in names])
+        found = len([root for root in roots if self._is_name(root)])
         if found < 0.9 * len(roots):
             raise EbpfwatchError(
                 f"the slab allocator's account of this kernel is not understood: of {len(roots)}"
@@ -313,7 +328,10 @@ class Walk:
         lru = self._constant("DCACHE_LRU_LIST", 1 << 19)
         shrink = self._constant("DCACHE_SHRINK_LIST", 1 << 10)
         shape = self._shape_name
+        count = 0
         for slab in self.slabs.of(["dentry"]):
+            if self._enough(count, _MOST_NAMES, "names"):
+                return
             for address in slab.objects():
                 if address in slab.free:
                     continue
@@ -321,12 +339,13 @@ class Walk:
                     raw = shape.take(self.memory.read(address, shape.size))
                 except Fault:
                     continue
-                flags, parent, name, inode, lock, count, superblock, hashed = raw[:8]
+                flags, parent, name, inode, lock, references, superblock, hashed = raw[:8]
                 if superblock not in self.superblocks:
                     continue  # taken from the slab a moment ago, and not yet a name
+                count += 1
                 yield Name(
                     address,
-                    _signed(count, 32),
+                    _signed(references, 32),
                     bool(lock),
                     parent,
                     inode,
@@ -354,6 +373,7 @@ class Walk:
         link = int(drgn.offsetof(type_, "i_sb_list"))
         cleared, freeing = self._states()
         head_offset = int(drgn.offsetof(program.type("struct super_block"), "s_inodes"))
+        count = 0
         for superblock in self.superblocks:
             head = superblock + head_offset
             seen: set[int] = set()
@@ -361,7 +381,10 @@ class Walk:
                 at = self.memory.word(head)
                 while at != head:
                     inode = at - link
-                    if inode in seen or len(seen) >= _MOST_INODES:
+                    if count % 1024 == 0 and self._enough(count, _MOST_INODES, "inodes"):
+                        return
+                    count += 1
+                    if inode in seen:
                         self.unread.append(
                             f"the list of inodes of {self.superblocks[superblock].label} goes in a"
                             f" circle at {inode:#x}"
@@ -369,10 +392,10 @@ class Walk:
                         break
                     seen.add(inode)
                     raw = shape.take(self.memory.read(inode, shape.size))
-                    mode, own, number, links, lock, flags, at, count, marks = raw[:9]
+                    mode, own, number, links, lock, flags, at, references, marks = raw[:9]
                     yield Inode(
                         inode,
-                        _signed(count, 32),
+                        _signed(references, 32),
                         bool(lock),
                         bool(flags & cleared),
                         bool(flags & freeing),

@@ -447,6 +447,7 @@ _INSIDE = (
     *("Call Trace:", "[ cut here ]", "Internal error: ", "Modules linked in: ", "general protect"),
     *("Kernel panic - not", "Object already free", "list_del corruption", "list_add corruption"),
 )
+_END = "---[ end "
 _MAYBE_PREFIX = tuple("[<(0123456789 ") + ("",)
 #: Another program's name before the message, or a kernel that calls itself so; a console's login
 #: prompt is none.
@@ -469,7 +470,12 @@ def _maybe_inside(text: str) -> bool:
 
 
 def _known_inside(text: str) -> int:
-    """Where in the line a known message begins; 0 or less for nowhere."""
+    """Where in the line a known message begins; 0 or less for nowhere.
+
+    panic() ends with "---[ end Kernel panic - not syncing: ... ]---": that is a line of its own.
+    """
+    if text.startswith(_END):
+        return 0
     for word in _INSIDE:
         place = text.find(word, 1, 300)
         if place > 0 and not word.startswith("["):

@@ -328,6 +328,8 @@ def test_the_summary_and_what_dumps_have_in_common() -> None:
     assert summary(account()) == [
         "Every count agrees with what was found: no reference is missing."
     ]
+    partly = dataclasses.replace(account(), unread=["names after 1374: the time was over"])
+    assert "not everything was looked at" in summary(partly)[0]
     assert summary(account(located("name_too_few", 1))) == ["1 directory cannot be"]
     both = account(located("name_too_few", 1, 8), located("name_too_few", 2, 7))
     assert summary(both) == [

@@ -272,3 +272,14 @@ def test_a_comparison_of_nothing() -> None:
     """Crashes without reports compare by what there is."""
     boots = read(io.BufferedReader(io.BytesIO(QUIET)))
     assert compare.crashes([("x", boots[0])]) == []
+
+
+def test_the_end_of_a_panic_is_no_unknown_prefix() -> None:
+    """panic() closes with a line that repeats its message; a real dump's log ended so."""
+    text = (
+        b"[   92.336352] Kernel panic - not syncing: Fatal exception\n"
+        b"[   92.336689] SMP: stopping secondary CPUs\n"
+        b"[   92.347742] ---[ end Kernel panic - not syncing: Fatal exception ]---\n"
+    )
+    (boot,) = read(io.BufferedReader(io.BytesIO(text)))
+    assert boot.counts.behind == 0
