@@ -105,7 +105,13 @@ def _look(
 ) -> Account:
     walk = Walk(drgn, program, seconds)
     result = judge(
-        walk.names, walk.inodes, walk.files, walk.held, walk.slabs.allocated, walk.pinned
+        walk.names,
+        walk.inodes,
+        walk.files,
+        walk.held,
+        walk.slabs.allocated,
+        walk.pinned,
+        walk.whose,
     )
     waiting, callbacks = judge_chains(chains(program, drgn), walk.memory, walk.slabs, named)
     anomalies = [*result.anomalies, *_broken(walk.slabs.wrong()), *waiting]
@@ -185,9 +191,12 @@ def summary(account: Account) -> list[str]:
             lines.append(f"1 {first.what} {first.says}")
         else:
             missing = sum(one.anomaly.missing for one in found)
+            # A directory is a name, too.
+            what = "name" if first.kind.startswith("name_") else first.what
             lines.append(
-                f"{len(found)} x {first.what}: {_KINDS[kind]}"
+                f"{len(found)} x {what}: {_KINDS[kind]}"
                 + (f"; {missing} references are missing in all" if missing else "")
+                + (f", most of {found[0].path} ({first.missing})" if first.missing > 1 else "")
             )
     return lines
 

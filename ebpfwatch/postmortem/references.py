@@ -125,15 +125,17 @@ def judge(
     holders: Mapping[int, Sequence[Holder]],
     allocated: Callable[[int], bool | None],
     pinned: Callable[[int], bool] = lambda superblock: False,
+    whose: Callable[[int], str] = lambda file: "",
 ) -> Result:
     """Compare each count with what was found.
 
     ``allocated`` is the slab allocator's account of an address; ``pinned``: a superblock whose
-    names hold a reference of themselves, because they are on no disk.
+    names hold a reference of themselves, because they are on no disk; ``whose``: who has a file
+    open.
     """
     by_address = {name.address: name for name in names}
     living = [name for name in by_address.values() if not name.dead]
-    found = _Found(by_address, living, list(files), holders)
+    found = _Found(by_address, living, list(files), holders, whose)
     result = Result([], [], 0)
     for name in by_address.values():
         if name.locked:
@@ -170,8 +172,9 @@ class _Found:
         living: Sequence[Name],
         files: list[OpenFile],
         holders: Mapping[int, Sequence[Holder]],
+        whose: Callable[[int], str],
     ) -> None:
-        self.names, self.files, self.holders = names, files, holders
+        self.names, self.files, self.holders, self.whose = names, files, holders, whose
         self.children = collections.Counter(
             name.parent for name in living if name.parent != name.address
         )
@@ -195,13 +198,20 @@ class _Found:
         if self.children[address]:
             said.append(_many(self.children[address], "child", "children"))
         if self.all[address]:
-            said.append(_many(self.all[address], "open file", "open files"))
+            who = [self.whose(file.address) for file in self.files if file.name == address]
+            said.append(_many(self.all[address], "open file", "open files") + _some(who))
         kinds = collections.Counter(one.kind for one in self.holders.get(address, ()))
         for kind, count in kinds.items():
-            who = [one.who for one in self.holders[address] if one.kind == kind and one.who]
-            some = ", ".join(who[:_MOST_HOLDERS]) + (", ..." if len(who) > _MOST_HOLDERS else "")
-            said.append(f"{count} as {kind}" + (f" ({some})" if some else ""))
+            who = [one.who for one in self.holders[address] if one.kind == kind]
+            said.append(f"{count} as {kind}{_some(who)}")
         return said
+
+
+def _some(who: Sequence[str]) -> str:
+    """The first of them in brackets; without those of whom nothing is known."""
+    known = list(dict.fromkeys(filter(None, who)))
+    more = ", ..." if len(known) > _MOST_HOLDERS else ""
+    return f" ({', '.join(known[:_MOST_HOLDERS])}{more})" if known else ""
 
 
 def _many(count: int, one: str, more: str) -> str:

@@ -82,6 +82,20 @@ def test_a_directory_that_was_put_too_often() -> None:
     assert one.holders == ["200 children", "1 as working directory (sh (pid 7))"]
 
 
+def test_who_has_the_file_open() -> None:
+    """By task, each once."""
+    files = [OpenFile(n, 1, FILE, 1, True) for n in (1, 2, 3)]
+    result = judge(
+        [name(FILE, 1)],
+        [],
+        files,
+        {},
+        lambda _: True,
+        whose=lambda n: "sh (pid 7)" if n < 3 else "",
+    )
+    assert result.anomalies[0].holders == ["3 open files (sh (pid 7))"]
+
+
 def test_more_references_than_found_are_no_mistake() -> None:
     """Something holds them that was not looked at."""
     result = look([name(FILE, 5, DIR), name(DIR, 1)])
@@ -333,7 +347,7 @@ def test_the_summary_and_what_dumps_have_in_common() -> None:
     assert summary(account(located("name_too_few", 1))) == ["1 directory cannot be"]
     both = account(located("name_too_few", 1, 8), located("name_too_few", 2, 7))
     assert summary(both) == [
-        "2 x directory: fewer references than lead to them; 3 references are missing in all"
+        "2 x name: fewer references than lead to them; 3 references are missing in all"
     ]
     lines = in_common([("a", both), ("b", account(located("name_too_few", 3))), ("c", account())])
     assert lines == [
