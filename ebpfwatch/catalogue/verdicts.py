@@ -360,7 +360,7 @@ class Verdict(enum.Enum):
             message_id="2e161a75882c4219819704dcd5bf6994",
             words=Sentence(
                 "given back without a reference",
-                "iput() of an inode that has no reference left, or that is gone",
+                "iput() of an inode that has no reference left but its dentry's, or that is gone",
                 "A reference of an inode was given back that nobody had",
                 "Either who does so now had none, or somebody before gave it back in his place.",
                 step="put",

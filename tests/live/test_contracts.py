@@ -303,6 +303,33 @@ def test_a_put_of_a_dead_inode(session: Session, bed: Playback) -> None:
     only(session, "PUT_WITHOUT_REFERENCE", Broken.COUNT | Broken.DEAD)
 
 
+def names(bed: Playback) -> dict[str, int]:
+    """The members of an inode that a dentry names."""
+    return {"OFF_I_DENTRY": bed.dentry_address + bed.offsets["OFF_D_U"]}
+
+
+def test_a_put_of_the_reference_that_a_dentry_has(session: Session, bed: Playback) -> None:
+    """The last one, while the dentry still names the inode: told at the mistake itself."""
+    bed.inode.count, bed.inode.members = 1, names(bed)
+    bed.play("iput", bed.inode_address)
+    event = only(session, "PUT_WITHOUT_REFERENCE", Broken.COUNT | Broken.ALIAS)
+    assert (event.object, event.count, event.related) == (bed.object, 1, bed.dentry_address)
+    assert event.flags & Flag.RELATED_PROVEN and event.name == "ebpfwatch-selftest"
+
+
+@pytest.mark.parametrize("why", ["not the last", "no dentry", "another inode's dentry"])
+def test_a_put_of_a_reference_of_its_own_is_legal(
+    session: Session, bed: Playback, why: str
+) -> None:
+    """One reference more, an empty list, or a dentry that does not say it is this inode's."""
+    bed.inode.count = 2 if why == "not the last" else 1
+    bed.inode.members = {"OFF_I_DENTRY": 0} if why == "no dentry" else names(bed)
+    if why == "another inode's dentry":
+        bed.inode.dentry = {"OFF_D_INODE": 0}
+    bed.play("iput", bed.inode_address)
+    assert found(session) == []
+
+
 @pytest.mark.parametrize(
     ("count", "broken"), [(0, Broken.COUNT), (-128, Broken.COUNT | Broken.DEAD)]
 )
