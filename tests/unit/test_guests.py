@@ -239,6 +239,22 @@ def test_mistake_verdict_and_the_kernels_first_word_are_on_one_clock(tmp_path: P
     assert moments(_outcome(tmp_path, ""), ("evicted_in_use",)).mistake_ns is None
 
 
+def test_what_only_an_armed_hook_told_is_not_told_by_default(tmp_path: Path) -> None:
+    """iput's hook speaks first; the eviction's before the kernel's word, or after it."""
+    (tmp_path / "state/findings").mkdir(parents=True)
+    for number, (verdict, ns) in enumerate(
+        [("put_without_reference", 100_100_000_000), ("evicted_in_use", 100_250_000_000)]
+    ):
+        finding = dict(judged().to_json(), verdict=verdict, ns=ns)
+        (tmp_path / f"state/findings/{number}.json").write_text(json.dumps(finding))
+    verdicts = ("put_without_reference", "evicted_in_use")
+    for word, default in (("95.750000", 250.0), ("95.200000", None)):
+        console = _cause(100_000_000_000, 95.0) + f"[   {word}] kernel BUG at fs/inode.c:1563!\r\n"
+        found = moments(_outcome(tmp_path, console), verdicts)
+        assert (found.verdict, found.told_ms) == ("put_without_reference", 100.0)
+        assert found.default_ms == default
+
+
 def test_a_verdict_in_the_dumped_trace_buffer_has_a_moment_too(tmp_path: Path) -> None:
     console = _cause(50_000_000_000, 48.0) + _PRINTED
     found = moments(_outcome(tmp_path, console), ("double_free",))
@@ -277,8 +293,8 @@ def test_each_mistake_of_the_module_has_a_scenario_and_a_script() -> None:
 def test_a_part_of_the_matrix_rewrites_its_part_of_the_page(tmp_path: Path) -> None:
     """A mistake's row goes between its marks on the page as it is in docs/, the rest stays."""
     row = Row(
-        *("6.12", "6.12.1", "cause:iput_open", "iput() once too often", ["evicted_in_use"]),
-        *({}, True, None, None, None, "silent", "", True, "", 3100.0, None),  # type: ignore[arg-type]
+        *("6.12", "6.12.1", "cause:iput_open", "an iput() too many", ["evicted_in_use"]),
+        *({}, True, None, None, None, "silent", "", True, "", 3100.0, None, 3200.0),  # type: ignore[arg-type]
     )
     page = tmp_path / "detection.md"
     page.write_text((ROOT / "docs/detection.md").read_text())
@@ -286,7 +302,7 @@ def test_a_part_of_the_matrix_rewrites_its_part_of_the_page(tmp_path: Path) -> N
     parts = {mark: text for mark, text in sections([row], {}).items() if text}
     assert list(parts) == ["mistakes"]
     between(page, "mistakes", parts["mistakes"])
-    line = "| 6.12.1 | iput() once too often | evicted_in_use | 3100 ms |  | yes | silent |"
+    line = "| 6.12.1 | an iput() too many | evicted_in_use | 3100 ms |  | 3200 ms | yes | silent |"
     assert line in page.read_text()
     outside = re.compile(r"<!-- mistakes -->.*<!-- /mistakes -->", re.DOTALL)
     assert outside.sub("", page.read_text()) == outside.sub("", before)

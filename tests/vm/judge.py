@@ -31,7 +31,9 @@ class Row:
     from the journal's record of it, to the second free that a double destroy leads to, negative if
     they came later; None if unknown, or if no second free came.  ``told_ms``: from a mistake of
     causes.ko to the first verdict; ``word_ms``: from that to the kernel's first word, negative if
-    the kernel was first.  ``extra`` is what a script that judges itself found.
+    the kernel was first; ``default_ms``: from the mistake to the first verdict that needs no armed
+    hook, if that came before the kernel's word.
+    ``extra`` is what a script that judges itself found.
     """
 
     kernel: str
@@ -50,6 +52,7 @@ class Row:
     why: str
     told_ms: float | None = None
     word_ms: float | None = None
+    default_ms: float | None = None
 
 
 def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
@@ -78,6 +81,9 @@ def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
         modules += [boot.name(verdict.caller).partition("[")[2] for verdict in dumped if boot]
     if when.verdict:
         names = [when.verdict, *(name for name in dict.fromkeys(names) if when.verdict not in name)]
+    named = any(module.startswith(("crime", "causes")) for module in modules)
+    if scenario.causes and scenario.guilty and not named:
+        why = why or "the guilty module is not named"
     return Row(
         kernel.name,
         kernel.release,
@@ -85,7 +91,7 @@ def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
         scenario.what,
         names,
         survived,
-        any(module.startswith(("crime", "causes")) for module in modules),
+        named,
         _lead_ms(outcome),
         early,
         journal,
@@ -95,6 +101,7 @@ def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
         why,
         when.told_ms,
         when.word_ms,
+        when.default_ms,
     )
 
 

@@ -26,6 +26,8 @@ _CAUSE = re.compile(
     r"\[ *(?P<log>\d+\.\d+)\][^\n]*?cause: \w+ object=\S+ ino=(?P<ino>\d+) at=(?P<ns>\d+)"
 )
 _WORD = re.compile(r"\[ *(\d+\.\d+)\][^\n]*?(?:" + COMPLAINT + ")")
+#: The verdicts of hooks that are attached only for a while (put, close).
+_ARMED = ("put_without_reference", "closed_after_death")
 _TRACED = re.compile(r"[ .](\d+)(us |\.\d+): [^\n]*?ebpfwatch verdict=(\d+) ino=(\d+)")
 
 
@@ -33,8 +35,9 @@ _TRACED = re.compile(r"[ .](\d+)(us |\.\d+): [^\n]*?ebpfwatch verdict=(\d+) ino=
 class Moments:
     """CLOCK_MONOTONIC, ns; None for what never came.
 
-    ``verdict`` is the first of those that were asked for, ``ino`` its inode.  ``victim`` is the
-    inode that the module itself names, 0 if it names none.
+    ``verdict`` is the first of those that were asked for, ``ino`` its inode.  ``default_ns`` is
+    that of the first that no armed hook told: what the default configuration tells, where nothing
+    has happened before.  ``victim`` is the inode that the module itself names, 0 if it names none.
     """
 
     mistake_ns: int | None = None
@@ -43,6 +46,7 @@ class Moments:
     ino: int = 0
     verdict_ns: int | None = None
     word_ns: int | None = None
+    default_ns: int | None = None
 
     @property
     def told_ms(self) -> float | None:
@@ -53,6 +57,14 @@ class Moments:
     def word_ms(self) -> float | None:
         """From the verdict to the kernel's first word; negative if the kernel was first."""
         return _between(self.verdict_ns, self.word_ns)
+
+    @property
+    def default_ms(self) -> float | None:
+        """From the mistake to the first verdict of a hook that is not armed; None where there is
+        none before the kernel's first word.
+        """
+        late = _between(self.default_ns, self.word_ns)
+        return None if late is not None and late < 0 else _between(self.mistake_ns, self.default_ns)
 
 
 def _between(first: int | None, second: int | None) -> float | None:
@@ -80,8 +92,10 @@ def moments(outcome: Outcome, verdicts: tuple[str, ...]) -> Moments:
     told += [(ns + offset, verdict, ino) for ns, verdict, ino in _traced(outcome.console)]
     wanted = sorted(one for one in told if one[1] in verdicts and one[0] >= mistake)
     ns, verdict, ino = wanted[0] if wanted else (None, "", 0)
+    unarmed = [one for one in wanted if one[1] not in _ARMED]
+    default_ns = unarmed[0][0] if unarmed else None
     word_ns = round(float(word.group(1)) * 1e9) + offset if word else None
-    return Moments(mistake, victim, verdict, ino, ns, word_ns)
+    return Moments(mistake, victim, verdict, ino, ns, word_ns, default_ns)
 
 
 def _traced(console: str) -> Iterator[tuple[int, str, int]]:

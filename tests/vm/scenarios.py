@@ -160,9 +160,27 @@ _MISTAKES = (
 )
 
 
+#: Those that are told while the module makes them, so that its code is on the stack.
+_IN_THE_ACT = (
+    *("iput_open", "iput_idle", "iput_stale", "iput_reused", "dput_deleted"),
+    *("unlink_each", "unlink_shared", "free_live"),
+)
+
+#: Before Linux 5.8 RCU's crossed lists are not told (docs/contracts.md), nor with its threads.
+_CROSSED = ("5.10", "6.1", "6.1-generic", "6.12", "6.12-16k", "6.12-generic")
+
+
 def _mistakes() -> tuple[Scenario, ...]:
     return tuple(
-        Scenario(f"cause:{name}", what, "cause", tuple(name.split("-")), causes=causes)
+        Scenario(
+            f"cause:{name}",
+            what,
+            "cause",
+            tuple(name.split("-")),
+            causes=causes,
+            guilty=name in _IN_THE_ACT,
+            kernels=_CROSSED if name == "rcu_twice" else (),
+        )
         for name, causes, what in _MISTAKES
     )
 

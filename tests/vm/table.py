@@ -49,11 +49,13 @@ _MISTAKES = """\
 ## Mistakes, before anything is freed twice
 
 tests/vm/modules/causes.c makes each of these on purpose, in a guest of its own, and ordinary work goes on: churn,
-`drop_caches` on both CPUs, files closed. *Mistake to verdict* is by the module's own line, *verdict to the kernel's first
-word* ends at the first warning, BUG or oops in its log, and is empty where the kernel never spoke.
+`drop_caches` on both CPUs, files closed. The hooks on `iput()` and `__fput()` are armed. *Mistake to verdict* is by the
+module's own line, *verdict to the kernel's first word* ends at the first warning, BUG or oops in its log, and is empty where
+the kernel never spoke. *Nothing armed* is the time from the mistake to the first verdict that needs no armed hook: what the
+default configuration tells. "No" there means: not before the kernel's first word, or not at all where it never spoke.
 
-| kernel | mistake | told | mistake to verdict | verdict to the kernel's first word | module named | the kernel itself |
-|---|---|---|---|---|---|---|
+| kernel | mistake | told | mistake to verdict | verdict to the kernel's first word | nothing armed | module named | the kernel itself |
+|---|---|---|---|---|---|---|---|
 """
 
 _CHURN = """\
@@ -158,6 +160,7 @@ def _mistake(row: Row) -> str:
         _detected(row),
         _ms(row.told_ms),
         _ms(row.word_ms),
+        (_ms(row.default_ms) or "no") if row.told_ms is not None else "",
         "yes" if row.named else "",
         row.ended,
     )

@@ -22,7 +22,7 @@
  *   files_leaked   COUNT files opened and never closed: wrong, but nothing is freed
  *
  * Each mistake is one line in the kernel log, written before it is made: "cause: NAME object=... ino=... at=NS"; NS is
- * CLOCK_MONOTONIC, as in the findings.  The inode is 0 where there are several, or none.
+ * CLOCK_MONOTONIC, as in the findings.  The inode is the one that lives there then, 0 where there are several, or none.
  */
 #include <linux/cpumask.h>
 #include <linux/dcache.h>
@@ -59,8 +59,10 @@ static bool is(const char *name)
 
 static void confess(void *object)
 {
-	pr_info("cause: %s object=%px ino=%lu at=%llu\n", cause, object,
-		found == 1 ? victim_ino : 0, ktime_get_ns());
+	unsigned long ino = is("iput_reused") ? victim->i_ino : victim_ino;
+
+	pr_info("cause: %s object=%px ino=%lu at=%llu\n", cause, object, found == 1 ? ino : 0,
+		ktime_get_ns());
 }
 
 static int remove(struct inode *directory, struct dentry *dentry)

@@ -1,5 +1,6 @@
 # $1: minutes of ordinary work at different priorities, while a CPU goes and comes. Nothing may be said of it.
 watch
+kill -USR2 $daemon # with the armed hooks (docs/contracts.md)
 python3 load.py "$1" /mnt/vdb >/results/load 2>&1 &
 load=$!
 cpu=/sys/devices/system/cpu/cpu1/online
