@@ -61,7 +61,8 @@ def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
     files = sorted((outcome.results / "state/findings").glob("*.json"))
     findings = [json.loads(file.read_text()) for file in files]
     findings = [f for f in findings if f["verdict"] != "concurrent_unlink"]
-    dumped = [v for v in traced(outcome.console.splitlines()) if v.verdict == scenario.verdict]
+    wanted = (scenario.verdict, *scenario.causes)
+    dumped = [v for v in traced(outcome.console.splitlines()) if v.verdict in wanted]
     survived = places(outcome, scenario.verdict) if scenario.verdict else {}
     why = _objection(scenario, findings, dumped, outcome, when)
     enough = ("", "the first context") if scenario.verdict in _NO_FIRST else ("",)

@@ -360,7 +360,7 @@ KINDS = (
 
 def metrics():
     """(inodes that ended, {verdict: how often})."""
-    with urllib.request.urlopen("http://localhost:9866/metrics", timeout=120) as answer:
+    with urllib.request.urlopen("http://127.0.0.1:9866/metrics", timeout=120) as answer:
         text = answer.read().decode()
     found = re.findall(r'findings_total{[^}]*test="false",verdict="(\w+)"} (\S+)', text)
     verdicts = {}
