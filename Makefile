@@ -12,6 +12,8 @@ ONLY    :=
 BENCH   := $(if $(ONLY),,--write docs/performance.md)
 HOURS   := 1
 KILLS   := 1000
+AUDITED := 6.1
+FORM    := elf
 SECONDS := 20
 FUZZ    := 600
 KEY     :=
@@ -112,7 +114,7 @@ test-vm: install-vm install-deb  ## crimes in arm64 guests: KERNELS=4.19 or KERN
 test-postmortem: install-vm  ## vmcores of a second free, of other mistakes and of a busy guest, made in guests and read here
 	$(RUN) -m pip install --quiet --disable-pip-version-check 'drgn>=0.1,<1'
 	$(RUN) -m tests.vm.postmortem
-	$(RUN) -m tests.vm.audited
+	$(RUN) -m tests.vm.audited --kernel $(AUDITED) --form $(FORM)
 
 # One boot each: the unit under systemd as PID 1, a real double free, refusals.
 guests: install-vm install-deb  ## Debian's oldest and newest kernel as arm64 guests, and 4.19 where one was brought

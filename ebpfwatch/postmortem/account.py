@@ -93,7 +93,7 @@ def stays(first: Iterable[Located], second: Iterable[Located]) -> tuple[list[Loc
 
     def key(one: Located) -> tuple[object, ...]:
         anomaly = one.anomaly
-        return anomaly.kind, anomaly.object, anomaly.has, anomaly.counted
+        return anomaly.kind, anomaly.object, anomaly.says
 
     before, after = {key(one): one for one in first}, {key(one): one for one in second}
     both = [one for what, one in after.items() if what in before]

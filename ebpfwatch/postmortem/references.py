@@ -30,8 +30,11 @@ _MOST_HOLDERS = 6
 
 
 class Name(NamedTuple):
-    """A dentry: one name in one directory.  ``listed``: the kernel's flags say that it is on the
-    list of unused ones.
+    """A dentry: one name in one directory.
+
+    ``listed``: the kernel's flags say that it is on the list of unused ones.  ``linked``: it is on
+    a list of children.  A dentry that __d_alloc() has just taken from the slab has the parent of
+    its former life for some instructions, and is on none.
     """
 
     address: int
@@ -42,7 +45,7 @@ class Name(NamedTuple):
     superblock: int
     name: int
     listed: bool
-    hashed: bool
+    linked: bool
 
     @property
     def dead(self) -> bool:
@@ -176,7 +179,10 @@ class _Found:
     ) -> None:
         self.names, self.files, self.holders, self.whose = names, files, holders, whose
         self.children = collections.Counter(
-            name.parent for name in living if name.parent != name.address
+            name.parent for name in living if name.linked and name.parent != name.address
+        )
+        self.unlinked = collections.Counter(
+            name.parent for name in living if not name.linked and name.parent != name.address
         )
         self.sure = collections.Counter(file.name for file in files if file.sure)
         self.all = collections.Counter(file.name for file in files)
@@ -188,6 +194,7 @@ class _Found:
         held = self.holders.get(address, ())
         return (
             self.children[address]
+            + (self.unlinked[address] if with_unsure else 0)
             + files[address]
             + len([one for one in held if with_unsure or not one.kind.startswith("perhaps ")])
         )
@@ -260,7 +267,7 @@ def _freed_parents(
 ) -> Iterable[Anomaly]:
     children: dict[int, list[Name]] = {}
     for name in living:
-        if name.parent not in found.names and not name.locked:
+        if name.parent not in found.names and name.linked and not name.locked:
             children.setdefault(name.parent, []).append(name)
     for parent, names in children.items():
         if allocated(parent) is False:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.postmortem.memory import Fault, Memory, Shape, places
+from ebpfwatch.postmortem.memory import Fault, Memory, Shape, offset, places
 from ebpfwatch.postmortem.references import Holder, Inode, Name, OpenFile
 from ebpfwatch.postmortem.slabs import Slabs
 
@@ -319,7 +319,7 @@ class Walk:
                 "lock": (_LOCK("d_lockref.lock") + ("d_lock",), 4),
                 "count": (("d_lockref.count", "d_count"), 4),
                 "superblock": (("d_sb",), 8),
-                "hash": (("d_hash.pprev",), 8),
+                "back": (("d_child.prev", "d_sib.pprev"), 8),
             }
             shape = self.__dict__["_name_shape"] = Shape(places(self._drgn, type_, wanted))
         return shape
@@ -328,6 +328,8 @@ class Walk:
         lru = self._constant("DCACHE_LRU_LIST", 1 << 19)
         shrink = self._constant("DCACHE_SHRINK_LIST", 1 << 10)
         shape = self._shape_name
+        # Linux 6.8 has d_sib instead of d_child.
+        node = offset(self._drgn, self._program.type("struct dentry"), "d_child", "d_sib") or 0
         count = 0
         for slab in self.slabs.of(["dentry"]):
             if self._enough(count, _MOST_NAMES, "names"):
@@ -339,7 +341,7 @@ class Walk:
                     raw = shape.take(self.memory.read(address, shape.size))
                 except Fault:
                     continue
-                flags, parent, name, inode, lock, references, superblock, hashed = raw[:8]
+                flags, parent, name, inode, lock, references, superblock, back = raw[:8]
                 if superblock not in self.superblocks:
                     continue  # taken from the slab a moment ago, and not yet a name
                 count += 1
@@ -352,8 +354,15 @@ class Walk:
                     superblock,
                     name,
                     bool(flags & lru and not flags & shrink),
-                    bool(hashed),
+                    self._leads(back, address + node),
                 )
+
+    def _leads(self, back: int, node: int) -> bool:
+        """Whether the neighbour on its list leads to this node."""
+        try:
+            return bool(back) and self.memory.word(back) == node
+        except Fault:
+            return False
 
     def _inodes(self) -> Iterator[Inode]:
         drgn, program = self._drgn, self._program

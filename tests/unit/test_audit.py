@@ -140,6 +140,15 @@ def test_names_that_cannot_be(names: list[Name], expected: list[tuple[str, int]]
     assert kinds(look(names, free=[0xBAD])) == expected
 
 
+def test_a_name_that_is_being_made_is_no_child() -> None:
+    """It has the parent of its former life until __d_alloc() has set its own; on no list."""
+    made = name(FILE, 1, DIR)._replace(linked=False)
+    assert look([name(DIR, 0), made]).anomalies == []
+    assert look([name(DIR, -128), made]).anomalies == []
+    assert look([name(FILE, 1, 0xBAD)._replace(linked=False)], free=[0xBAD]).anomalies == []
+    assert look([name(DIR, 1), made]).more[0][0].address == FILE  # a cursor of readdir() holds it
+
+
 def test_a_dead_name_in_use() -> None:
     """An open file's, or a mount's."""
     dead = name(FILE, -128)
@@ -319,7 +328,8 @@ def test_lists_of_callbacks() -> None:
 
 def located(kind: str, object_: int, has: int = 0) -> Located:
     """An anomaly of a directory."""
-    one = Anomaly(kind, object_, "directory", "cannot be", has=has, counted=9)
+    says = f"cannot be {has}" if has else "cannot be"
+    one = Anomaly(kind, object_, "directory", says, has=has, counted=9)
     return Located(one, "/mnt/dir", "ext4 vdb (254:16)")
 
 
