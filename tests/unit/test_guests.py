@@ -293,7 +293,7 @@ def test_each_mistake_of_the_module_has_a_scenario_and_a_script() -> None:
 def test_a_part_of_the_matrix_rewrites_its_part_of_the_page(tmp_path: Path) -> None:
     """A mistake's row goes between its marks on the page as it is in docs/, the rest stays."""
     row = Row(
-        *("6.12", "6.12.1", "cause:iput_open", "an iput() too many", ["evicted_in_use"]),
+        *("6.12", "6.12.1", "cause:iput_open", "iput() too often", ["evicted_in_use"]),
         *({}, True, None, None, None, "silent", "", True, "", 3100.0, None, 3200.0),  # type: ignore[arg-type]
     )
     page = tmp_path / "detection.md"
@@ -302,7 +302,7 @@ def test_a_part_of_the_matrix_rewrites_its_part_of_the_page(tmp_path: Path) -> N
     parts = {mark: text for mark, text in sections([row], {}).items() if text}
     assert list(parts) == ["mistakes"]
     between(page, "mistakes", parts["mistakes"])
-    line = "| 6.12.1 | an iput() too many | evicted_in_use | 3100 ms |  | 3200 ms | yes | silent |"
+    line = "| 6.12.1 | iput() too often | evicted_in_use | 3100 ms |  | 3200 ms |  | yes | silent |"
     assert line in page.read_text()
     outside = re.compile(r"<!-- mistakes -->.*<!-- /mistakes -->", re.DOTALL)
     assert outside.sub("", page.read_text()) == outside.sub("", before)

@@ -12,7 +12,7 @@ from ebpfwatch.postmortem.last_boot import BootRecord
 from tests.vm import guest
 from tests.vm.kernels import Kernel
 from tests.vm.leads import leads
-from tests.vm.moments import COMPLAINT, Moments, moments
+from tests.vm.moments import COMPLAINT, Moments, everywhere, moments
 from tests.vm.places import SECOND_FREE, journaled, places
 from tests.vm.scenarios import Scenario
 
@@ -64,6 +64,8 @@ def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
     wanted = (scenario.verdict, *scenario.causes)
     dumped = [v for v in traced(outcome.console.splitlines()) if v.verdict in wanted]
     survived = places(outcome, scenario.verdict) if scenario.verdict else {}
+    if scenario.causes:  # a mistake has one context: no place can lack the other
+        survived = dict.fromkeys(places(outcome, when.verdict), "")
     why = _objection(scenario, findings, dumped, outcome, when)
     enough = ("", "the first context") if scenario.verdict in _NO_FIRST else ("",)
     if not (why or scenario.alone) and scenario.verdict and not _any(survived, enough):
@@ -75,7 +77,7 @@ def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
         extra, wrong = leads(outcome)
         why = why or wrong
     boot = BootRecord.read(outcome.results / "state/boot.json")
-    modules = [frame["module"] for f in findings for frame in f["second"]["stack"]]
+    modules = [frame["module"] for f in everywhere(outcome) for frame in f["second"]["stack"]]
     names = [f"{f['verdict']} {f['confidence']}" for f in findings]
     if dumped:
         names = names or [f"{dumped[0].verdict} (by the probe)"]

@@ -12,7 +12,7 @@ from ebpfwatch.catalogue.verdicts import numbered
 from tests.vm.guest import Outcome
 from tests.vm.places import journaled
 
-__all__ = ["COMPLAINT", "Moments", "findings", "moments"]
+__all__ = ["COMPLAINT", "Moments", "everywhere", "moments"]
 
 #: What the kernel says when it notices: its first word.
 COMPLAINT = (
@@ -71,8 +71,8 @@ def _between(first: int | None, second: int | None) -> float | None:
     return None if first is None or second is None else (second - first) / 1e6
 
 
-def findings(outcome: Outcome) -> list[dict[str, Any]]:
-    """Those on disk and in the journal; one that is in both comes twice."""
+def everywhere(outcome: Outcome) -> list[dict[str, Any]]:
+    """The findings on disk and in the journal; one that is in both comes twice."""
     files = sorted((outcome.results / "state/findings").glob("*.json"))
     return [json.loads(file.read_text()) for file in files] + journaled(outcome.results)
 
@@ -87,7 +87,7 @@ def moments(outcome: Outcome, verdicts: tuple[str, ...]) -> Moments:
     word = _WORD.search(outcome.console, cause.end())
     told = [
         (int(body["ns"]), body["verdict"], int(body["identity"]["ino"]))
-        for body in findings(outcome)
+        for body in everywhere(outcome)
     ]
     told += [(ns + offset, verdict, ino) for ns, verdict, ino in _traced(outcome.console)]
     wanted = sorted(one for one in told if one[1] in verdicts and one[0] >= mistake)

@@ -18,7 +18,7 @@ def whole(places: Mapping[str, str]) -> list[str]:
 def survival(rows: Iterable[Row]) -> str:
     """Markdown; only of the rows that there are."""
     rows = list(rows)
-    crimes = [row for row in rows if row.places]
+    crimes = [row for row in rows if row.places and not row.scenario.startswith("cause:")]
     pstore = {row.kernel: row for row in rows if row.scenario == "reboot"}
     text = "| kernel | scenario | the guest's end | " + " | ".join(PLACES) + " |\n"
     text += "|---|---|---|" + "---|" * len(PLACES) + "\n"

@@ -54,8 +54,8 @@ module's own line, *verdict to the kernel's first word* ends at the first warnin
 the kernel never spoke. *Nothing armed* is the time from the mistake to the first verdict that needs no armed hook: what the
 default configuration tells. "No" there means: not before the kernel's first word, or not at all where it never spoke.
 
-| kernel | mistake | told | mistake to verdict | verdict to the kernel's first word | nothing armed | module named | the kernel itself |
-|---|---|---|---|---|---|---|---|
+| kernel | mistake | told | mistake to verdict | verdict to the kernel's first word | nothing armed | where it survived | module named | the kernel itself |
+|---|---|---|---|---|---|---|---|---|
 """
 
 _CHURN = """\
@@ -161,6 +161,7 @@ def _mistake(row: Row) -> str:
         _ms(row.told_ms),
         _ms(row.word_ms),
         (_ms(row.default_ms) or "no") if row.told_ms is not None else "",
+        ", ".join(row.places),
         "yes" if row.named else "",
         row.ended,
     )
