@@ -61,7 +61,6 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "fish": (_program("fish"), "no fish: apt-get install fish"),
     "gpg": (_program("gpg", "gpgconf"), "no gpg: apt-get install gnupg"),
     "rpm": (_program("rpm", "rpmbuild"), "no rpmbuild: apt-get install rpm"),
-    "nspawn": (_program("systemd-nspawn"), "no nspawn: apt-get install systemd-container"),
     "dpkg": (_program("dpkg-query"), "no dpkg: this is no Debian"),
 }
 
