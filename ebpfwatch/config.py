@@ -14,7 +14,7 @@ from ebpfwatch.kernel.protocol import LoadRequest
 from ebpfwatch.system.configfile import read
 from ebpfwatch.text.strictyaml import between, key, one_of, power_of_two
 
-__all__ = ["Config", "changed", "load", "loader_request", "restart_needed"]
+__all__ = ["Config", "changed", "load", "loader_request", "programs_directory", "restart_needed"]
 
 
 def _absolute(value: Any) -> str:
@@ -201,7 +201,12 @@ def changed(old: Config, new: Config) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def loader_request(settings: Config) -> LoadRequest:
+def programs_directory(settings: Config) -> str:
+    """Where compiled programs are kept for the next start."""
+    return f"{settings.state_directory}/programs"
+
+
+def loader_request(settings: Config, keep: str = "") -> LoadRequest:
     """What the loader child must know of it."""
     hooks, kernel, evidence = settings.hooks, settings.kernel, settings.evidence
     return LoadRequest(
@@ -218,6 +223,7 @@ def loader_request(settings: Config) -> LoadRequest:
         dump_on_oops=evidence.dump_on_oops,
         names=evidence.names,
         first_stacks=evidence.first_stacks,
+        keep=keep,
     )
 
 

@@ -23,6 +23,7 @@ __all__ = ["COMMANDS", "main", "parser", "positive", "seconds"]
 #: name: one line of help. The module of the same name (with _ for -) is imported only when needed.
 COMMANDS = {
     "run": "watch this machine until stopped",
+    "build": "compile the programs for this kernel now, so that a start needs no compiler",
     "status": "is it watching, was anything found: one screen, and an exit code for monitoring",
     "check": "examine this machine: hooks, evidence of a crash, memory, storage, modules, remedies",
     "selftest": "simulate a double free in the running daemon: does every sink report it?",

@@ -23,8 +23,8 @@ from ebpfwatch.host.sources import Sources
 from ebpfwatch.host.state import HostReader, HostState
 from ebpfwatch.kernel.dry_run import DryRun
 from ebpfwatch.kernel.hook import LoadedHook
+from ebpfwatch.kernel.pending import probe
 from ebpfwatch.kernel.protocol import Examined, LoadRequest
-from ebpfwatch.kernel.session import probe
 from ebpfwatch.kernellog.watcher import Watcher
 from ebpfwatch.paths import Paths
 from ebpfwatch.system.log import say

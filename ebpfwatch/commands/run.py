@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ebpfwatch import config
 from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.kernel.pending import Pending
 from ebpfwatch.paths import Paths
 from ebpfwatch.system.files import why_not_roots
 from ebpfwatch.system.log import say
@@ -32,10 +33,15 @@ def run(arguments: argparse.Namespace) -> int:
     os.umask(0o077)
     settings = config.load(arguments.config)
     _judge_hands(os.path.abspath(arguments.config), settings)
-    from ebpfwatch.daemon.loop import Daemon
+    loader = Pending()
+    try:
+        # After the child was started: importing the daemon takes as long as the child's own start.
+        from ebpfwatch.daemon.loop import Daemon
 
-    run_directory = Path(os.environ.get("RUNTIME_DIRECTORY", "/run/ebpfwatch"))
-    Daemon(settings, arguments.config, Paths(run=run_directory), arguments.verbose).run()
+        paths = Paths(run=Path(os.environ.get("RUNTIME_DIRECTORY", "/run/ebpfwatch")))
+        Daemon(settings, arguments.config, paths, loader, arguments.verbose).run()
+    finally:
+        loader.abandon()
     return Exit.OK
 
 

@@ -17,8 +17,9 @@ from ebpfwatch.commands import seconds
 from ebpfwatch.errors import Exit
 from ebpfwatch.events.wire import DecodeError, UnlinkEvent, decode, device
 from ebpfwatch.kernel import libbpf
+from ebpfwatch.kernel.pending import start_loader
 from ebpfwatch.kernel.protocol import LoadRequest
-from ebpfwatch.kernel.session import Session, load, start_loader
+from ebpfwatch.kernel.session import Session, load
 from ebpfwatch.system import privileges
 from ebpfwatch.system.clock import ahead_ns
 from ebpfwatch.system.log import say

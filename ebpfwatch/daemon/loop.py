@@ -35,7 +35,8 @@ from ebpfwatch.host import memory
 from ebpfwatch.host.sources import Sources
 from ebpfwatch.host.state import HostReader
 from ebpfwatch.kernel import tracebuffer
-from ebpfwatch.kernel.session import load, start_loader
+from ebpfwatch.kernel.pending import Pending
+from ebpfwatch.kernel.session import load
 from ebpfwatch.kernel.state import TableFill
 from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.paths import Paths
@@ -61,12 +62,18 @@ class Daemon:
     """Owns everything; ``run`` returns when a signal says so."""
 
     def __init__(
-        self, settings: config.Config, config_path: str, paths: Paths, verbose: bool = False
+        self,
+        settings: config.Config,
+        config_path: str,
+        paths: Paths,
+        loader: Pending,
+        verbose: bool = False,
     ) -> None:
         self._config = settings
         self._started_with = settings
         self._config_path = config_path
         self._paths = paths
+        self._loader = loader
         self._verbose = verbose
         self._started = time.time()
         self._began = time.monotonic()
@@ -90,20 +97,16 @@ class Daemon:
         self._delivery = Delivery(self._config, self._paths, self._this_boot.not_kept)
         self._actions = Actions(self._config, self._paths)
         self._web = start.bind(self._config)
-        pending = start_loader(start.load_request(self._config, self._paths, self._verbose))
-        try:
-            # While the child compiles:
-            self._delivery.connect()
-            self._precursors = Precursors(self._paths, self._surroundings.recorder, self._this_boot)
-            self._this_boot.look_back(self._precursors.watcher.own)
-            self._delivery.look_back(self._this_boot.boot_id)
-            self._precursors.look_back()
-            self._symbols.load()
-        except BaseException:
-            pending.abandon()
-            raise
+        pending = self._loader
+        pending.ask(start.load_request(self._config, self._paths, self._verbose))
+        # While the child loads:
+        self._delivery.connect()
+        self._precursors = Precursors(self._paths, self._surroundings.recorder, self._this_boot)
+        self._this_boot.look_back(self._precursors.watcher.own)
+        self._delivery.look_back(self._this_boot.boot_id)
+        self._precursors.look_back()
+        self._symbols.load()
         if not pending.wait(lambda: self._signals.stop):
-            pending.abandon()
             lock.release()
             say("stopped before the probes were loaded")
             return

@@ -14,7 +14,7 @@ from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host import mounts
 from ebpfwatch.kernel import libbpf
 from ebpfwatch.kernel.playback import PAGE_BYTES, Playback
-from ebpfwatch.kernel.protocol import LoadRequest
+from ebpfwatch.kernel.protocol import LoadRequest, Origin
 from ebpfwatch.kernel.session import Session
 from ebpfwatch.paths import Paths
 from ebpfwatch.system import log, privileges, seccomp
@@ -50,7 +50,7 @@ def load_request(settings: config.Config, paths: Paths, verbose: bool) -> LoadRe
             Exit.UNAVAILABLE,
         )
     return dataclasses.replace(
-        config.loader_request(settings),
+        config.loader_request(settings, keep=config.programs_directory(settings)),
         mounts=tuple(mount.path for mount in found if not mount.read_only),
         verbose=verbose,
     )
@@ -118,6 +118,7 @@ def introduce(
 ) -> None:
     """Say what was loaded, what is missing, and where everything goes."""
     loaded = session.loaded
+    _tell_origin(loaded.origin)
     for hook in loaded.hooks:
         better = f" ({hook.why})" if hook.why and hook.has_rung else ""
         why = f": {hook.why}" if hook.why and not hook.has_rung else ""
@@ -140,6 +141,16 @@ def introduce(
         say(f"an oops will not print the verdicts: {loaded.dump.why_not}", "notice")
     say(f"metrics: {url}/metrics" if url != "off" else "metrics: off")
     say(f"findings: {delivery.store.directory}")
+
+
+def _tell_origin(origin: Origin) -> None:
+    if not origin.compiled:
+        say(f"programs: as they were compiled before, from {origin.file}")
+        return
+    kept = "; kept for the next start" if origin.file else ""
+    say(f"programs: compiled now ({origin.compiled}){kept}")
+    if origin.not_kept:
+        say(f"the next start compiles again: {origin.not_kept}", "warning")
 
 
 def tidy() -> None:

@@ -13,7 +13,7 @@ from ebpfwatch.kernel.dry_run import DryRun
 from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.kernel.tracebuffer import Dump
 
-__all__ = ["Examined", "Features", "Learned", "LoadRequest", "Loaded", "Place"]
+__all__ = ["Examined", "Features", "Learned", "LoadRequest", "Loaded", "Origin", "Place"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,9 @@ class LoadRequest:
     ``unit`` is a key of ``catalogue.ladder.UNITS``; ``mounts`` are where the child may let a file
     of its own die, to learn from it.  ``attach`` false: everything is loaded and described, and
     nothing is attached (for tests and measurements).  ``verify``: everything is loaded and dropped
-    again.  The other fields are the configuration's keys of the same names.
+    again.  ``keep`` is the directory where compiled programs are kept for the next start, "" for
+    none; ``build``: they are compiled, tried and kept, whatever is kept already, and nothing is
+    attached.  The other fields are the configuration's keys of the same names.
     """
 
     unit: str
@@ -43,6 +45,8 @@ class LoadRequest:
     attach: bool = True
     verify: bool = False
     verbose: bool = False
+    keep: str = ""
+    build: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +71,16 @@ class Learned:
     dead_state: int = 0
     vfs_inode: int = 0
 
+    @property
+    def values(self) -> dict[str, int]:
+        """The same by the names in probes/ (``loader.image.HOLES``)."""
+        return {
+            "EXT4_INODE_CACHE": self.cache,
+            "EXT4_FREE_SITE": self.call_site,
+            "DEAD_STATE": self.dead_state,
+            "OFF_VFS_INODE": self.vfs_inode,
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:
@@ -76,6 +90,20 @@ class Place:
     kind: str
     symbol: str
     attachment: Attachment
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where the programs are from.
+
+    ``file`` holds them, compiled, for this kernel and configuration; "" if none does.
+    ``compiled``: why they were compiled now, "" if they are the file's.  ``not_kept``: why they
+    could not be kept.
+    """
+
+    file: str = ""
+    compiled: str = ""
+    not_kept: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +125,7 @@ class Loaded:
     places: tuple[Place, ...]
     slab_free_ns: float
     dump: Dump
+    origin: Origin = Origin()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,3 +135,4 @@ class Examined:
     hooks: tuple[LoadedHook, ...]
     features: Features
     dry_run: DryRun
+    origin: Origin = Origin()

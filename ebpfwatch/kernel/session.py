@@ -1,4 +1,4 @@
-"""The daemon's end of the loader: starts the child, owns the fds, reads maps and the ring.
+"""What was loaded: owns the fds, reads maps and the ring.
 
 The links live in the fds: when this process ends, however it ends, the programs are gone.
 """
@@ -8,146 +8,26 @@ from __future__ import annotations
 import collections
 import contextlib
 import ctypes
-import dataclasses
 import os
 import re
-import select
-import socket
 import struct
-import subprocess
-import sys
 import time
-from pathlib import Path
-from typing import Callable, TypeVar
 
 from ebpfwatch.catalogue.counters import COUNTERS, EVENTS, LOSSES
 from ebpfwatch.catalogue.layout import FIRST_STACK_DEPTH, GRACE_BUCKETS, OBJECT_DEAD, WAYS
-from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.events.wire import Bucket, Settings
-from ebpfwatch.kernel import handoff, libbpf
+from ebpfwatch.kernel import libbpf
 from ebpfwatch.kernel.links import Links
-from ebpfwatch.kernel.protocol import Examined, Loaded, LoadRequest
+from ebpfwatch.kernel.pending import Pending
+from ebpfwatch.kernel.protocol import Loaded
 from ebpfwatch.kernel.state import KernelState, TableFill
 
-__all__ = ["NEVER", "Pending", "Session", "load", "probe", "start_loader"]
+__all__ = ["NEVER", "Session", "load"]
 
 _QUEUE = 4096
-_Reply = TypeVar("_Reply", Loaded, Examined)
 
 #: Later than every value of CLOCK_MONOTONIC.
 NEVER = 2**64 - 1
-_WAIT_SECONDS = 0.2
-_END_SECONDS = 2.0
-
-#: Compiling and attaching took 1 s on x86-64, half a minute on an emulated arm64; the unit's
-#: TimeoutStartSec is longer, so that the reason is in the log before systemd's axe falls.
-LOADER_SECONDS = 300.0
-
-#: Where this very package is, so that the child runs the same code from any directory.
-_PYTHONPATH = os.pathsep.join(
-    filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")))
-)
-
-
-class Pending:
-    """A loader child at work: start it early, collect it when its fds are needed."""
-
-    def __init__(self, request: LoadRequest) -> None:
-        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._child = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "ebpfwatch.loader.child",
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                ],
-                pass_fds=(theirs.fileno(),),
-                env={**os.environ, "PYTHONPATH": _PYTHONPATH},
-                # `-m` looks for modules in the working directory first, and that may be anybody's.
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-            )
-        handoff.send(self._connection, request)
-
-    def wait(self, stop: Callable[[], bool], seconds: float = LOADER_SECONDS) -> bool:
-        """Until the child has an answer; False if ``stop`` says so before.
-
-        Raises ``EbpfwatchError`` if that takes longer.
-        """
-        deadline = time.monotonic() + seconds
-        while not stop():
-            if select.select([self._connection], [], [], _WAIT_SECONDS)[0]:
-                return not stop()
-            if time.monotonic() > deadline:
-                raise self._too_late(seconds)
-        return False
-
-    def collect(
-        self, kind: type[_Reply], seconds: float = LOADER_SECONDS
-    ) -> tuple[_Reply, list[int]]:
-        """The reply and the fds; raises ``EbpfwatchError`` with the child's own words."""
-        self._connection.settimeout(seconds)
-        try:
-            reply, fds = handoff.receive(self._connection, kind)
-        except socket.timeout:
-            raise self._too_late(seconds) from None
-        except (EOFError, OSError) as error:
-            status = self._end()
-            raise EbpfwatchError(
-                f"the loader child died (status {status}): {error}",
-                "out of memory? compiling takes some 130 MB for a second",
-                Exit.OSERR,
-            ) from None
-        finally:
-            self._connection.close()
-        self._child.wait()
-        return reply, fds
-
-    def abandon(self) -> None:
-        """Stop the child; nothing stays loaded."""
-        self._connection.close()
-        self._end()
-
-    def _too_late(self, seconds: float) -> EbpfwatchError:
-        where = _waits_in(self._child.pid)
-        self.abandon()
-        return EbpfwatchError(
-            f"compiling and attaching did not end within {seconds:g} s{where}",
-            "see `ebpfwatch check --verbose`",
-            Exit.OSERR,
-        )
-
-    def _end(self) -> int | None:
-        """Its exit status; None if it does not end, as in the middle of a write to a frozen disk:
-        then it is gone with what it waits for.
-        """
-        self._child.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(_END_SECONDS)
-        return self._child.returncode
-
-
-def _waits_in(pid: int) -> str:
-    """For the message: the kernel function a process sleeps in, "" if it runs or none knows."""
-    with contextlib.suppress(OSError):
-        place = Path(f"/proc/{pid}/wchan").read_text()
-        return f": it waits in {place}" if place not in ("", "0") else ": it is still running"
-    return ""
-
-
-def start_loader(request: LoadRequest) -> Pending:
-    """Start compiling and attaching in a child; see ``Session`` for what comes back."""
-    return Pending(request)
-
-
-def probe(request: LoadRequest, seconds: float = LOADER_SECONDS) -> Examined:
-    """What this kernel offers and takes of what ``request`` wants: everything is loaded once,
-    nothing is attached or kept; raises ``EbpfwatchError``.
-    """
-    pending = start_loader(dataclasses.replace(request, verify=True))
-    return pending.collect(Examined, seconds)[0]
 
 
 class Session:

@@ -1,5 +1,5 @@
 """The loader child: chooses hooks, learns, compiles, attaches, hands over, and exits.
 
 The only package that may use bcc and LLVM (some 120 MB).  Nothing of the daemon imports it:
-``kernel/session.py`` starts it as ``python3 -m ebpfwatch.loader.child``.
+``kernel/pending.py`` starts it as ``python3 -m ebpfwatch.loader.child``.
 """

@@ -1,4 +1,7 @@
-"""The loader child: tries the ladder, learns, compiles, attaches, hands the fds over, exits.
+"""The loader child: learns, loads, attaches, hands the fds over, exits.
+
+It takes what an earlier start has compiled (``prepared``); else it tries the ladder and compiles
+(``prepare``).
 
 Run as ``python3 -m ebpfwatch.loader.child FD PARENT``: one end of a socketpair, and the pid of who
 has the other end (``session``).  LLVM lives and dies here: some 120 MB that the daemon never has.
@@ -9,40 +12,38 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import functools
 import os
 import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 
-from ebpfwatch.catalogue.ladder import UNITS, Attachment, Rung, Unit
+from ebpfwatch.catalogue.ladder import UNITS, Attachment, Unit
 from ebpfwatch.errors import EbpfwatchError, Exit, Failure
 from ebpfwatch.kernel import handoff, tracebuffer
 from ebpfwatch.kernel.attach import attach_or_fail
-from ebpfwatch.kernel.dry_run import DryRun, Program
+from ebpfwatch.kernel.dry_run import DryRun
 from ebpfwatch.kernel.hook import LoadedHook
-from ebpfwatch.kernel.protocol import (
-    Examined,
-    Features,
-    Learned,
-    Loaded,
-    LoadRequest,
-    Place,
+from ebpfwatch.kernel.protocol import Examined, Learned, Loaded, LoadRequest, Origin, Place
+from ebpfwatch.loader import trap_cost
+from ebpfwatch.loader.bpf import Function
+from ebpfwatch.loader.image import Module
+from ebpfwatch.loader.learn import learn
+from ebpfwatch.loader.places import rung_of
+from ebpfwatch.loader.prepared import (
+    MadeFor,
+    Prepared,
+    Unusable,
+    made_for,
+    path_of,
+    read,
+    write,
 )
-from ebpfwatch.loader import offsets, trap_cost
-from ebpfwatch.loader.btf import Btf, BtfError
-from ebpfwatch.loader.choice import Chooser, configure, insist, rung_of
-from ebpfwatch.loader.compiler import Compiler, Module
-from ebpfwatch.loader.learn import Source, learn
-from ebpfwatch.loader.offsets import headers
-from ebpfwatch.loader.prober import Prober
-from ebpfwatch.loader.running import capabilities_missing, find_symbols, lockdown, version_code
+from ebpfwatch.loader.running import capabilities_missing, lockdown, version_code
 from ebpfwatch.loader.ticks import Ticks
-from ebpfwatch.loader.verify import STAND_INS, Examiner, step_down
 from ebpfwatch.paths import Paths
-from ebpfwatch.system.files import open_regular, resolved
 
 __all__ = ["main"]
 
@@ -65,6 +66,8 @@ def main(argv: list[str]) -> int:
                 # clang's diagnostics: shown only when the compilation failed.
                 os.dup2(log.fileno(), 2)
             reply, fds = _serve(request)
+        except EOFError:
+            return 0  # the start failed before there was anything to load
         except EbpfwatchError as error:
             reply = Failure.of(error)
         except Exception as error:
@@ -110,7 +113,11 @@ def _serve(request: LoadRequest) -> tuple[Loaded | Examined, list[int]]:
         unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
         resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
     _mount_tracefs()
-    return _Loading(request).serve()
+    if request.verify:
+        return _verify(request), []
+    if request.build:
+        return _build(request), []
+    return _load(request)
 
 
 def _mount_tracefs() -> None:
@@ -123,82 +130,94 @@ def _mount_tracefs() -> None:
         libc.mount(b"tracefs", b"/sys/kernel/tracing", b"tracefs", 0, None)
 
 
-class _Loading:
-    """One request, from the ladder to the fds."""
+def _verify(request: LoadRequest) -> Examined:
+    from ebpfwatch.loader.prepare import Preparation
 
-    def __init__(self, request: LoadRequest) -> None:
-        self.request = request
-        self.unit: Unit = UNITS[request.unit]
-        targets = {
-            attachment.target
-            for rungs in self.unit.ladder.values()
-            for rung in rungs
-            for attachment in rung.attachments
-        }
-        self.btf, self.why_no_btf = self._open_btf(request.btf)
-        # A detached BTF tells offsets; only the kernel's own makes it take fentry programs.
-        own = None if request.btf else self.btf
-        self.prober = Prober(version_code(), find_symbols(targets), own)
-        self.have = self.prober.features()
-        self.features = Features(**self.have, btf=self.btf is not None)
-        self.ticks = Ticks(self.prober.version)
-        self.chooser = Chooser(self.prober, self.btf, request.rungs)
-        self.found_offsets: dict[str, int] = {}
+    preparation = Preparation(request)
+    hooks, dry_run = preparation.verify()
+    return Examined(hooks, preparation.features, dry_run)
 
-    @functools.cached_property
-    def _tick_flags(self) -> Sequence[str]:
-        """Asked for once, and late: the longer between the two looks, the truer the tick."""
-        return self.ticks.flags()
 
-    @property
-    def _source(self) -> Source:
-        if self.request.btf:
-            return Source(f"hooks.btf ({self.request.btf})", own=False)
-        own = self.btf is not None
-        return Source("the kernel's BTF" if own else f"what lies in {headers()}", own)
+def _build(request: LoadRequest) -> Examined:
+    from ebpfwatch.loader.prepare import Preparation
 
-    def _open_btf(self, file: str) -> tuple[Btf | None, str]:
+    wanted, path = made_for(request), path_of(Path(request.keep), request.unit)
+    preparation = Preparation(request)
+    prepared = preparation.prepare()
+    programs = tuple(preparation.examine(prepared))
+    origin = Origin(compiled="that was asked for", not_kept="the kernel refuses a program")
+    if not any(program.refusal for program in programs):
+        origin = _keep(path, wanted, prepared, origin.compiled)
+    return Examined(prepared.hooks, prepared.features, DryRun(programs), origin)
+
+
+def _keep(path: Path, wanted: MadeFor, prepared: Prepared, why: str) -> Origin:
+    try:
+        write(path, wanted, prepared)
+    except OSError as error:
+        return Origin("", why, f"{path} cannot be written: {error.strerror}")
+    return Origin(str(path), why)
+
+
+def _load(request: LoadRequest) -> tuple[Loaded, list[int]]:
+    """From what is kept, else from what is compiled now; that is kept then."""
+    wanted, path, why = None, Path(), ""
+    if request.keep:
+        path = path_of(Path(request.keep), request.unit)
         try:
-            if file:
-                # libbpf will read it as root: in nobody else's hands, and no FIFO.
-                file = resolved(file)
-                os.close(open_regular(file))
-            return Btf(file=file), ""
-        except (BtfError, OSError) as error:
-            if file:
-                raise EbpfwatchError(
-                    f"hooks.btf: {getattr(error, 'strerror', None) or error}",
-                    "it must be BTF of this very kernel, raw or in an ELF file",
-                    Exit.CONFIG,
-                ) from None
-            return None, str(error)
+            wanted = made_for(request)
+            start = _Start(request, read(path, wanted))
+        except (Unusable, OSError) as error:
+            why = f"{path} {error}"
+        else:
+            try:
+                return start.run(Origin(str(path)))
+            except (EbpfwatchError, OSError, KeyError) as error:
+                start.undo()
+                why = f"{path} does not load here: {error}"
+    from ebpfwatch.loader.prepare import Preparation
 
-    def serve(self) -> tuple[Loaded | Examined, list[int]]:
+    prepared = Preparation(request).prepare()
+    loaded, fds = _Start(request, prepared).run(Origin(compiled=why))
+    if wanted is not None:
+        # After the load, so that what the kernel refuses is not kept.
+        origin = _keep(path, wanted, prepared, why)
+        loaded = dataclasses.replace(loaded, origin=origin)
+    return loaded, fds
+
+
+class _Start:
+    """What was prepared, brought into the kernel: from the learner to the fds."""
+
+    def __init__(self, request: LoadRequest, prepared: Prepared) -> None:
+        self.request, self.prepared = request, prepared
+        self.unit: Unit = UNITS[request.unit]
+        self.version = version_code()
+        #: Kept: its fds are closed with it, and they have to be sent first.
+        self.module: Module | None = None
+        self.found = _Attached()
+
+    def run(self, origin: Origin) -> tuple[Loaded, list[int]]:
         """The reply, and the fds in its order: maps, programs, links."""
-        hooks, learning_rungs = self._choose(self.chooser)
-        if self.request.verify:
-            return Examined(hooks, self.features, self._verify(hooks, learning_rungs)), []
-        insist(self.unit, hooks, self.why_no_btf)
-        compiler = Compiler(self.prober.version, self.have)
-        offsets = self.found_offsets = self._offsets(compiler)
-        flags = [f"-D{name}={value}" for name, value in offsets.items()]
-        learned = Learned()
+        prepared = self.prepared
+        learned, offsets = Learned(), dict(prepared.offsets)
+        tick = prepared.tick_ns
+        values = {"TICK_NS": tick}
+        if tick:
+            values["TICK_OFFSET_NS"] = Ticks(self.version).offset(tick)
         if self.unit.learns:
-            teach = self._teach(learning_rungs, flags)
-            mounts, source = self.request.mounts, self._source
-            learned = learn(compiler, self.prober, learning_rungs, teach, mounts, source)
+            learned = self._learn()
             offsets["OFF_VFS_INODE"] = learned.vfs_inode
-            flags += _learned_flags(learned)
-        flags += self._sizes(self.chooser, hooks)
+            values.update(learned.values)
         dump = self._prepare_dump()
         maps = (*self.unit.maps, *(["stacks"] if self.request.first_stacks else []))
-        # Kept in self: its fds are closed with it, and they have to be sent first.
-        self.module = compiler.compile(self.request.unit, flags)
-        attached = self._attach_all(self.module, hooks)
-        fds = [*(self.module.map(name) for name in maps), *attached.program_fds, *attached.links]
+        self.module = module = Module(prepared.unit, self.version, values)
+        self._attach_all(module)
+        attached = self.found
+        fds = [*(module.map(name) for name in maps), *attached.program_fds, *attached.links]
         return Loaded(
-            hooks,
-            self.features,
+            prepared.hooks,
+            prepared.features,
             offsets,
             learned,
             maps,
@@ -206,7 +225,30 @@ class _Loading:
             tuple(attached.places),
             attached.slab_free_ns,
             dump,
+            origin,
         ), fds
+
+    def undo(self) -> None:
+        """Detach and unload what there is."""
+        while self.found.links:
+            os.close(self.found.links.pop())
+        if self.module is not None:
+            self.module.close()
+
+    def _learn(self) -> Learned:
+        prepared = self.prepared
+        module = Module(prepared.learner, self.version, {"LEARNER_TGID": os.getpid()})
+        rungs = [rung_of(hook, self.unit.ladder) for hook in prepared.learning]
+        try:
+            return learn(
+                module,
+                prepared.places,
+                [rung for rung in rungs if rung is not None],
+                self.request.mounts,
+                prepared.source,
+            )
+        finally:
+            module.close()
 
     def _prepare_dump(self) -> tracebuffer.Dump:
         if not self.request.trace:
@@ -215,89 +257,12 @@ class _Loading:
         sysctl = paths.proc / tracebuffer.SYSCTL
         return tracebuffer.prepare(paths.sys / "kernel/tracing", sysctl, self.request.dump_on_oops)
 
-    def _choose(self, chooser: Chooser) -> tuple[tuple[LoadedHook, ...], list[Rung]]:
-        """What each role gets, and the rungs that probes/learn.c takes."""
-        hooks = [chooser.choose(role, rungs) for role, rungs in self.unit.ladder.items()]
-        learning = [h for h in hooks if self.unit.learns and h.role in ("evict", "any_free")]
-        found = [chooser.learning_rung(hook, self.unit.ladder[hook.role]) for hook in learning]
-        learning_rungs = [rung for rung in found if rung is not None]
-        request = dataclasses.replace(self.request, rungs=chooser.rungs)
-        return configure(hooks, request), learning_rungs
-
-    def _verify(self, hooks: Sequence[LoadedHook], learning_rungs: list[Rung]) -> DryRun:
-        """Load all that would be attached, attach none of it; where some is refused, once more
-        without that.
-        """
-        try:
-            programs = self._examine(self.chooser, hooks, learning_rungs)
-        except EbpfwatchError as error:
-            return DryRun(failure=Failure.of(error))
-        refused = [program for program in programs if program.refusal]
-        rungs = self.chooser.rungs
-        instead = step_down(self.chooser, hooks, refused, rungs) if refused else ""
-        if instead:
-            chooser = Chooser(self.prober, self.btf, instead)
-            try:
-                again = self._examine(chooser, *self._choose(chooser))
-            except EbpfwatchError:
-                instead = ""
-            else:
-                instead = "" if any(program.refusal for program in again) else instead
-        return DryRun(tuple(programs), instead)
-
-    def _examine(
-        self, chooser: Chooser, hooks: Sequence[LoadedHook], learning_rungs: list[Rung]
-    ) -> list[Program]:
-        insist(self.unit, hooks, self.why_no_btf)
-        compiler = Compiler(self.prober.version, self.have)
-        flags = [f"-D{name}={value}" for name, value in self._offsets(compiler).items()]
-        examiner = Examiner(self.prober, self.request.verbose)
-        module = compiler.compile("learn.c", self._teach(learning_rungs, flags))
-        programs = examiner.learner(module, learning_rungs)
-        module.close()
-        flags += _learned_flags(STAND_INS) + self._sizes(chooser, hooks)
-        module = compiler.compile(self.request.unit, flags)
-        programs += examiner.roles(module, hooks, self.unit.ladder)
-        programs += examiner.unattached(module, self.unit.unattached)
-        module.close()
-        return programs
-
-    def _offsets(self, compiler: Compiler) -> dict[str, int]:
-        if self.btf is not None:
-            return offsets.from_btf(self.btf)
-        return offsets.from_headers(compiler, self.why_no_btf)
-
-    def _sizes(self, chooser: Chooser, hooks: Sequence[LoadedHook]) -> list[str]:
-        """The flags that the configuration and the rungs make."""
-        request, page = self.request, os.sysconf("SC_PAGE_SIZE")
-        ladder = self.unit.ladder
-        return [
-            *(flag for hook in hooks for flag in chooser.hook_defines(hook, ladder)),
-            f"-DTABLE_BUCKETS={max(1, request.table_slots // 4)}",
-            f"-DNOTE_SLOTS={request.note_slots}",
-            f"-DRING_PAGES={max(1, request.ring_bytes // page)}",
-            *self._tick_flags,
-            *(["-DTRACE_VERDICTS"] if request.trace else []),
-            *([] if request.names else ["-DNO_NAMES"]),
-            *(["-DFIRST_STACKS"] if request.first_stacks else []),
-        ]
-
-    def _teach(self, learning_rungs: list[Rung], flags: list[str]) -> list[str]:
-        """The flags of probes/learn.c."""
-        if len(learning_rungs) < 2:
-            raise EbpfwatchError(
-                "kmem_cache_free cannot be hooked, so ext4's inode cache cannot be found",
-                "see `ebpfwatch check`",
-                Exit.UNAVAILABLE,
-            )
-        defines = [flag for rung in learning_rungs for flag in self.chooser.defines(rung)]
-        return [*flags, *defines, f"-DLEARNER_TGID={os.getpid()}"]
-
-    def _attach_all(self, module: Module, hooks: Sequence[LoadedHook]) -> _Attached:
-        found = _Attached()
+    def _attach_all(self, module: Module) -> None:
+        found, hooks = self.found, self.prepared.hooks
         slab_free = any(hook.role == "any_free" and hook.kind == "kprobe" for hook in hooks)
         costs_a_trap = self.request.attach and slab_free
         before_ns = trap_cost.call_ns() if costs_a_trap else 0.0
+        module.load_together(self._wanted())
         # In the ladder's order: alloc before evict, evict before the frees, so that no life is
         # seen to end that was not seen to begin.
         # Those that wait for a reason come last: what is not attached has no link (kernel.links).
@@ -306,22 +271,32 @@ class _Loading:
             # Within a role the end comes first: a task that was seen to enter ext4_unlink or
             # shrink_slab, but not to leave, would be in there for ever.
             for attachment in reversed(rung.attachments if rung else ()):
-                self._attach(module, hook, attachment, found)
+                self._attach(module, hook, attachment)
         if costs_a_trap:
             with _for_a_moment(found, "any_free"):
                 found.slab_free_ns = max(0.0, trap_cost.call_ns() - before_ns)
         for name in self.unit.unattached:
             found.programs.append(name)
             found.program_fds.append(module.load("raw_tracepoint", name))
-        return found
 
-    def _attach(
-        self, module: Module, hook: LoadedHook, attachment: Attachment, found: _Attached
-    ) -> None:
-        symbol = self.prober.symbol(hook.kind, attachment)
-        function = self.prober.function(hook.kind, symbol)
+    def _wanted(self) -> list[tuple[str, str, Function | None]]:
+        """What will be loaded: kind, name, and what a fentry program stands in."""
+        places = self.prepared.places
+        wanted: list[tuple[str, str, Function | None]] = []
+        for hook in self.prepared.hooks:
+            rung = rung_of(hook, self.unit.ladder)
+            for attachment in rung.attachments if rung else ():
+                symbol = places.symbol(hook.kind, attachment)
+                place = places.function(hook.kind, symbol)
+                wanted.append((hook.kind, attachment.function, place))
+        return wanted
+
+    def _attach(self, module: Module, hook: LoadedHook, attachment: Attachment) -> None:
+        found, places = self.found, self.prepared.places
+        symbol = places.symbol(hook.kind, attachment)
+        function = places.function(hook.kind, symbol)
         program = module.load(hook.kind, attachment.function, function)
-        if attachment.unless in self.found_offsets:
+        if attachment.unless in self.prepared.offsets:
             found.programs.append(attachment.function)
             found.program_fds.append(program)
             return
@@ -362,15 +337,6 @@ def _for_a_moment(found: _Attached, role: str) -> Iterator[None]:
     finally:
         for link in links:
             os.close(link)
-
-
-def _learned_flags(learned: Learned) -> list[str]:
-    return [
-        f"-DOFF_VFS_INODE={learned.vfs_inode}",
-        f"-DEXT4_INODE_CACHE={learned.cache:#x}ULL",
-        f"-DDEAD_STATE={learned.dead_state:#x}u",
-        f"-DEXT4_FREE_SITE={learned.call_site:#x}ULL",
-    ]
 
 
 if __name__ == "__main__":

@@ -17,18 +17,10 @@ from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.kernel.protocol import LoadRequest
 from ebpfwatch.loader.btf import Btf, BtfError
+from ebpfwatch.loader.places import rung_of
 from ebpfwatch.loader.prober import Prober
 
-__all__ = ["Chooser", "configure", "insist", "object_size", "rung_of"]
-
-
-def rung_of(hook: LoadedHook, ladder: Mapping[str, tuple[Rung, ...]]) -> Rung | None:
-    """The row of the ladder that the hook is on; None if it has no rung of its own."""
-    if not hook.has_rung or hook.shared:
-        return None
-    place = hook.kind, hook.target
-    rungs = ladder[hook.role]
-    return next(rung for rung in rungs if (rung.kind, rung.attachments[0].target) == place)
+__all__ = ["Chooser", "configure", "insist", "object_size"]
 
 
 #: Linux 5.16: "mm: emit the "free" trace report before freeing memory in kmem_cache_free()"; no

@@ -8,53 +8,15 @@ import platform
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.loader import source
-from ebpfwatch.loader.fentry import Function, load_fentry
-from ebpfwatch.loader.prober import PROGRAM_TYPES
+from ebpfwatch.loader.image import Image, Map, without_fds
 from ebpfwatch.paths import PROBES
 
-__all__ = ["Compiler", "Module"]
+__all__ = ["Compiler"]
 
 _SHIM = PROBES / "shim"
-
-
-class Module:
-    """One compiled unit; its fds are closed with it, so keep it until they are sent."""
-
-    def __init__(self, bpf: Any) -> None:
-        self._bpf = bpf
-        self._fds: list[int] = []
-
-    def load(self, kind: str, function: str, place: Function | None = None) -> int:
-        """Load one function; the program's fd. ``place``: what a fentry program will stand in."""
-        if kind == "fentry":
-            assert place is not None
-            return self._load_fentry(function, place)
-        return int(self._bpf.load_func(function.encode(), PROGRAM_TYPES[kind]).fd)
-
-    def _load_fentry(self, function: str, place: Function) -> int:
-        # bcc takes the target from the function's name and cannot be told another.
-        from bcc.libbcc import lib
-
-        code = ctypes.string_at(
-            lib.bpf_function_start(self._bpf.module, function.encode()),
-            lib.bpf_function_size(self._bpf.module, function.encode()),
-        )
-        self._fds.append(load_fentry(code, place, function))
-        return self._fds[-1]
-
-    def map(self, name: str) -> int:
-        """The fd of a map."""
-        return int(self._bpf[name.encode()].map_fd)
-
-    def close(self) -> None:
-        """Unload."""
-        while self._fds:
-            os.close(self._fds.pop())
-        self._bpf.cleanup()
 
 
 class Compiler:
@@ -76,6 +38,7 @@ class Compiler:
                 Exit.UNAVAILABLE,
             ) from None
         self._bcc = bcc
+        self.version = version
         if not Path("/usr/include/linux/bpf.h").exists():
             raise EbpfwatchError(
                 "no /usr/include/linux/bpf.h",
@@ -92,17 +55,52 @@ class Compiler:
         ]
         self._flags = [f"-DHAVE_{name.upper()}" for name, have in features.items() if have]
 
-    def compile(self, unit: str, flags: list[str], more: str = "") -> Module:
+    def compile(self, unit: str, flags: list[str], more: str = "") -> Image:
         """Compile a unit of probes/, and ``more`` C after it, without kernel headers; raises bcc's
         own exceptions.
         """
         return self._compile(unit, _SHIM, self._shim_flags + self._flags + flags, more)
 
-    def compile_with_headers(self, unit: str, headers: Path) -> Module:
+    def compile_with_headers(self, unit: str, headers: Path) -> Image:
         """Compile a unit that includes the kernel's headers."""
         return self._compile(unit, headers, self._flags)
 
-    def _compile(self, unit: str, tree: Path, flags: list[str], more: str = "") -> Module:
+    def _compile(self, unit: str, tree: Path, flags: list[str], more: str = "") -> Image:
         os.environ["BCC_KERNEL_SOURCE"] = str(tree)
         text = source.unit(PROBES, unit) + more
-        return Module(self._bcc.BPF(text=text.encode(), cflags=flags))
+        compiled = self._bcc.BPF(text=text.encode(), cflags=flags)
+        try:
+            return _image(compiled.module)
+        finally:
+            compiled.cleanup()  # the maps that it has made for itself
+
+
+#: What bcc's own Python does not ask of a table, in the order of ``Map`` behind the name.
+_OF_TABLE = (
+    "bpf_table_type_id",
+    "bpf_table_key_size_id",
+    "bpf_table_leaf_size_id",
+    "bpf_table_max_entries_id",
+    "bpf_table_flags_id",
+)
+
+
+def _image(module: int) -> Image:
+    """What bcc has compiled, as data."""
+    from bcc.libbcc import lib
+
+    for name in ("bpf_table_name", "bpf_table_fd_id", *_OF_TABLE):
+        getattr(lib, name).argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    lib.bpf_table_name.restype = ctypes.c_char_p
+    maps, fds = [], {}
+    for index in range(lib.bpf_num_tables(module)):
+        name = lib.bpf_table_name(module, index).decode()
+        maps.append(Map(name, *(int(getattr(lib, what)(module, index)) for what in _OF_TABLE)))
+        fds[int(lib.bpf_table_fd_id(module, index))] = name
+    programs = []
+    for index in range(lib.bpf_num_functions(module)):
+        function = lib.bpf_function_name(module, index)
+        size = lib.bpf_function_size(module, function)
+        code = ctypes.string_at(lib.bpf_function_start(module, function), size)
+        programs.append(without_fds(function.decode(), code, fds))
+    return Image(tuple(maps), tuple(programs))

@@ -24,11 +24,11 @@ from ebpfwatch.events.wire import LAYOUTS
 from ebpfwatch.kernel.attach import attach_or_fail
 from ebpfwatch.kernel.libbpf import map_lookup, map_update
 from ebpfwatch.kernel.protocol import Learned
-from ebpfwatch.loader.compiler import Compiler, Module
-from ebpfwatch.loader.prober import Prober
+from ebpfwatch.loader.image import Module
+from ebpfwatch.loader.places import Places, Source
 from ebpfwatch.system.grace import force_grace_period, on_one_cpu
 
-__all__ = ["PROGRAMS", "File", "Source", "learn", "mismatch"]
+__all__ = ["PROGRAMS", "File", "learn", "mismatch"]
 
 #: Programs of probes/learn.c that stand nowhere in the ladder.
 PROGRAMS = (Attachment("ext4_allocate_inode", "ext4_allocate_inode"),)
@@ -41,14 +41,6 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(Learned))
 _LAYOUT = f"<{len(_FIELDS)}Q"
 _FS_IOC_GETVERSION = 0x80087601
 _Testimony: Any = LAYOUTS["testimony"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Where the offsets are from: its name for people; ``own``: this kernel told them itself."""
-
-    name: str
-    own: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,25 +80,23 @@ def _bits(word: int) -> int:
 
 
 def learn(
-    compiler: Compiler,
-    prober: Prober,
+    module: Module,
+    places: Places,
     rungs: Sequence[Rung],
-    flags: list[str],
     mounts: Sequence[str],
     source: Source,
 ) -> Learned:
-    """What the kernel tells; ``rungs`` hook the eviction and the free.  ``source`` is where the
-    offsets are from.
+    """What the kernel tells ``module``, probes/learn.c; ``rungs`` hook the eviction and the free.
+    ``source`` is where the offsets are from.
 
     Raises ``EbpfwatchError`` when no mount lets us create a file, when it is never freed, and when
     the offsets are not this kernel's.
     """
-    module = compiler.compile("learn.c", flags)
     links = []
     try:
         for rung in rungs:
             attachment = rung.attachments[0]
-            symbol = prober.symbol(rung.kind, attachment)
+            symbol = places.symbol(rung.kind, attachment)
             program = module.load(rung.kind, attachment.function)
             links.append(_attach(rung.kind, program, attachment, symbol, source))
         for attachment in PROGRAMS:
@@ -117,7 +107,6 @@ def learn(
     finally:
         for link in links:
             os.close(link)
-        module.close()
 
 
 def _attach(kind: str, program: int, attachment: Attachment, symbol: str, source: Source) -> int:

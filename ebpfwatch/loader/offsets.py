@@ -20,6 +20,7 @@ from ebpfwatch.kernel.attach import attach_or_fail
 from ebpfwatch.kernel.libbpf import map_lookup
 from ebpfwatch.loader.btf import Btf, BtfError
 from ebpfwatch.loader.compiler import Compiler
+from ebpfwatch.loader.image import Module
 
 __all__ = ["from_btf", "from_headers", "headers"]
 
@@ -119,7 +120,7 @@ def from_headers(compiler: Compiler, why_no_btf: str) -> dict[str, int]:
             "install the headers of this kernel",
             Exit.CONFIG,
         )
-    module = compiler.compile_with_headers("offsets.c", tree)
+    module = Module(compiler.compile_with_headers("offsets.c", tree), compiler.version, {})
     program = module.load("raw_tracepoint", "find_offsets")
     place = Attachment("sys_enter", "find_offsets")
     link = attach_or_fail("raw_tracepoint", program, place, place.target)

@@ -5,38 +5,22 @@ Runs in the loader child.  Nothing stays attached.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import os
-import struct
 
 from ebpfwatch.catalogue.ladder import Attachment, Rung
 from ebpfwatch.kernel.attach import attach, perf_is_restricted
 from ebpfwatch.kernel.libbpf import ENOTSUPP, library
+from ebpfwatch.loader.bpf import EXIT, PROGRAM_TYPES, instruction, load_program
 from ebpfwatch.loader.btf import Btf, BtfError, module_fd
-from ebpfwatch.loader.fentry import Function, load_fentry
+from ebpfwatch.loader.places import Places
 
-__all__ = [
-    "EXIT",
-    "PROGRAM_TYPES",
-    "Prober",
-    "instruction",
-    "load_program",
-]
-
-PROGRAM_TYPES = {"kprobe": 2, "tracepoint": 5, "raw_tracepoint": 17, "fentry": 26}
+__all__ = ["Prober"]
 
 _SOCKET_FILTER = 1
 _RINGBUF = 27
 
-
-def instruction(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
-    """One BPF instruction (struct bpf_insn)."""
-    return struct.pack("<BBhi", code, src << 4 | dst, off, imm)
-
-
-EXIT = instruction(0xB7) + instruction(0x95)  # r0 = 0; exit
 _CMPXCHG = (
     instruction(0x7A, dst=10, off=-8)  # *(u64 *)(fp - 8) = 0
     + instruction(0xB7)  # r0 = 0
@@ -62,24 +46,6 @@ _PROBE_READ_KERNEL = (
     + instruction(0x85, imm=113)  # bpf_probe_read_kernel(r1, r2, r3)
     + EXIT
 )
-
-
-def load_program(kind: int, code: bytes, version: int, name: bytes = b"probe") -> int:
-    """An fd, or -errno."""
-    instructions = ctypes.create_string_buffer(code, len(code))
-    ctypes.set_errno(0)
-    fd = library().bcc_prog_load(
-        kind,
-        ctypes.c_char_p(name),
-        instructions,
-        len(code),
-        ctypes.c_char_p(b"GPL"),
-        ctypes.c_uint32(version),
-        0,
-        None,
-        0,
-    )
-    return int(fd) if fd >= 0 else -(ctypes.get_errno() or 1)
 
 
 def _says(code: int) -> str:
@@ -116,7 +82,7 @@ class Prober:
         return ""
 
     def _why_not(self, kind: str, attachment: Attachment) -> str:
-        symbol = self.symbol(kind, attachment)
+        symbol = self.places.symbol(kind, attachment)
         if not symbol:
             return "not in /proc/kallsyms"
         try:
@@ -135,38 +101,37 @@ class Prober:
     def _load(self, kind: str, symbol: str) -> int:
         """An empty program for this place; 0 if fentry cannot be there; raises ``OSError``."""
         if kind == "fentry":
-            function = self.function(kind, symbol)
-            return load_fentry(_FENTRY_ARGUMENT, function, "probe") if function else 0
-        program = load_program(PROGRAM_TYPES[kind], EXIT, self.version)
-        if program < 0:
-            raise OSError(-program, os.strerror(-program))
-        return program
-
-    def function(self, kind: str, symbol: str) -> Function | None:
-        """The function that a fentry program stands in; None for other kinds, and where no BTF
-        describes it.
-        """
-        if kind != "fentry" or self._btf is None:
-            return None
-        found = self._btf.function(symbol)
-        if found:
-            return Function(found)
-        module, fd = self._ext4
-        found = module.function(symbol) if module else 0
-        return Function(found, fd) if found else None
+            function = self.places.function(kind, symbol)
+            if function is None:
+                return 0
+            number = PROGRAM_TYPES[kind]
+            return load_program(
+                number, _FENTRY_ARGUMENT, self.version, function=function, explain=False
+            )
+        return load_program(PROGRAM_TYPES[kind], EXIT, self.version, explain=False)
 
     @functools.cached_property
-    def _ext4(self) -> tuple[Btf | None, int]:
-        """The BTF of ext4 where that is a module (Debian, RHEL, openEuler), and its fd."""
-        with contextlib.suppress(BtfError, OSError):
-            return Btf(module="ext4"), module_fd("ext4")
-        return None, 0
+    def places(self) -> Places:
+        """What is known of the functions that were asked for."""
+        found: dict[str, int] = {}
+        of_ext4 = []
+        for symbol in self.symbols.values() if self._btf else ():
+            number = self._btf.function(symbol) if self._btf else 0
+            if not number and self._ext4 is not None:
+                number = self._ext4.function(symbol)
+                of_ext4 += [symbol] if number else []
+            if number:
+                found[symbol] = number
+        return Places(dict(self.symbols), found, tuple(of_ext4))
 
-    def symbol(self, kind: str, attachment: Attachment) -> str:
-        """What to attach to; "" if there is nothing of that name."""
-        if kind not in ("kprobe", "fentry"):
-            return attachment.target
-        return self.symbols.get(attachment.target, "")
+    @functools.cached_property
+    def _ext4(self) -> Btf | None:
+        """The BTF of ext4 where that is a module (Debian, RHEL, openEuler)."""
+        try:
+            os.close(module_fd("ext4"))
+            return Btf(module="ext4")
+        except (BtfError, OSError):
+            return None
 
     def has_ringbuf(self) -> bool:
         """Whether the kernel has BPF ring buffers (Linux >= 5.8)."""
@@ -194,7 +159,8 @@ class Prober:
         }
 
     def _loads(self, kind: int, code: bytes) -> bool:
-        fd = load_program(kind, code, self.version)
-        if fd >= 0:
-            os.close(fd)
-        return fd >= 0
+        try:
+            os.close(load_program(kind, code, self.version, explain=False))
+        except OSError:
+            return False
+        return True

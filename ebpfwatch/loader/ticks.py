@@ -7,13 +7,14 @@ CLOCK_MONOTONIC, so one line through some looks at both tells the time to a tick
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import os
 import time
-from collections.abc import Sequence
 
 from ebpfwatch.kernel.libbpf import raw_tracepoint_test_run
-from ebpfwatch.loader.prober import EXIT, PROGRAM_TYPES, instruction, load_program
+from ebpfwatch.loader.bpf import EXIT, PROGRAM_TYPES, instruction, load_program
 
 __all__ = ["Look", "Ticks", "tick_ns"]
 
@@ -48,31 +49,43 @@ class Ticks:
     """Looks at ``jiffies`` by test-running two tiny programs (Linux >= 5.10)."""
 
     def __init__(self, version: int) -> None:
-        kind = PROGRAM_TYPES["raw_tracepoint"]
-        self._low = load_program(kind, _JIFFIES64 + _RETURN, version)
-        self._high = load_program(kind, _JIFFIES64 + _SHIFT_32 + _RETURN, version)
         self._looks: list[Look] = []
-        self._look()
+        self._fds: list[int] = []
+        kind = PROGRAM_TYPES["raw_tracepoint"]
+        with contextlib.suppress(OSError):
+            for code in (_JIFFIES64 + _SHIFT_32 + _RETURN, _JIFFIES64 + _RETURN):
+                self._fds.append(load_program(kind, code, version, explain=False))
+            self._look()
 
-    def flags(self) -> Sequence[str]:
-        """TICK_NS and TICK_OFFSET_NS for the compiler; () where the tick cannot be told."""
+    def tick(self) -> int:
+        """The length of a tick in ns, 0 where it cannot be told.
+
+        Ask late: the longer ago the first look was, the truer it is.
+        """
         self._look()
-        for fd in (self._low, self._high):
-            if fd >= 0:
-                os.close(fd)
-        tick = tick_ns(self._looks[0], self._looks[-1]) if self._looks else 0
-        if not tick:
-            return ()
+        return tick_ns(self._looks[0], self._looks[-1]) if self._looks else 0
+
+    def offset(self, tick: int) -> int:
+        """CLOCK_MONOTONIC (ns) when ``jiffies`` was 0, and closes the programs; raises ``OSError``
+        where nobody could look.
+        """
+        if not self._looks:
+            self._close()
+            raise OSError(errno.ENOTSUP, "the tick that the programs were compiled for is not told")
+        self._close()
         # A look comes late, never early: the earliest is the truest.
-        offset = min(look.ns - look.jiffies * tick for look in self._looks)
-        return (f"-DTICK_NS={tick}ULL", f"-DTICK_OFFSET_NS={offset % 2**64}ULL")
+        return min(look.ns - look.jiffies * tick for look in self._looks)
+
+    def _close(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
 
     def _look(self) -> None:
-        if self._low < 0 or self._high < 0:
+        if len(self._fds) < 2:
             return
         try:
             for _ in range(_LOOKS):
-                high, low = map(raw_tracepoint_test_run, (self._high, self._low))
+                high, low = map(raw_tracepoint_test_run, self._fds)
                 self._looks.append(Look(high << 32 | low, time.monotonic_ns()))
         except OSError:
             self._looks = []  # no BPF_PROG_TEST_RUN for this kind of program

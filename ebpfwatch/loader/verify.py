@@ -12,11 +12,10 @@ from ebpfwatch.catalogue.ladder import LADDER, NONE, REQUIRED, Rung, wishes
 from ebpfwatch.kernel.dry_run import LEARNER, SELFTEST, Program
 from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.kernel.protocol import Learned
-from ebpfwatch.loader.choice import Chooser, rung_of
-from ebpfwatch.loader.compiler import Module
+from ebpfwatch.loader.choice import Chooser
+from ebpfwatch.loader.image import Module
 from ebpfwatch.loader.learn import PROGRAMS
-from ebpfwatch.loader.prober import Prober
-from ebpfwatch.loader.refusal import last_words, overheard
+from ebpfwatch.loader.places import Places, rung_of
 
 __all__ = ["STAND_INS", "Examiner", "step_down"]
 
@@ -33,9 +32,8 @@ STAND_INS = Learned(
 class Examiner:
     """Loads programs one by one and writes down what became of each."""
 
-    def __init__(self, prober: Prober, verbose: bool) -> None:
-        self._prober = prober
-        self._verbose = verbose
+    def __init__(self, places: Places) -> None:
+        self._places = places
 
     def roles(
         self,
@@ -69,17 +67,12 @@ class Examiner:
     def _load(
         self, module: Module, role: str, kind: str, function: str, target: str = ""
     ) -> Program:
-        symbol = self._prober.symbols.get(target, "")
-        with overheard(self._verbose) as said:
-            try:
-                module.load(kind, function, self._prober.function(kind, symbol))
-            except Exception as error:  # bcc's own have no type of their own
-                return Program(role, function, last_words(said()) or _words(error))
+        symbol = self._places.symbols.get(target, "")
+        try:
+            module.load(kind, function, self._places.function(kind, symbol))
+        except OSError as error:
+            return Program(role, function, str(error.strerror) or type(error).__name__)
         return Program(role, function, "")
-
-
-def _words(error: Exception) -> str:
-    return str(error.strerror if isinstance(error, OSError) else error) or type(error).__name__
 
 
 def step_down(

@@ -13,7 +13,7 @@ from pathlib import Path
 from ebpfwatch.catalogue.ladder import Attachment
 from ebpfwatch.kernel import libbpf
 from ebpfwatch.kernel.attach import attach_or_fail
-from ebpfwatch.loader.prober import EXIT, PROGRAM_TYPES, load_program
+from ebpfwatch.loader.bpf import EXIT, PROGRAM_TYPES, load_program
 from ebpfwatch.loader.running import version_code
 from tests.bench.workloads import Bench
 from tests.live.harness import load_session

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ebpfwatch.kernel import session as kernel_session
+from ebpfwatch.kernel.pending import start_loader
 from ebpfwatch.kernel.protocol import LoadRequest
 from ebpfwatch.kernel.session import Session
 
@@ -247,7 +248,7 @@ def load_session(ext4: Path, **changes: object) -> Session:
         mounts=(str(ext4),),
     )
     changed = dataclasses.replace(request, **changes)  # type: ignore[arg-type]
-    return kernel_session.load(kernel_session.start_loader(changed))
+    return kernel_session.load(start_loader(changed))
 
 
 def loaded_programs() -> set[str]:

@@ -19,7 +19,7 @@ import pytest
 from ebpfwatch import config
 from ebpfwatch.catalogue.ladder import LADDER
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.kernel.session import probe
+from ebpfwatch.kernel.pending import probe
 from ebpfwatch.system.lock import running_daemon
 from tests.live.conftest import ROOT, DaemonProcess, write_config
 from tests.live.harness import PATIENCE, selftest, until

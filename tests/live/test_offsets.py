@@ -16,7 +16,9 @@ from ebpfwatch.loader import offsets
 from ebpfwatch.loader.btf import Btf, module_fd
 from ebpfwatch.loader.choice import Chooser
 from ebpfwatch.loader.compiler import Compiler
-from ebpfwatch.loader.learn import Source, learn
+from ebpfwatch.loader.image import Module
+from ebpfwatch.loader.learn import learn
+from ebpfwatch.loader.places import Source
 from ebpfwatch.loader.prober import Prober
 from ebpfwatch.loader.running import version_code
 
@@ -33,7 +35,11 @@ def learned(mount: Path, **changes: int) -> Learned:
     flags += [flag for rung in rungs for flag in chooser.defines(rung)]
     flags.append(f"-DLEARNER_TGID={os.getpid()}")
     compiler = Compiler(prober.version, prober.features())
-    return learn(compiler, prober, rungs, flags, [str(mount)], Source("the test", own=False))
+    module = Module(compiler.compile("learn.c", flags), prober.version, {})
+    try:
+        return learn(module, prober.places, rungs, [str(mount)], Source("the test", own=False))
+    finally:
+        module.close()
 
 
 def test_the_kernels_own_are_proven(ext4: Path) -> None:

@@ -20,6 +20,7 @@ from ebpfwatch.kernel.tracebuffer import Dump
 from ebpfwatch.loader import offsets
 from ebpfwatch.loader.btf import Btf
 from ebpfwatch.loader.compiler import Compiler
+from ebpfwatch.loader.image import Module
 from ebpfwatch.loader.prober import Prober
 from ebpfwatch.loader.running import version_code
 from ebpfwatch.loader.verify import STAND_INS
@@ -129,7 +130,8 @@ class Workbench:
         compiler = Compiler(
             prober.version, {**features, "cmpxchg": "NO_CMPXCHG" not in defines}, page
         )
-        self._module = compiler.compile("ebpfwatch.c", flags, _WRAPPERS)
+        image = compiler.compile("ebpfwatch.c", flags, _WRAPPERS)
+        self._module = Module(image, prober.version, {})
         maps = (*UNITS["ebpfwatch.c"].maps, "verdict_in_use")
         fds = [os.dup(self._module.map(name)) for name in maps]
         fds += [os.dup(self._module.load("raw_tracepoint", name)) for name in _PROGRAMS]

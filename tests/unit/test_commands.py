@@ -60,6 +60,7 @@ TABLE = [
     (["status", "--run-directory", "/nonexistent"], 3, "UNKNOWN: no ebpfwatch daemon", ""),
     (["run", "--config", "/nonexistent"], 78, "", "cannot read /nonexistent"),
     (["selftest", "--run-directory", "/nonexistent"], 69, "", "no ebpfwatch daemon is running"),
+    (["build", "--config", "/nonexistent"], 78, "", "cannot read /nonexistent"),
     (["print-probes"], 0, "int kmem_cache_free(", ""),
     (["print-probes", "nonsense"], 64, "", "invalid choice"),
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,10 @@ from ebpfwatch.kernel.dry_run import Program
 from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.loader import choice
 from ebpfwatch.loader.btf import Btf
-from ebpfwatch.loader.choice import Chooser, rung_of
+from ebpfwatch.loader.choice import Chooser
+from ebpfwatch.loader.places import rung_of
 from ebpfwatch.loader.prober import Prober
-from ebpfwatch.loader.refusal import last_words, overheard
+from ebpfwatch.loader.refusal import last_words
 from ebpfwatch.loader.running import find_symbols, lockdown
 from ebpfwatch.loader.verify import step_down
 
@@ -212,16 +212,6 @@ def test_any_log_has_last_words_or_none(log: str) -> None:
     """One line of it, of bounded length."""
     found = last_words(log)
     assert found in log and len(found) <= 300 and len(found.splitlines()) <= 1
-
-
-def test_stderr_is_overheard_and_given_back(capfd: pytest.CaptureFixture[str]) -> None:
-    """What C writes there is heard, shown only if asked for, and later lines go where they did."""
-    for echo in (False, True):
-        with overheard(echo) as said:
-            os.write(2, b"from C\n")
-            assert said() == "from C\n"
-        os.write(2, b"after\n")
-        assert capfd.readouterr().err == ("from C\nafter\n" if echo else "after\n")
 
 
 class Types(Btf):

@@ -11,13 +11,13 @@ import pytest
 
 from ebpfwatch.config import Config, loader_request
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.kernel.session import Pending
+from ebpfwatch.kernel.pending import Pending
 
 
 @pytest.fixture
 def pending() -> Iterator[Pending]:
     """A child that is stopped before it has done anything."""
-    started = Pending(loader_request(Config()))
+    started = Pending().ask(loader_request(Config()))
     os.kill(started._child.pid, signal.SIGSTOP)
     yield started
     started.abandon()

@@ -43,8 +43,9 @@ def main():
     print(f"us|{statistics.median(storm() for _ in range(ROUNDS)) / 1000:.2f}|")
     if sys.argv[1:] == ["alone"]:
         return
+    from ebpfwatch.kernel.pending import start_loader
     from ebpfwatch.kernel.protocol import LoadRequest
-    from ebpfwatch.kernel.session import load, start_loader
+    from ebpfwatch.kernel.session import load
 
     request = LoadRequest(
         "ebpfwatch.c",

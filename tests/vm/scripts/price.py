@@ -10,9 +10,9 @@ import time
 
 from ebpfwatch.catalogue.ladder import Attachment
 from ebpfwatch.kernel.attach import attach
+from ebpfwatch.loader.bpf import EXIT, PROGRAM_TYPES, Function, instruction, load_program
 from ebpfwatch.loader.btf import Btf
-from ebpfwatch.loader.fentry import load_fentry
-from ebpfwatch.loader.prober import _FENTRY_ARGUMENT, EXIT, PROGRAM_TYPES, instruction, load_program
+from ebpfwatch.loader.prober import _FENTRY_ARGUMENT
 from ebpfwatch.loader.running import version_code
 
 FILES, ROUNDS = 1000, 5
@@ -56,9 +56,8 @@ def storm():
 
 def load(kind, target, code):
     """A program's fd; raises OSError."""
-    if kind == "fentry":
-        return load_fentry(code, Btf().function(target), "price")
-    return load_program(PROGRAM_TYPES[kind], code, version_code())
+    function = Function(Btf().function(target)) if kind == "fentry" else None
+    return load_program(PROGRAM_TYPES[kind], code, version_code(), function=function)
 
 
 storm()

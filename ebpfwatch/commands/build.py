@@ -1,0 +1,45 @@
+"""``ebpfwatch build``: compile before there is trouble, for the running kernel."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from ebpfwatch import config
+from ebpfwatch.commands.daemon import CONFIG
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.kernel.pending import build
+from ebpfwatch.system.log import say
+
+EXAMPLES = """\
+The daemon's first start under a kernel does the same. A start that finds what it needs compiles
+nothing: it takes a fraction of the time, and no compiler has to fit into memory.
+Only the running kernel can be built for: which hooks it offers is found out by trying.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Where the configuration is: it decides what is compiled."""
+    parser.add_argument(
+        "--config", default=CONFIG, help="configuration file (default: %(default)s)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit 1 if the kernel refuses a program, 73 if nothing can be written."""
+    os.umask(0o077)
+    settings = config.load(arguments.config)
+    request = config.loader_request(settings, keep=config.programs_directory(settings))
+    examined = build(request)
+    for program in examined.dry_run.refused:
+        say(f"{program.role}: the kernel refuses {program.function}: {program.refusal}", "err")
+    if examined.dry_run.refused:
+        return Exit.FAILED
+    if examined.origin.not_kept:
+        raise EbpfwatchError(
+            f"nothing is kept: {examined.origin.not_kept}",
+            "make it writable for root, or set state_directory to another place",
+            Exit.CANTCREAT,
+        )
+    print(f"compiled for this kernel and {arguments.config}: {examined.origin.file}")
+    return Exit.OK
