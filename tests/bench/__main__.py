@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ebpfwatch.kernel.libbpf import library
-from tests.bench.daemoncost import costs
+from tests.bench.daemoncost import costs, starts
 from tests.bench.measure import Row, measure
 from tests.bench.programs import programs
 from tests.bench.report import Results, about, machine, render
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="of every workload")
     parser.add_argument("--rounds", type=float, default=1.0, help="times the usual number")
-    parser.add_argument("--only", default="", help="workloads, or daemon, programs, growth")
+    parser.add_argument("--only", default="", help="workloads, or start, daemon, programs, growth")
     parser.add_argument("--lives", type=int, default=10_000_000, help="for the growth of RSS")
     parser.add_argument("--rest", type=float, default=300, help="seconds at rest")
     parser.add_argument("--write", type=Path, help="docs/performance.md")
@@ -57,10 +57,14 @@ def _all(bench: Bench, arguments: argparse.Namespace, stack: contextlib.ExitStac
         print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
         return True
 
+    if chosen("start"):
+        results.figures.update(starts(bench))
     if chosen("daemon"):
         results.figures.update(costs(bench, arguments.lives, arguments.rest, 100))
     if chosen("programs"):
         results.programs = programs(bench, max(3, round(9 * arguments.rounds)))
+    if wanted and not set(wanted) & {*(workload.name for workload in WORKLOADS), "growth"}:
+        return results
     found, results.missing = available(subjects(bench.mount, stack))
     results.about = about(found)
     for workload in WORKLOADS:

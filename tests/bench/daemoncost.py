@@ -5,35 +5,32 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ebpfwatch.commands.selftest import double_free, open_playback
 from ebpfwatch.system.lock import running_daemon
+from tests.bench.starting import Start, Watched, memory_limit
 from tests.bench.workloads import Bench
-from tests.live.harness import DaemonProcess, start_daemon
+from tests.live.harness import PATIENCE, ROOT, DaemonProcess, start_daemon, write_config
 
-__all__ = ["costs"]
+__all__ = ["costs", "starts"]
+
+_SMALL = 96  #: MiB: as much as the machines of the case have free
 
 _FRESH_SCRAPES = 60
 
 
 def costs(bench: Bench, lives: int, rest: float, shots: int) -> dict[str, float]:
     """Figures by name; seconds, bytes and percent of one CPU."""
-    starts = []
-    for number in range(5):
-        began = time.monotonic()
-        daemon = _start(bench, f"start{number}")
-        starts.append(time.monotonic() - began)
-        daemon.stop()
-    found = {"start to ready, s": statistics.median(starts)}
-    found["loader child's peak RSS, MiB"] = _loader_peak(bench)
+    found: dict[str, float] = {}
     daemon = _start(bench, "cost")
     try:
         found.update(_at_rest(daemon, rest))
@@ -44,23 +41,44 @@ def costs(bench: Bench, lives: int, rest: float, shots: int) -> dict[str, float]
     return found
 
 
+def starts(bench: Bench) -> dict[str, float]:
+    """Figures of the start: from what is kept, with the compiler, and both with little memory."""
+    kept, fresh = bench.directory / "kept", bench.directory / "fresh"
+    _watched(bench, kept)
+    figures = {}
+    for way, directory, count in (("", kept, 9), (", compiling", fresh, 5)):
+        rounds = [_watched(bench, directory, keep=not way) for _ in range(count)]
+        assert all(start.compiled is bool(way) for start in rounds), way
+        figures[f"start to ready{way}, s"] = statistics.median(s.seconds for s in rounds)
+        figures[f"peak of all processes at a start{way}, MB"] = max(s.peak_mb for s in rounds)
+    with memory_limit(_SMALL << 20) as wrapper:
+        for way, directory in (("", kept), (", compiling", fresh)) if wrapper else ():
+            start = _watched(bench, directory, wrapper, keep=not way)
+            figures[f"start to ready in a cgroup of {_SMALL} MiB{way}, s"] = start.seconds
+    return figures
+
+
+def _watched(
+    bench: Bench, directory: Path, wrapper: Sequence[str] = (), keep: bool = True
+) -> Start:
+    """One start in this directory; without ``keep`` nothing that was compiled is there."""
+    directory.mkdir(exist_ok=True)
+    if not keep:
+        shutil.rmtree(directory / "state/programs", ignore_errors=True)
+    words = [*wrapper, sys.executable, "-m", "ebpfwatch", "run", "--config"]
+    environment = {**os.environ, "RUNTIME_DIRECTORY": str(directory / "run")}
+    daemon = Watched([*words, str(write_config(directory))], directory / "log", environment, ROOT)
+    try:
+        return daemon.start(PATIENCE)
+    finally:
+        daemon.stop()
+
+
 def _start(bench: Bench, name: str) -> DaemonProcess:
     directory = bench.directory / name
     directory.mkdir()
     # Each finding must be written: no folding, no limit.
     return start_daemon(directory, fold_seconds="0", per_minute="10000")
-
-
-def _loader_peak(bench: Bench) -> float:
-    """The child is a child of ours here, so wait4 tells."""
-    script = (
-        "import resource, sys; from pathlib import Path;"
-        "from tests.live.harness import load_session; load_session(Path(sys.argv[1])).close();"
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    )
-    words = [sys.executable, "-c", script, str(bench.mount)]
-    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    return int(said.split()[-1]) / 1024
 
 
 def _status(daemon: DaemonProcess, key: str) -> int:
