@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 
 from ebpfwatch import config
+from ebpfwatch.daemon.request import load_request
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.pending import Pending
 from ebpfwatch.paths import Paths
 from ebpfwatch.system.files import why_not_roots
+from ebpfwatch.system.lock import Lock
 from ebpfwatch.system.log import say
 
 
@@ -33,13 +35,15 @@ def run(arguments: argparse.Namespace) -> int:
     os.umask(0o077)
     settings = config.load(arguments.config)
     _judge_hands(os.path.abspath(arguments.config), settings)
+    paths = Paths(run=Path(os.environ.get("RUNTIME_DIRECTORY", "/run/ebpfwatch")))
+    lock = Lock(paths.run)
     loader = Pending()
     try:
-        # After the child was started: importing the daemon takes as long as the child's own start.
+        loader.ask(load_request(settings, paths, arguments.verbose))
+        # While the child loads: importing the daemon takes as long.
         from ebpfwatch.daemon.loop import Daemon
 
-        paths = Paths(run=Path(os.environ.get("RUNTIME_DIRECTORY", "/run/ebpfwatch")))
-        Daemon(settings, arguments.config, paths, loader, arguments.verbose).run()
+        Daemon(settings, arguments.config, paths, lock, loader).run()
     finally:
         loader.abandon()
     return Exit.OK

@@ -59,22 +59,25 @@ _LOG_SECONDS = 2.0
 
 
 class Daemon:
-    """Owns everything; ``run`` returns when a signal says so."""
+    """Owns everything; ``run`` returns when a signal says so.
+
+    ``lock`` is held, ``loader`` was asked already.
+    """
 
     def __init__(
         self,
         settings: config.Config,
         config_path: str,
         paths: Paths,
+        lock: Lock,
         loader: Pending,
-        verbose: bool = False,
     ) -> None:
         self._config = settings
         self._started_with = settings
         self._config_path = config_path
         self._paths = paths
+        self._lock = lock
         self._loader = loader
-        self._verbose = verbose
         self._started = time.time()
         self._began = time.monotonic()
         self._symbols = Symbols(paths.proc / "kallsyms")
@@ -87,18 +90,17 @@ class Daemon:
 
     def run(self) -> None:
         """Load, say what was loaded, then follow the kernel; raises ``EbpfwatchError``."""
-        lock = Lock(self._paths.run)
+        lock = self._lock
         self._signals = Signals(
             *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
         )
-        # Everything that can fail is tried before BPF is loaded: a start that fails costs nothing.
+        # Everything that can fail is tried before anything is attached.
         boot_id = self._sources.read("boot_id", lambda: kernel_boot_id(self._paths), "")
         self._this_boot = ThisBoot(Path(self._config.state_directory), boot_id)
         self._delivery = Delivery(self._config, self._paths, self._this_boot.not_kept)
         self._actions = Actions(self._config, self._paths)
         self._web = start.bind(self._config)
-        pending = self._loader
-        pending.ask(start.load_request(self._config, self._paths, self._verbose))
+        pending = self._loader.go()
         # While the child loads:
         self._delivery.connect()
         self._precursors = Precursors(self._paths, self._surroundings.recorder, self._this_boot)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import gc
 from typing import TYPE_CHECKING, Any, Callable
 
 from ebpfwatch import __version__, config
 from ebpfwatch.daemon.delivery import Delivery
-from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.host import mounts
+from ebpfwatch.errors import EbpfwatchError
 from ebpfwatch.kernel import libbpf
 from ebpfwatch.kernel.playback import PAGE_BYTES, Playback
-from ebpfwatch.kernel.protocol import LoadRequest, Origin
+from ebpfwatch.kernel.protocol import Origin
 from ebpfwatch.kernel.session import Session
-from ebpfwatch.paths import Paths
 from ebpfwatch.system import log, privileges, seccomp
 from ebpfwatch.system.imports import absent, without
 from ebpfwatch.system.log import say
@@ -24,7 +21,7 @@ from ebpfwatch.system.log import say
 if TYPE_CHECKING:
     from ebpfwatch.sinks.web import Web
 
-__all__ = ["bind", "facts", "give_up", "introduce", "load_request", "test_page", "tidy"]
+__all__ = ["bind", "facts", "give_up", "introduce", "test_page", "tidy"]
 
 
 def bind(settings: config.Config) -> Web | None:
@@ -38,22 +35,6 @@ def bind(settings: config.Config) -> Web | None:
         from ebpfwatch.sinks.web import Web
 
     return Web(*address, settings.metrics.web_config)
-
-
-def load_request(settings: config.Config, paths: Paths, verbose: bool) -> LoadRequest:
-    """What the loader child is asked for; raises ``EbpfwatchError`` where there is no ext4."""
-    found = mounts.ext4_mounts(paths)
-    if not found:
-        raise EbpfwatchError(
-            "no ext4 filesystem is mounted, so there is nothing to watch",
-            "mount one, then start again",
-            Exit.UNAVAILABLE,
-        )
-    return dataclasses.replace(
-        config.loader_request(settings, keep=config.programs_directory(settings)),
-        mounts=tuple(mount.path for mount in found if not mount.read_only),
-        verbose=verbose,
-    )
 
 
 def test_page(session: Session) -> range:

@@ -18,7 +18,7 @@ from typing import Callable, TypeVar
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel import handoff
-from ebpfwatch.kernel.protocol import Examined, Loaded, LoadRequest
+from ebpfwatch.kernel.protocol import Examined, Go, Loaded, LoadRequest
 
 __all__ = ["Pending", "build", "probe", "start_loader"]
 
@@ -59,14 +59,17 @@ class Pending:
 
     def ask(self, request: LoadRequest) -> Pending:
         """Say what to load; raises ``EbpfwatchError`` where the child is gone already."""
+        return self._say(request)
+
+    def go(self) -> Pending:
+        """Let it attach what it has loaded; raises ``EbpfwatchError`` as ``ask``."""
+        return self._say(Go())
+
+    def _say(self, record: LoadRequest | Go) -> Pending:
         try:
-            handoff.send(self._connection, request)
-        except OSError as error:
-            raise EbpfwatchError(
-                f"the loader child died (status {self._end()}): {error}",
-                "out of memory?",
-                Exit.OSERR,
-            ) from None
+            handoff.send(self._connection, record)
+        except OSError:
+            self.collect(Loaded, _END_SECONDS)  # raises what it had to say before it ended
         return self
 
     def wait(self, stop: Callable[[], bool], seconds: float = LOADER_SECONDS) -> bool:
@@ -137,7 +140,7 @@ def _waits_in(pid: int) -> str:
 
 def start_loader(request: LoadRequest) -> Pending:
     """Start compiling and attaching in a child; see ``Session`` for what comes back."""
-    return Pending().ask(request)
+    return Pending().ask(request).go()
 
 
 def probe(request: LoadRequest, seconds: float = LOADER_SECONDS) -> Examined:

@@ -1,6 +1,7 @@
-"""What the daemon and the loader child say to each other: one record each way.
+"""What the daemon and the loader child say to each other, in records.
 
-``LoadRequest`` goes to the child; back come ``Loaded`` with the fds of maps, programs and links, or
+``LoadRequest`` goes to the child, and ``Go`` once it may attach; back come ``Loaded`` with the fds
+of maps, programs and links, or
 ``Examined`` (nothing was kept), or ``Failure``.  ``handoff`` carries them and checks what arrives.
 """
 
@@ -13,7 +14,7 @@ from ebpfwatch.kernel.dry_run import DryRun
 from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.kernel.tracebuffer import Dump
 
-__all__ = ["Examined", "Features", "Learned", "LoadRequest", "Loaded", "Origin", "Place"]
+__all__ = ["Examined", "Features", "Go", "Learned", "LoadRequest", "Loaded", "Origin", "Place"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,14 @@ class LoadRequest:
     verbose: bool = False
     keep: str = ""
     build: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Go:
+    """The daemon's second word: all that can fail in a start has been tried, so attach.
+
+    Until then the child only loads: a start that fails has changed nothing in the kernel.
+    """
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,12 +12,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import os
 import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ebpfwatch.catalogue.ladder import UNITS, Attachment, Unit
@@ -26,7 +27,7 @@ from ebpfwatch.kernel import handoff, tracebuffer
 from ebpfwatch.kernel.attach import attach_or_fail
 from ebpfwatch.kernel.dry_run import DryRun
 from ebpfwatch.kernel.hook import LoadedHook
-from ebpfwatch.kernel.protocol import Examined, Learned, Loaded, LoadRequest, Origin, Place
+from ebpfwatch.kernel.protocol import Examined, Go, Learned, Loaded, LoadRequest, Origin, Place
 from ebpfwatch.loader import trap_cost
 from ebpfwatch.loader.bpf import Function
 from ebpfwatch.loader.image import Module
@@ -65,9 +66,10 @@ def main(argv: list[str]) -> int:
             if not request.verbose:
                 # clang's diagnostics: shown only when the compilation failed.
                 os.dup2(log.fileno(), 2)
-            reply, fds = _serve(request)
+            may_attach = functools.cache(lambda: handoff.receive(connection, Go))
+            reply, fds = _serve(request, may_attach)
         except EOFError:
-            return 0  # the start failed before there was anything to load
+            return 0  # the start failed elsewhere
         except EbpfwatchError as error:
             reply = Failure.of(error)
         except Exception as error:
@@ -81,6 +83,11 @@ def main(argv: list[str]) -> int:
                 Exit.SOFTWARE,
             )
         handoff.send(connection, reply, tuple(fds))
+        # Until the other side has read it: one that ends with something unread in its own queue
+        # (Go) takes the answer away (ECONNRESET: unix_release_sock() in net/unix/af_unix.c).
+        with contextlib.suppress(OSError):
+            while connection.recv(1):
+                pass
     return 0
 
 
@@ -96,7 +103,9 @@ def _belong_to(parent: int) -> bool:
     return os.getppid() == parent
 
 
-def _serve(request: LoadRequest) -> tuple[Loaded | Examined, list[int]]:
+def _serve(
+    request: LoadRequest, may_attach: Callable[[], object]
+) -> tuple[Loaded | Examined, list[int]]:
     missing = capabilities_missing()
     if missing:
         raise EbpfwatchError(f"loading BPF programs needs {missing}", "run it as root", Exit.NOPERM)
@@ -117,7 +126,7 @@ def _serve(request: LoadRequest) -> tuple[Loaded | Examined, list[int]]:
         return _verify(request), []
     if request.build:
         return _build(request), []
-    return _load(request)
+    return _load(request, may_attach)
 
 
 def _mount_tracefs() -> None:
@@ -159,14 +168,14 @@ def _keep(path: Path, wanted: MadeFor, prepared: Prepared, why: str) -> Origin:
     return Origin(str(path), why)
 
 
-def _load(request: LoadRequest) -> tuple[Loaded, list[int]]:
+def _load(request: LoadRequest, may_attach: Callable[[], object]) -> tuple[Loaded, list[int]]:
     """From what is kept, else from what is compiled now; that is kept then."""
     wanted, path, why = None, Path(), ""
     if request.keep:
         path = path_of(Path(request.keep), request.unit)
         try:
             wanted = made_for(request)
-            start = _Start(request, read(path, wanted))
+            start = _Start(request, read(path, wanted), may_attach)
         except (Unusable, OSError) as error:
             why = f"{path} {error}"
         else:
@@ -178,7 +187,7 @@ def _load(request: LoadRequest) -> tuple[Loaded, list[int]]:
     from ebpfwatch.loader.prepare import Preparation
 
     prepared = Preparation(request).prepare()
-    loaded, fds = _Start(request, prepared).run(Origin(compiled=why))
+    loaded, fds = _Start(request, prepared, may_attach).run(Origin(compiled=why))
     if wanted is not None:
         # After the load, so that what the kernel refuses is not kept.
         origin = _keep(path, wanted, prepared, why)
@@ -189,8 +198,10 @@ def _load(request: LoadRequest) -> tuple[Loaded, list[int]]:
 class _Start:
     """What was prepared, brought into the kernel: from the learner to the fds."""
 
-    def __init__(self, request: LoadRequest, prepared: Prepared) -> None:
-        self.request, self.prepared = request, prepared
+    def __init__(
+        self, request: LoadRequest, prepared: Prepared, may_attach: Callable[[], object]
+    ) -> None:
+        self.request, self.prepared, self.may_attach = request, prepared, may_attach
         self.unit: Unit = UNITS[request.unit]
         self.version = version_code()
         #: Kept: its fds are closed with it, and they have to be sent first.
@@ -209,9 +220,11 @@ class _Start:
             learned = self._learn()
             offsets["OFF_VFS_INODE"] = learned.vfs_inode
             values.update(learned.values)
-        dump = self._prepare_dump()
         maps = (*self.unit.maps, *(["stacks"] if self.request.first_stacks else []))
         self.module = module = Module(prepared.unit, self.version, values)
+        module.load_together(self._wanted())
+        self.may_attach()
+        dump = self._prepare_dump()
         self._attach_all(module)
         attached = self.found
         fds = [*(module.map(name) for name in maps), *attached.program_fds, *attached.links]
@@ -262,7 +275,6 @@ class _Start:
         slab_free = any(hook.role == "any_free" and hook.kind == "kprobe" for hook in hooks)
         costs_a_trap = self.request.attach and slab_free
         before_ns = trap_cost.call_ns() if costs_a_trap else 0.0
-        module.load_together(self._wanted())
         # In the ladder's order: alloc before evict, evict before the frees, so that no life is
         # seen to end that was not seen to begin.
         # Those that wait for a reason come last: what is not attached has no link (kernel.links).

@@ -123,7 +123,7 @@ def test_no_compiler_comes_into_memory(ext4: Path, keep: Path) -> None:
     script = (
         "import sys; from ebpfwatch.kernel.protocol import LoadRequest\n"
         "from ebpfwatch.loader import child\n"
-        f"loaded, fds = child._load({asked(ext4, keep)!r})\n"
+        f"loaded, fds = child._load({asked(ext4, keep)!r}, lambda: None)\n"
         "mapped = open('/proc/self/maps').read()\n"
         "print(loaded.origin.compiled, 'bcc' in sys.modules, 'LLVM' in mapped, len(fds) > 15)\n"
     )
