@@ -14,7 +14,15 @@ from tests.bench.daemoncost import costs, starts
 from tests.bench.measure import Row, measure
 from tests.bench.programs import programs
 from tests.bench.report import Results, about, machine, render
-from tests.bench.subjects import AGAIN, NO_EVIDENCE, NO_UNLINK, Subject, available, subjects
+from tests.bench.subjects import (
+    AGAIN,
+    NO_EVIDENCE,
+    NO_UNLINK,
+    ONLY_CAUSES,
+    Subject,
+    available,
+    subjects,
+)
 from tests.bench.workloads import WORKLOADS, Bench
 from tests.live.harness import loop_ext4
 from tests.trust.figures import between
@@ -91,6 +99,12 @@ def _ratios(rows: Sequence[Row]) -> dict[str, float]:
         for what, name in (("evidence", NO_EVIDENCE), ("unlink hooks", NO_UNLINK)):
             points = 100 * (ours.to_nothing - found["pairs", name].to_nothing)
             figures[f"{what} in a storm, percentage points"] = points
+        figures["storm with evictions and contracts only, to nothing"] = found[
+            "pairs", ONLY_CAUSES
+        ].to_nothing
+    reclaim = found.get(("reclaim", "ebpfwatch"))
+    if reclaim is not None:
+        figures["reclaim, to nothing"] = reclaim.to_nothing
     ours, theirs = found.get(("storm", "ebpfwatch")), found.get(("storm", "bpftrace one-liner"))
     if ours is not None and theirs is not None:
         added = max(ours.to_nothing - 1, 0.001)

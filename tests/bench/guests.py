@@ -35,10 +35,10 @@ BOOTS = (
 _HEAD = """\
 Two thousand files created and deleted by one task, five pairs, in an arm64 guest whose clock
 counts instructions (QEMU `-icount`), so a kprobe's trap, caches and pipelines are not in it:
-median ratio and extremes. The kernel's own debugging has a boot of its own, and is compared with
-the plain boot.
+median ratio and extremes. The traps are counted by programs of their own on the same kprobes.
+The kernel's own debugging has a boot of its own, and is compared with the plain boot.
 
-| kernel | subject | to nothing | pairs |
+| kernel | subject | to nothing, or number | pairs, or each |
 |---|---|---|---|
 """
 

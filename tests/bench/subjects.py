@@ -29,6 +29,7 @@ __all__ = [
     "NO_EVIDENCE",
     "NO_UNLINK",
     "ONE_LINER",
+    "ONLY_CAUSES",
     "Subject",
     "available",
     "subjects",
@@ -52,8 +53,12 @@ NO_EVIDENCE = "ebpfwatch, no evidence"
 #: Without who unlinked, which two of the verdicts need.
 NO_UNLINK = "ebpfwatch, no unlink hooks"
 
+#: Without the hooks that see allocations and frees: every cause is told, no second free is.
+ONLY_CAUSES = "ebpfwatch, evictions and contracts only"
+_OF_FREES = frozenset(("alloc", "destroy", "rcu_free", "any_free"))
+
 #: What differs so little from another subject that only many near pairs show it.
-FINE = (AGAIN, NO_EVIDENCE, NO_UNLINK)
+FINE = (AGAIN, NO_EVIDENCE, NO_UNLINK, ONLY_CAUSES)
 
 #: Verdicts into the trace buffer, as by default; without changing the machine's sysctl.
 _TRACE: dict[str, object] = {"trace": True, "dump_on_oops": False}
@@ -91,20 +96,29 @@ def subjects(mount: Path, stack: contextlib.ExitStack) -> list[Subject]:
             "`hooks.rungs: unlink=none`, `evidence.trace: false`: who unlinked is unknown, too",
         ),
     }
+    variants[ONLY_CAUSES] = (
+        {"alloc": "auto", **_TRACE},
+        "the default's hooks without those of allocations and frees",
+    )
     for name, (changes, what) in variants.items():
         session = load_session(mount, attach=False, **changes)
         stack.callback(session.close)
         floor = "" if name in FINE else f"floor of {name}"
         if floor:
             found.append(Subject(floor, _floor(session, stack), "empty programs on the same hooks"))
-        found.append(Subject(name, _watcher(session), what, floor))
+        without = _OF_FREES if name == ONLY_CAUSES else frozenset()
+        found.append(Subject(name, _watcher(session, without), what, floor))
     return found + _others()
 
 
-def _watcher(session: Session) -> Callable[[], object]:
+def _watcher(session: Session, without: frozenset[str]) -> Callable[[], object]:
+    armed = {hook.role for hook in session.loaded.hooks if hook.armed}
+
     @contextlib.contextmanager
     def on() -> Iterator[None]:
-        session.links.attach()
+        for role in dict.fromkeys(place.role for place in session.links.places):
+            if role not in without and role not in armed:
+                session.links.attach(role)
         session.since = dict.fromkeys(session.since, time.monotonic_ns())
         session.configure(0, ())
         yield
