@@ -21,6 +21,7 @@ from ebpfwatch.kernel.libbpf import library, map_lookup, prog_info
 from ebpfwatch.loader import offsets
 from ebpfwatch.loader.btf import Btf, BtfError
 from ebpfwatch.loader.compiler import Compiler
+from ebpfwatch.loader.image import Module as Unit
 from ebpfwatch.loader.prober import Prober
 from ebpfwatch.loader.running import capabilities_missing, version_code
 
@@ -65,7 +66,7 @@ class Watch:
         if any(one.site.call.how is How.LOCKREF for one in placed):
             lockref = _lockref(compiler)
         flags = [f"-DMOST_SITES={MOST_SITES}", f"-DOFF_D_LOCKREF={lockref}"]
-        self._unit = compiler.compile("balance.c", flags)
+        self._unit = Unit(compiler.compile("balance.c", flags), prober.version, {})
         self._at = self._unit.load("kprobe", "at_call")
         self._after = self._unit.load("kprobe", "after_call")
         self.compile_seconds = time.monotonic() - began
