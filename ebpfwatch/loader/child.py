@@ -186,8 +186,18 @@ def _load(request: LoadRequest, may_attach: Callable[[], object]) -> tuple[Loade
                 why = f"{path} does not load here: {error}"
     from ebpfwatch.loader.prepare import Preparation
 
-    prepared = Preparation(request).prepare()
-    loaded, fds = _Start(request, prepared, may_attach).run(Origin(compiled=why))
+    preparation = Preparation(request)
+    prepared = preparation.prepare()
+    start = _Start(request, prepared, may_attach)
+    try:
+        loaded, fds = start.run(Origin(compiled=why))
+    except OSError as error:
+        start.undo()
+        if not start.values:
+            raise
+        prepared = preparation.prepare(start.values)
+        not_kept = f"only with this boot's addresses compiled in do they load: {error.strerror}"
+        return _Start(request, prepared, may_attach).run(Origin("", why, not_kept))
     if wanted is not None:
         # After the load, so that what the kernel refuses is not kept.
         origin = _keep(path, wanted, prepared, why)
@@ -207,6 +217,8 @@ class _Start:
         #: Kept: its fds are closed with it, and they have to be sent first.
         self.module: Module | None = None
         self.found = _Attached()
+        #: For the holes of the unit's programs; empty until they are known.
+        self.values: dict[str, int] = {}
 
     def run(self, origin: Origin) -> tuple[Loaded, list[int]]:
         """The reply, and the fds in its order: maps, programs, links."""
@@ -221,6 +233,7 @@ class _Start:
             offsets["OFF_VFS_INODE"] = learned.vfs_inode
             values.update(learned.values)
         maps = (*self.unit.maps, *(["stacks"] if self.request.first_stacks else []))
+        self.values = values
         self.module = module = Module(prepared.unit, self.version, values)
         module.load_together(self._wanted())
         self.may_attach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 from ebpfwatch.config import Config, loader_request
 from ebpfwatch.kernel import libbpf
 from ebpfwatch.kernel.protocol import LoadRequest
+from ebpfwatch.loader import child
+from ebpfwatch.loader.bpf import Function
+from ebpfwatch.loader.image import Module
 from ebpfwatch.loader.prepare import Preparation
 from ebpfwatch.loader.prepared import made_for, path_of, read, write
 from tests.live.harness import ROOT, command, load_session, selftest, start_daemon, write_config
@@ -116,6 +120,27 @@ def test_a_file_that_is_not_right_is_compiled_anew(
     assert says in origin.compiled and "\n" not in origin.compiled
     assert origin.file == str(file)
     assert read(file, made_for(request)) == read(path_of(keep, request.unit), made_for(request))
+
+
+def test_what_the_verifier_refuses_is_compiled_with_its_values(
+    ext4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux 4.19's has a limit that is near: then nothing is kept, and it says why."""
+    tmp_path.chmod(0o700)
+    load = Module.load
+
+    def refuse(module: Module, kind: str, function: str, place: Function | None = None) -> int:
+        if function == "kmem_cache_free" and module._codes[function].holes.keys() & {"DEAD_STATE"}:
+            raise OSError(7, "Argument list too long")
+        return load(module, kind, function, place)
+
+    monkeypatch.setattr(Module, "load", refuse)
+    loaded, fds = child._load(asked(ext4, tmp_path), lambda: None)
+    assert "Argument list too long" in loaded.origin.not_kept and not loaded.origin.file
+    assert "does not exist yet" in loaded.origin.compiled
+    assert not list(tmp_path.iterdir()) and "kmem_cache_free" in loaded.programs
+    for fd in fds:
+        os.close(fd)
 
 
 def test_no_compiler_comes_into_memory(ext4: Path, keep: Path) -> None:
