@@ -98,12 +98,19 @@ def _first_free(triage: Triage) -> list[str]:
     ]
 
 
+_AUDIT = (
+    "if there is a vmcore, keep it with its vmlinux, and count its references: `ebpfwatch audit"
+    " VMCORE --vmlinux VMLINUX` names what was given back too often"
+)
+
+
 def _vmcore(triage: Triage) -> list[str]:
     proven = triage.heaviest(Weight.PROVEN)
     found = fault.object_register(proven.report) if proven else None
     if found is None:
-        return ["if there is a vmcore, keep it with its vmlinux"]
+        return [_AUDIT]
     return [
+        _AUDIT,
         f"if there is a vmcore, look in crash: `kmem {found[1]:x}` says what the object's page is"
-        " now (free, or whose)"
+        " now (free, or whose)",
     ]
