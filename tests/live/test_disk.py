@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,31 +12,27 @@ from pathlib import Path
 
 import pytest
 
+from ebpfwatch.host.disks import Disk, DiskReader
+from ebpfwatch.paths import Paths
 from tests.live.harness import PATIENCE, DaemonProcess, command, selftest, until, watching
 
 
 @pytest.fixture
 def sick(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    """An ext4 on a loop device, and the file that is its disk."""
-    image, mount = tmp_path / "image", tmp_path / "mnt"
-    image.write_bytes(b"")
-    os.truncate(image, 64 << 20)
+    """An ext4 on a loop device, and where its file lies: there is too little room for it."""
+    below, mount = tmp_path / "below", tmp_path / "mnt"
+    below.mkdir()
     mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24M", "none", below], check=True)
+    image = below / "image"
+    image.touch()
+    os.truncate(image, 64 << 20)
     words = ["mke2fs", "-q", "-F", "-t", "ext4", "-e", "remount-ro", str(image)]
     subprocess.run(words, check=True)
-    # Direct, or what lies behind the end of its file would be read as zeros (lo_read_simple() in
-    # drivers/block/loop.c).
-    words = ["losetup", "-f", "--show", "--direct-io=on", str(image)]
-    done = subprocess.run(words, check=True, capture_output=True, text=True)
-    device = done.stdout.strip()
-    subprocess.run(["mount", device, mount], check=True)
-    for number in range(50):
-        (mount / str(number)).mkdir()
-    subprocess.run(["umount", mount], check=True)  # or its blocks would still be in memory
-    subprocess.run(["mount", device, mount], check=True)
-    yield image, mount
+    subprocess.run(["mount", "-o", "loop", image, mount], check=True)
+    yield below, mount
     subprocess.run(["umount", mount], check=True)
-    subprocess.run(["losetup", "-d", device], check=True)
+    subprocess.run(["umount", below], check=True)
 
 
 def value(daemon: DaemonProcess, name: str, mount: Path) -> float | None:
@@ -54,32 +51,40 @@ def messages(daemon: DaemonProcess, mount: Path) -> float:
 
 
 def test_a_disk_that_gives_errors(sick: tuple[Path, Path], tmp_path: Path) -> None:
-    """Before: there, no error. After its file was cut off: errors in the log and in ext4's count;
-    `check` says FAIL, and only of this mount.
+    """Before: there, no error. After it took no data any more: errors in the kernel's log, of this
+    device only. After ext4 met an error: read-only, by itself; `check` says FAIL.
     """
-    image, mount = sick
+    below, mount = sick
+    (device,) = (found.device for found in ext4_of(mount))
     with watching(tmp_path) as daemon:
         assert value(daemon, "ebpfwatch_filesystem_turned_read_only", mount) == 0.0
         assert value(daemon, "ebpfwatch_filesystem_device_gone", mount) == 0.0
         before = messages(daemon, mount)
-        # What lies behind the end of its file is an error now (lo_complete_rq(), the same file).
-        os.truncate(image, 0)
-        Path("/proc/sys/vm/drop_caches").write_text("3")
-        for number in range(50):
-            try:
-                (mount / str(number) / "file").touch()
-            except OSError:
-                break
-        os.sync()
+        fill(below / "rest", 32 << 20)
+        fill(mount / "data", 20 << 20)
         until(lambda: messages(daemon, mount) > before, daemon.metrics)
-        until(lambda: value(daemon, "ebpfwatch_filesystem_turned_read_only", mount))
         assert messages(daemon, Path("/")) == 0.0
+        # The kernel's own switch, as after an error of the structures.
+        Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("tests/live/test_disk.py")
+        until(lambda: value(daemon, "ebpfwatch_filesystem_turned_read_only", mount))
         lines = json.loads(command("check", "--json").stdout)["advice"]
-        told = {
-            line["item"]: line["level"] for line in lines if line["item"].startswith(f"{mount} ")
-        }
+        told = {line["item"]: line["level"] for line in lines}
         assert told[f"{mount} device"] == told[f"{mount} errors"] == "FAIL"
-        assert {line["item"]: line["level"] for line in lines}["/ device"] == "OK"
+        assert told["/ device"] == "OK"
+
+
+def ext4_of(mount: Path) -> list[Disk]:
+    """The filesystem that is mounted there."""
+    return [disk for disk in DiskReader().read(Paths()) if disk.mount == str(mount)]
+
+
+def fill(file: Path, size: int) -> None:
+    """As much as goes; the disk says only later what it did not take."""
+    with contextlib.suppress(OSError), open(file, "wb") as out:
+        for _ in range(size >> 20):
+            out.write(os.urandom(1 << 20))
+            out.flush()
+    os.sync()
 
 
 def test_open_files_are_counted(tmp_path: Path, ext4: Path) -> None:
