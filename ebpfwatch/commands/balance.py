@@ -19,6 +19,7 @@ from ebpfwatch.commands import seconds
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.fields import optional
 from ebpfwatch.kernel.symbols import Symbols
+from ebpfwatch.loader.running import capabilities_missing
 from ebpfwatch.paths import Paths
 from ebpfwatch.system.log import say
 from ebpfwatch.system.signals import Signals
@@ -65,6 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.module.replace("-", "_")
     paths = Paths()
     module = _file(paths, name, arguments.modules)
+    missing = capabilities_missing()
+    if missing:
+        raise EbpfwatchError(f"loading BPF programs needs {missing}", "run it as root", Exit.NOPERM)
     addresses = _sections(paths, name, module.sites)
     if not module.sites:
         print(f"{printable(name)} calls none of the functions that take or give back references")

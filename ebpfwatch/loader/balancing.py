@@ -23,7 +23,7 @@ from ebpfwatch.loader.btf import Btf, BtfError
 from ebpfwatch.loader.compiler import Compiler
 from ebpfwatch.loader.image import Module as Unit
 from ebpfwatch.loader.prober import Prober
-from ebpfwatch.loader.running import capabilities_missing, version_code
+from ebpfwatch.loader.running import version_code
 
 __all__ = ["MOST_SITES", "Placed", "Watch"]
 
@@ -143,9 +143,6 @@ class Watch:
 
 
 def _insist() -> None:
-    missing = capabilities_missing()
-    if missing:
-        raise EbpfwatchError(f"loading BPF programs needs {missing}", "run it as root", Exit.NOPERM)
     if not _KPROBES.exists():
         raise EbpfwatchError(
             "this kernel has no kprobes (CONFIG_KPROBE_EVENTS), so the calls of a module cannot be"

@@ -11,6 +11,9 @@ import pytest
 
 from ebpfwatch.balance.books import Booked, Books, Held, judge, lines
 from ebpfwatch.balance.calls import FUNCTIONS, UNCOUNTED, How, Module, Site, find
+from ebpfwatch.commands import balance
+from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.paths import Paths
 
 #: What a compiler makes of it is for each call known from the text.
 SOURCE = """\
@@ -183,3 +186,48 @@ def test_calls_that_were_lost_are_not_judged() -> None:
     """More objects than there is room for."""
     counted = books(Booked(GET, "a", 500, lost=7), Booked(PUT, "b", 400))
     assert verdict(counted)[0] == "not judged"
+
+
+class Kernel:
+    """A /sys and a directory of modules, made by hand."""
+
+    def __init__(self, root: Path, data: bytes) -> None:
+        self.paths = Paths(proc=root / "proc", sys=root / "sys")
+        self.home = root / "sys/module/lender"
+        (self.home / "sections").mkdir(parents=True)
+        (self.home / "sections/.text").write_text("0xffff800001234000\n")
+        self.modules = root / "modules"
+        self.modules.mkdir()
+        (self.modules / "lender.ko").write_bytes(data)
+
+
+def test_the_file_of_a_loaded_module(data: bytes, tmp_path: Path) -> None:
+    """Found by its name, and its calls placed where the kernel has its code."""
+    kernel = Kernel(tmp_path, data)
+    module = balance._file(kernel.paths, "lender", kernel.modules)
+    addresses = balance._sections(kernel.paths, "lender", module.sites)
+    assert addresses == {".text": 0xFFFF800001234000}
+
+
+@pytest.mark.parametrize("where", ("not loaded", "built in", "no file", "no ELF"))
+def test_a_module_that_cannot_be_watched(where: str, data: bytes, tmp_path: Path) -> None:
+    """Is said in one line, with what to do."""
+    kernel = Kernel(tmp_path, data)
+    if where in ("not loaded", "built in"):
+        shutil.rmtree(kernel.home if where == "not loaded" else kernel.home / "sections")
+    if where == "no file":
+        (kernel.modules / "lender.ko").unlink()
+    if where == "no ELF":
+        (kernel.modules / "lender.ko").write_bytes(b"MZ")
+    with pytest.raises(EbpfwatchError) as refused:
+        balance._file(kernel.paths, "lender", kernel.modules)
+    code = Exit.UNAVAILABLE if where in ("no file", "no ELF") else Exit.USAGE
+    assert refused.value.exit_code is code and refused.value.hint
+
+
+def test_hidden_addresses(data: bytes, tmp_path: Path) -> None:
+    """A kernel that shows zeros is told."""
+    kernel = Kernel(tmp_path, data)
+    (kernel.home / "sections/.text").write_text("0x0000000000000000\n")
+    with pytest.raises(EbpfwatchError, match="does not tell where the code"):
+        balance._sections(kernel.paths, "lender", [Site("iput", ".text", 0, 4)])
