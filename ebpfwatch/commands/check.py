@@ -153,7 +153,7 @@ def _with_open_files(paths: Paths, state: HostState, seconds: float = 20.0) -> H
 
     def count() -> None:
         try:
-            counted.append(openfiles.read(paths))
+            counted.append(openfiles.read(paths, seconds / 2))
         except (OSError, ValueError) as error:
             problems["open_files"] = str(error)
 

@@ -214,7 +214,7 @@ def test_a_count_that_hangs_is_not_shown_for_ever(
 def test_check_does_not_wait_for_ever(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A /proc that does not answer is a line of its own."""
     hanging = threading.Event()
-    monkeypatch.setattr(openfiles, "read", lambda paths: hanging.wait(30))
+    monkeypatch.setattr(openfiles, "read", lambda paths, budget: hanging.wait(30))
     state = check._with_open_files(machine.paths, HostState(), 0.1)
     hanging.set()
     (line,) = (one for one in modules.advise(state) if one.item == "files without a process")

@@ -100,7 +100,7 @@ static int work(const char *value, const struct kernel_param *parameter)
 static const struct kernel_param_ops work_ops = { .set = work };
 module_param_cb(work, &work_ops, NULL, 0200);
 
-static int __init lender_init(void)
+static int notrace __init lender_init(void)
 {
 	int i, error = kern_path(path, LOOKUP_FOLLOW, &where);
 
