@@ -182,6 +182,7 @@ enum counter {
 #define BROKEN_DEAD 1024u /* it was dead before */
 #define BROKEN_CHILDREN 2048u /* `related` is a child of it */
 #define BROKEN_QUEUED 4096u /* `found` is the function that RCU will call for it */
+#define BROKEN_PARENT 8192u /* the name is not in directory `related` */
 
 struct header {
 	__u16 kind;

@@ -4,7 +4,8 @@
  *
  * Remembers who deleted which name, until the inode dies of it.  The VFS holds the inode's lock around
  * ->unlink, so a second task inside it for the same inode broke that rule.  Whoever comes here without those
- * locks is told at once (check_unlink() in contracts.h).
+ * locks, or with a name that is not in that directory (may_delete() in fs/namei.c has a BUG_ON() for it, for who comes
+ * by vfs_unlink()), is told at once.
  * With NO_NAMES only that it was deleted, when and by whom: what the verdicts are made of.
  * Invariant: at most one note an inode; a note overwritten, or written by two CPUs at once (then its seal is
  * broken), is a name not known, never a wrong one.
@@ -12,24 +13,6 @@
 #include "contracts.h"
 #include "task.h"
 
-#ifdef NO_NAMES
-struct dentry_seen {
-	u64 inode;
-};
-
-static __always_inline bool read_dentry(u64 dentry, struct dentry_seen *seen)
-{
-	return !READ(seen->inode, dentry + OFF_D_INODE);
-}
-
-static __always_inline void copy_name(struct note *note, u64 parent_ino, u64 dentry,
-				      const struct dentry_seen *seen)
-{
-	note->parent_ino = 0;
-	note->directory = 0;
-	note->name[0] = 0;
-}
-#else
 /* struct dentry from d_parent on: all of it, and a short name, in one read. */
 #define DENTRY_WHOLE (OFF_D_NAME == OFF_D_PARENT + 16 && OFF_D_INODE == OFF_D_NAME + 8)
 
@@ -38,7 +21,9 @@ struct dentry_seen {
 	u64 hash_and_length;
 	u64 name;
 	u64 inode;
+#ifndef NO_NAMES
 	char inline_name[INLINE_NAME];
+#endif
 };
 
 static __always_inline bool read_dentry(u64 dentry, struct dentry_seen *seen)
@@ -54,6 +39,11 @@ static __always_inline bool read_dentry(u64 dentry, struct dentry_seen *seen)
 static __always_inline void copy_name(struct note *note, u64 parent_ino, u64 dentry,
 				      const struct dentry_seen *seen)
 {
+#ifdef NO_NAMES
+	note->parent_ino = 0;
+	note->directory = 0;
+	note->name[0] = 0;
+#else
 	note->parent_ino = parent_ino;
 	note->directory = seen->parent;
 #if DENTRY_WHOLE
@@ -65,8 +55,8 @@ static __always_inline void copy_name(struct note *note, u64 parent_ino, u64 den
 #endif
 	if (bpf_probe_read_kernel_str(note->name, sizeof(note->name), (void *)seen->name) < 0)
 		note->name[0] = 0;
-}
 #endif
+}
 
 static __always_inline void report_unlink(void *ctx, u64 inode, u64 parent, u64 dentry, u32 broken,
 					  u64 found)
@@ -107,7 +97,7 @@ static __always_inline void on_unlink_enter(void *ctx, u64 parent, u64 dentry)
 	struct dentry_seen seen = {};
 	struct unlinked directory = {}, victim = {};
 	struct note *note;
-	u64 inode, found = 0;
+	u64 inode, found = 0, above = 0;
 	u32 broken = 0;
 	bool concurrent;
 
@@ -120,6 +110,8 @@ static __always_inline void on_unlink_enter(void *ctx, u64 parent, u64 dentry)
 		return;
 	if (read_unlinked(parent, &directory) && read_unlinked(inode, &victim))
 		broken = check_unlink(&directory, &victim, &found);
+	if (!READ(above, seen.parent + OFF_D_INODE) && above != parent)
+		broken |= BROKEN_PARENT;
 	/* A former life's note is spent: its inode was evicted. */
 	concurrent = note->inode == inode && !(note->flags & NOTE_SPENT) &&
 		     note->actor.pid != pid && in_flight(note) && !is_locked_by_us(inode);

@@ -147,6 +147,7 @@ class Broken(enum.IntFlag):
     DEAD = 1024
     CHILDREN = 2048
     QUEUED = 4096
+    PARENT = 8192
 
 
 #: What each flag means; its comment in C.
@@ -194,6 +195,7 @@ FLAG_WORDS: dict[type[enum.IntFlag], dict[int, str]] = {
         Broken.DEAD: "it was dead before",
         Broken.CHILDREN: "`related` is a child of it",
         Broken.QUEUED: "`found` is the function that RCU will call for it",
+        Broken.PARENT: "the name is not in directory `related`",
     },
 }
 

@@ -264,7 +264,8 @@ class Verdict(enum.Enum):
             message_id="358ce36fa4d04499a7af497b49edffef",
             words=Sentence(
                 "deleted against the rules of the VFS",
-                "deleted without the lock of the directory or of the file, or with no link left",
+                "deleted without the lock of the directory or of the file, with no link left, or"
+                " from a directory that it is not in",
                 "An ext4 inode was deleted without the locks that a deletion needs",
                 "Some code calls the filesystem behind the VFS's back: two deletions may run at"
                 " once, and an\ninode be freed twice.",

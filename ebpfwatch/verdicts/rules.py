@@ -52,6 +52,7 @@ def broken_rules(event: VerdictEvent) -> list[str]:
             + (", and says so itself" if event.flags & Flag.RELATED_PROVEN else "")
         ),
         Broken.QUEUED: f"RCU has it already: it will call {event.found:#x} for it",
+        Broken.PARENT: "its name is in another directory than the one that it is deleted from",
     }
     return [text for rule, text in words.items() if event.broken & rule]
 

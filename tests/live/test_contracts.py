@@ -179,6 +179,14 @@ def test_an_unlink_of_what_has_no_link(session: Session, bed: Playback) -> None:
     only(session, "UNLOCKED_UNLINK", Broken.NO_LINK)
 
 
+def test_an_unlink_from_a_directory_where_the_name_is_not(session: Session, bed: Playback) -> None:
+    """The dentry's parent is another directory than the one that ext4_unlink() was given."""
+    bed.inode.dentry = {"OFF_D_PARENT": bed.another_dentry()}
+    bed.unlink_enter()
+    event = only(session, "UNLOCKED_UNLINK", Broken.PARENT)
+    assert event.related == bed.inode_address
+
+
 # -- allocation
 
 
