@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from ebpfwatch.advice import Advice, Level
+from ebpfwatch.catalogue.contracts import RULES
 from ebpfwatch.catalogue.ladder import LADDER, REQUIRED
 from ebpfwatch.catalogue.roles import Hook
+from ebpfwatch.kernel.contracts import in_words, unchecked
 from ebpfwatch.kernel.dry_run import LEARNER, SELFTEST, DryRun
 from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.kernel.protocol import Examined
@@ -46,6 +48,7 @@ def advise(found: Examined) -> list[Advice]:
     dry_run = found.dry_run
     sees_frees = any(hook.role in _FREES and hook.has_rung for hook in found.hooks)
     lines = [_role(hook, sees_frees, dry_run) for hook in found.hooks]
+    lines.append(_rules(found))
     lines += [_other(item, dry_run) for item in _OTHERS if dry_run.of(item)]
     if dry_run.error is not None:
         error = dry_run.error
@@ -56,6 +59,21 @@ def advise(found: Examined) -> list[Advice]:
             Advice(_SECTION, name, level, "yes" if have else "no", _FEATURES.get(name, ""))
         )
     return lines
+
+
+def _rules(found: Examined) -> Advice:
+    """The rules of the VFS that are not checked here; what the configuration leaves out is its
+    wish.
+    """
+    missing = unchecked(found.hooks, found.members or None, found.features.ringbuf)
+    wished = {f"the hook {hook.role} is not there" for hook in found.hooks if hook.left_out}
+    level = Level.WARN if set(missing.values()) - wished else Level.OK
+    waiting = [hook.role for hook in found.hooks if hook.armed]
+    why = in_words(missing)
+    if waiting:
+        why += f"; attached only while there is a reason: {', '.join(waiting)}"
+    checked = len(RULES) - sum(rule.instead for rule in RULES) - len(missing)
+    return Advice(_SECTION, "rules", level, f"{checked} rules of the VFS are checked", why)
 
 
 def _role(hook: LoadedHook, sees_frees: bool, dry_run: DryRun) -> Advice:

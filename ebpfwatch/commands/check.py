@@ -27,6 +27,8 @@ from ebpfwatch.kernel.pending import probe
 from ebpfwatch.kernel.protocol import Examined, LoadRequest
 from ebpfwatch.kernellog.watcher import Watcher
 from ebpfwatch.paths import Paths
+from ebpfwatch.sinks import statusfile
+from ebpfwatch.sinks.summary import armed_in_words
 from ebpfwatch.system.log import say
 from ebpfwatch.system.worker import Worker
 from ebpfwatch.text.printable import printable
@@ -103,9 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit 0 if all is well, 1 if a line says FAIL, 69 if the watcher cannot work here, 77 if what
     we may see is not enough to tell.
     """
-    tried = _try_hooks(arguments)
-    host = _host(Paths())
-    advice = [*_of_hooks(tried), *_of_host(host)]
+    tried, paths = _try_hooks(arguments), Paths()
+    host = _host(paths)
+    advice = [*_of_hooks(tried), *_of_daemon(paths), *_of_host(host)]
     code = _exit_code(tried, host, advice)
     if arguments.json:
         print(json.dumps(_body(tried, host, advice)))
@@ -180,6 +182,18 @@ def _of_hooks(tried: _Hooks) -> list[Advice]:
     # A refusal of the system, a defect: something is wrong. No permission, no answer: who knows.
     level = Level.FAIL if error.exit_code in _CANNOT else Level.UNKNOWN
     return [Advice("hooks", "all", level, error.message, error.hint)]
+
+
+def _of_daemon(paths: Paths) -> list[Advice]:
+    """What the running daemon has attached for a reason; nothing where none runs."""
+    try:
+        body, _age = statusfile.read(paths.run)
+        armed = armed_in_words(body)
+    except (OSError, ValueError, KeyError):
+        return []
+    if not armed:
+        return []
+    return [Advice("hooks", "armed", Level.WARN, armed, "docs/contracts.md: What is armed")]
 
 
 def _of_host(host: HostState) -> list[Advice]:

@@ -11,8 +11,9 @@ import time
 from typing import Any
 
 from ebpfwatch.commands.daemon import add_run_directory, running
+from ebpfwatch.kernel.contracts import in_words
 from ebpfwatch.sinks import statusfile
-from ebpfwatch.sinks.summary import Level
+from ebpfwatch.sinks.summary import Level, armed_in_words
 from ebpfwatch.sinks.web.svg import size
 from ebpfwatch.text.printable import printable
 from ebpfwatch.text.times import ago, utc
@@ -82,6 +83,10 @@ def _print(body: dict[str, Any], age: float) -> None:
     )
     print()
     _hooks(body["hooks"])
+    _line("rules", in_words(body["unchecked_rules"]))
+    armed = armed_in_words(body)
+    if armed:
+        _line("armed", armed)
     print()
     _line("findings", _findings(body))
     said = ", ".join(f"{count} {kind}" for kind, count in sorted(body["kernel_log"].items()))

@@ -16,7 +16,9 @@ from ebpfwatch.catalogue.roles import Hook
 from ebpfwatch.daemon.liveness import Liveness
 from ebpfwatch.errors import EbpfwatchError
 from ebpfwatch.kernel.session import Session
+from ebpfwatch.sinks.status import Armed
 from ebpfwatch.system import privileges
+from ebpfwatch.system.clock import ahead_ns
 from ebpfwatch.system.log import say
 
 __all__ = ["Arming"]
@@ -37,7 +39,7 @@ class Arming:
         self._configure = configure
         self.roles = tuple(hook.role for hook in session.loaded.hooks if hook.armed)
         self.on: tuple[str, ...] = ()
-        self._since = ""
+        self._since = self._why = ""
         self._until = 0.0
         self._rests_until = -float("inf")  # it cost too much: not before
         self._over_budget = False
@@ -79,6 +81,7 @@ class Arming:
             return
         self._told_refusal = False
         self._until = now + 60 * self._minutes
+        self._why = why
         if self.on:
             return
         self.on = tuple(role for role in self.roles if self._attach(role))
@@ -86,6 +89,11 @@ class Arming:
         if self.on:
             watched = "; ".join(f"{role}: {Hook(role).watches}" for role in self.on)
             say(f"armed for {self._minutes:g} minutes, because {why} ({watched})", "notice")
+
+    def state(self) -> Armed:
+        """What is attached for a reason now."""
+        until = self._until + ahead_ns(time.CLOCK_REALTIME) / 1e9
+        return Armed(self.on, self._why, until) if self.on else Armed()
 
     def arm_if(self, reason: str, asked: bool) -> None:
         """Where somebody asked for it (SIGUSR2), or where ``reason`` is not empty."""

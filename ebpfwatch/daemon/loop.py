@@ -288,6 +288,7 @@ class Daemon:
             losses={**kernel.losses, **ours},
             proofs=self._liveness.state(),
             governed=self._governing.state(),
+            armed=self._arming.state(),
             boot=self._this_boot.state(),
             early_warning=self._precursors.active,
             sink_errors=self._delivery.errors,

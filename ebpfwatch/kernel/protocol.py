@@ -139,9 +139,13 @@ class Loaded:
 
 @dataclasses.dataclass(frozen=True)
 class Examined:
-    """What would be loaded, and what the verifier says of it."""
+    """What would be loaded, and what the verifier says of it.
+
+    ``members`` are the offsets that this kernel has, () where that was not found out.
+    """
 
     hooks: tuple[LoadedHook, ...]
     features: Features
     dry_run: DryRun
     origin: Origin = Origin()
+    members: tuple[str, ...] = ()

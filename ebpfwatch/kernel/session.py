@@ -17,6 +17,7 @@ from ebpfwatch.catalogue.counters import COUNTERS, EVENTS, LOSSES
 from ebpfwatch.catalogue.layout import FIRST_STACK_DEPTH, GRACE_BUCKETS, OBJECT_DEAD, WAYS
 from ebpfwatch.events.wire import Bucket, Settings
 from ebpfwatch.kernel import libbpf
+from ebpfwatch.kernel.contracts import unchecked
 from ebpfwatch.kernel.links import Links
 from ebpfwatch.kernel.pending import Pending
 from ebpfwatch.kernel.protocol import Loaded
@@ -45,6 +46,7 @@ class Session:
         self.programs = dict(zip(loaded.programs, fds[maps:ours]))
         self._fds = fds[:ours]
         self.links = Links(loaded.places, fds[ours:], self.programs)
+        self._unchecked = unchecked(loaded.hooks, loaded.offsets, loaded.features.ringbuf)
         self._cpus = libbpf.possible_cpus()
         self._submit_lost: tuple[int, ...] = (0,) * self._cpus
         self._buckets = (
@@ -146,6 +148,7 @@ class Session:
         age_ns = time.monotonic_ns() - fill.oldest_ns if fill.oldest_ns else 0
         return KernelState(
             hooks=self.loaded.hooks,
+            unchecked=self._unchecked,
             misses=self._by_role(misses),
             events={name: counters[name] for name in EVENTS},
             losses={**{name: counters[name] for name in LOSSES if name in counters}, **ours},

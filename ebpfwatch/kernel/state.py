@@ -30,10 +30,12 @@ class KernelState:
     microseconds (and at least 2**(i-1)); ``grace_sum_ns`` is their sum.  ``trapped_frees`` counts
     frees from any slab cache, where seeing one costs a kprobe's trap.  ``horizon_seconds`` is the
     age of the oldest dead inode the table still remembers; younger ones may be forgotten where they
-    shared a bucket.  ``memory_bytes`` is what our maps and programs have charged.
+    shared a bucket.  ``memory_bytes`` is what our maps and programs have charged.  ``unchecked``
+    are the rules of the VFS that are not checked here, each with the reason.
     """
 
     hooks: tuple[LoadedHook, ...] = ()
+    unchecked: dict[str, str] = dataclasses.field(default_factory=dict)
     misses: dict[str, int] = dataclasses.field(default_factory=dict)
     events: dict[str, int] = dataclasses.field(default_factory=dict)
     losses: dict[str, int] = dataclasses.field(default_factory=dict)

@@ -144,7 +144,7 @@ def _verify(request: LoadRequest) -> Examined:
 
     preparation = Preparation(request)
     hooks, dry_run = preparation.verify()
-    return Examined(hooks, preparation.features, dry_run)
+    return Examined(hooks, preparation.features, dry_run, members=preparation.members)
 
 
 def _build(request: LoadRequest) -> Examined:

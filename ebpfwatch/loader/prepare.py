@@ -56,6 +56,7 @@ class Preparation:
         self.features = Features(**self.have, btf=self.btf is not None)
         self.ticks = Ticks(self.prober.version)
         self.chooser = Chooser(self.prober, self.btf, request.rungs)
+        self.members: tuple[str, ...] = ()
 
     @property
     def _source(self) -> Source:
@@ -95,6 +96,7 @@ class Preparation:
         insist(self.unit, hooks, self.why_no_btf)
         compiler = Compiler(self.prober.version, self.have)
         found = self._offsets(compiler)
+        self.members = tuple(found)
         flags = [f"-D{name}={value}" for name, value in found.items()]
         tick = self.ticks.tick()
         holes = (*_LEARNED, *(_TICK if tick else ()))

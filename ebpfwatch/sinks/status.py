@@ -12,7 +12,7 @@ from ebpfwatch.host.state import HostState
 from ebpfwatch.host.zoneinfo import Zone
 from ebpfwatch.kernel.state import KernelState
 
-__all__ = ["ACTIONS", "RESULTS", "BootState", "Governed", "Proofs", "Status", "WebState"]
+__all__ = ["ACTIONS", "RESULTS", "Armed", "BootState", "Governed", "Proofs", "Status", "WebState"]
 
 #: Labels of ebpfwatch_actions_total.
 ACTIONS = ("snapshot", "command", "crash")
@@ -40,6 +40,17 @@ class Governed:
 
     cpu_percent: float = 0.0
     off: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Armed:
+    """The roles that are attached for a reason now, why, and until when (seconds since the
+    epoch).
+    """
+
+    roles: tuple[str, ...] = ()
+    why: str = ""
+    until: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +106,7 @@ class Status:
     losses: dict[str, int] = dataclasses.field(default_factory=dict)
     proofs: Proofs = Proofs()
     governed: Governed = Governed()
+    armed: Armed = Armed()
     boot: BootState = BootState()
     early_warning: bool = False
     sink_errors: dict[str, int] = dataclasses.field(default_factory=dict)

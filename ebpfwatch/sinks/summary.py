@@ -13,10 +13,20 @@ from ebpfwatch import __version__
 from ebpfwatch.catalogue.roles import ARMED, BY_CANARY, Hook
 from ebpfwatch.catalogue.verdicts import Kind, Verdict
 from ebpfwatch.kernel.hook import LoadedHook
-from ebpfwatch.sinks.status import BootState, Proofs, Status
+from ebpfwatch.sinks.status import Armed, BootState, Proofs, Status
+from ebpfwatch.text.times import utc
 from ebpfwatch.verdicts.finding import Confidence
 
-__all__ = ["Headline", "Level", "headline", "hook_state", "line", "to_json", "watches"]
+__all__ = [
+    "Headline",
+    "Level",
+    "armed_in_words",
+    "headline",
+    "hook_state",
+    "line",
+    "to_json",
+    "watches",
+]
 
 
 class Level(enum.Enum):
@@ -188,6 +198,20 @@ def hook_state(status: Status, hook: LoadedHook) -> str:
     return "alive" if alive else "silent"
 
 
+def _armed(armed: Armed) -> dict[str, Any]:
+    """Without what the kernel said: names of tasks may be in it; the log has it."""
+    why = armed.why.partition(": ")[0]
+    return {"roles": list(armed.roles), "why": why, "until": armed.until}
+
+
+def armed_in_words(body: dict[str, Any]) -> str:
+    """What is attached for a reason now, by what ``to_json`` gave; "" if nothing is."""
+    armed = body["armed"]
+    if not armed["roles"]:
+        return ""
+    return f"{', '.join(armed['roles'])}, until {utc(armed['until'])}, because {armed['why']}"
+
+
 def watches(role: str) -> str:
     """What the hook is for, in words."""
     try:
@@ -237,6 +261,8 @@ def to_json(status: Status, url: str, state_directory: str) -> dict[str, Any]:
         "lost": {kind: count for kind, count in status.losses.items() if count},
         "last_canary": max(status.proofs.success.values(), default=0.0),
         "canary_mounts": len(status.proofs.success),
+        "armed": _armed(status.armed),
+        "unchecked_rules": status.kernel.unchecked,
         "governor_step": len(status.governed.off),
         "cpu_percent": status.governed.cpu_percent,
         "resident_bytes": status.rss_bytes,

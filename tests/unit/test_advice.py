@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebpfwatch.advice import Advice, Level, hooks, memory, modules, plans, size, storage, survival
+from ebpfwatch.catalogue.contracts import RULES
 from ebpfwatch.catalogue.ladder import LADDER
 from ebpfwatch.commands import check
 from ebpfwatch.errors import EbpfwatchError, Exit, Failure
@@ -478,6 +479,39 @@ def test_what_is_switched_off_is_not_what_does_not_hold() -> None:
         hook = LoadedHook(role, left_out="a rung")
         said = advised(ladder(**{role: hook}), tried(left_out=role))
         assert line(said, role).level is level and line(said, role).value == "not a rung"
+
+
+def test_the_rules_that_are_not_checked_are_named_with_the_reason() -> None:
+    """A kernel without the hook, or without the member; what is armed waits."""
+    members = tuple(define for rule in RULES for define in rule.needs)
+
+    def rules(found: tuple[LoadedHook, ...], members: tuple[str, ...] = members) -> Advice:
+        return line(hooks.advise(Examined(found, FEATURES, tried(), members=members)), "rules")
+
+    whole = rules(ladder())
+    count = sum(not rule.instead for rule in RULES)
+    assert (whole.level, whole.value) == (Level.OK, f"{count} rules of the VFS are checked")
+    assert whole.why == "all of them"
+    lacking = rules(without("dentry"), ("OFF_I_READCOUNT",))
+    assert lacking.level is Level.WARN and lacking.value.startswith(f"{count - 3} rules")
+    assert "has no children: the hook dentry is not there" in lacking.why
+    assert "PREEMPT_RT" in lacking.why and "reading" not in lacking.why
+    left_out = rules(ladder(alloc=LoadedHook("alloc", left_out="a rung")))
+    assert left_out.level is Level.OK and "freed memory stays as it was" in left_out.why
+    waits = rules(ladder(put=LoadedHook("put", "fentry", "iput", armed=True)))
+    assert waits.why == "all of them; attached only while there is a reason: put"
+    at_free = rules(ladder(dentry=LoadedHook("dentry", "kprobe", "dentry_free")))
+    assert "dentry_free is hooked instead" in at_free.why
+
+
+def test_before_the_verifier_grew_two_rules_are_not_checked() -> None:
+    """Linux 4.19 follows 131072 instructions."""
+    features = dataclasses.replace(FEATURES, ringbuf=False)
+    found = line(hooks.advise(Examined(ladder(), features, tried())), "rules")
+    assert found.why.count("RCU runs a callback") == found.why.count("the last minute") == 1
+    shared = LoadedHook("rcu_free", "raw_tracepoint", "kmem_cache_free", shared=True)
+    found = line(hooks.advise(Examined(ladder(rcu_free=shared), FEATURES, tried())), "rules")
+    assert "RCU runs a callback" in found.why and "the last minute" not in found.why
 
 
 def test_what_could_not_be_tried_is_unknown() -> None:

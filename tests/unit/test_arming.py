@@ -26,7 +26,7 @@ from ebpfwatch.kernellog.known import KNOWN, Relation
 from ebpfwatch.loader.choice import configure
 from ebpfwatch.paths import Paths
 from ebpfwatch.sinks import summary
-from ebpfwatch.sinks.status import Proofs, Status
+from ebpfwatch.sinks.status import Armed, Proofs, Status
 from ebpfwatch.verdicts.recorder import Recorder
 
 RAW = LoadedHook("any_free", "raw_tracepoint", "kmem_cache_free", ("kmem_cache_free",))
@@ -187,12 +187,13 @@ def test_armed_hooks_come_for_a_reason_and_go_when_their_time_is_up(clock: list[
     assert links.on == {"evict", *ALL} and arming.on == ALL
     clock[0] = 1000.0
     arming.arm("of another")
+    assert (arming.state().roles, arming.state().why) == (ALL, "of another")
     clock[0] = 1801.0
     arming.look()
     assert arming.on == ALL
     clock[0] = 2801.0
     arming.look()
-    assert links.on == {"evict"} and not arming.on
+    assert links.on == {"evict"} and arming.state() == Armed()
 
 
 def test_what_costs_too_much_is_disarmed_and_rests(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ebpfwatch.catalogue.contracts import RULES
 from ebpfwatch.catalogue.layout import Broken, Flag
 from ebpfwatch.catalogue.roles import Hook
 from ebpfwatch.catalogue.verdicts import Kind, Verdict
@@ -18,6 +21,9 @@ from ebpfwatch.verdicts.early import EarlyWarning
 from ebpfwatch.verdicts.finding import Confidence, Finding, Severity, Strength
 from ebpfwatch.verdicts.folding import Folder
 from ebpfwatch.verdicts.recorder import Recorder
+
+PAGE = Path(__file__).parents[2] / "docs/contracts.md"
+_COLUMNS = 7  #: of its table of rules, as split at "|"
 
 NAMES = {
     1: "vfs_unlink+0x10",
@@ -231,3 +237,20 @@ def test_a_broken_rule_is_an_early_warning_by_itself() -> None:
     early.broken_rule(10.0)
     assert early.active(300.0) and not early.active(311.0)
     assert early.judge(20.0, 60.0) is None
+
+
+def test_the_page_has_every_rule_and_no_other() -> None:
+    """By the verdict and what a finding says of the rule; `check` names the same rules."""
+    rows = [line.split("|") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    cells = [row[4] for row in rows if len(row) == _COLUMNS and "`" in row[4]]
+    told = []
+    for cell in cells:
+        verdict, flags = re.findall(r"`(\w+)`(?: \(([\w, ]+)\))?", cell)[0]
+        told.append((verdict, frozenset(filter(None, flags.split(", ")))))
+    assert told == [
+        (
+            rule.verdict.value,
+            frozenset(f.name.lower() for f in Broken if f & rule.broken and f.name),
+        )
+        for rule in RULES
+    ]

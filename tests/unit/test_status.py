@@ -12,7 +12,7 @@ import pytest
 
 from ebpfwatch.commands import main
 from ebpfwatch.sinks import statusfile
-from ebpfwatch.sinks.status import Proofs
+from ebpfwatch.sinks.status import Armed, Proofs
 from ebpfwatch.sinks.summary import to_json
 from tests.unit.test_sinks import STATUS
 from tests.unit.test_web import ALIVE, SURE, opened
@@ -82,6 +82,28 @@ def test_a_hook_on_demand_is_no_doubt(tmp_path: Path) -> None:
     body = json.loads((tmp_path / statusfile.NAME).read_text())
     assert [hook["state"] for hook in body["hooks"]] == ["alive", "on demand"]
     assert (body["level"], "1 of 1 hooks in use" in body["why"]) == ("OK", True)
+
+
+def test_what_is_armed_and_which_rules_are_not_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each with its reason; a line of its own only where something is armed."""
+    written(tmp_path, **ALIVE)
+    status(tmp_path)
+    shown = capsys.readouterr().out
+    assert "\nrules        all of them" in shown and "\narmed" not in shown
+    kernel = dataclasses.replace(STATUS.kernel, unchecked={"it is not mapped": "no such member"})
+    written(
+        tmp_path,
+        **{**ALIVE, "kernel": kernel, "armed": Armed(("put",), "the kernel said: rm", 3600.0)},
+    )
+    status(tmp_path)
+    shown = capsys.readouterr().out
+    assert "rules        not checked: it is not mapped: no such member" in shown
+    assert (
+        "armed        put, until 1970-01-01" in shown
+        and shown.count("because the kernel said\n") == 1
+    )
 
 
 def test_no_daemon_is_no_peace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
