@@ -160,6 +160,9 @@ messages:  ## rewrite tests/golden/messages.txt: every text that a person may se
 contracts:  ## how often legal work breaks a rule of the VFS: UNLINKS=n, at most MINUTES
 	nice $(RUN) -m tests.trust.contracts --unlinks $(UNLINKS) --minutes $(MINUTES)
 
+rule-costs: install-test  ## what each rule of the VFS costs, in nanoseconds: FIGURES=1 fills docs/contracts.md
+	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.rule_costs
+
 contract:  ## rewrite probes/contract.h and docs/catalogue.md from ebpfwatch/catalogue
 	$(RUN) -m ebpfwatch.catalogue.header >probes/contract.h
 	$(RUN) -m ebpfwatch.catalogue.tables >docs/catalogue.md

@@ -23,7 +23,7 @@ from ebpfwatch.verdicts.folding import Folder
 from ebpfwatch.verdicts.recorder import Recorder
 
 PAGE = Path(__file__).parents[2] / "docs/contracts.md"
-_COLUMNS = 7  #: of its table of rules, as split at "|"
+_COLUMNS = 8  #: of its table of rules, as split at "|"
 
 NAMES = {
     1: "vfs_unlink+0x10",
