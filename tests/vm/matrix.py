@@ -43,8 +43,8 @@ def payload(
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / part, content / part, ignore=ignore)
     # The guest's clock runs on while its CPUs wait for this machine's: compiling takes minutes.
-    session = content / "ebpfwatch/kernel/session.py"
-    session.write_text(re.sub(r"(LOADER_SECONDS =) .*", r"\1 1200.0", session.read_text()))
+    pending = content / "ebpfwatch/kernel/pending.py"
+    pending.write_text(re.sub(r"(LOADER_SECONDS =) .*", r"\1 1200.0", pending.read_text()))
     shutil.copy(ROOT / "config.example.yaml", content)
     for file in (Path(__file__).parent / "scripts").iterdir():
         shutil.copy(file, content)
