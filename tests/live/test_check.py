@@ -188,7 +188,7 @@ def run_until_ready(root: Path, directory: Path, rungs: str) -> str:
             if "ready after" in line:
                 return "ready"
         assert process.wait(PATIENCE) == Exit.SOFTWARE, said
-        assert "Failed to load BPF program" in said and "ebpfwatch check" in said
+        assert "loading the probes failed" in said and "ebpfwatch check" in said
         return "refused"
     finally:
         process.terminate()
