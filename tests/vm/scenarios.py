@@ -167,7 +167,7 @@ _IN_THE_ACT = (
     *("unlink_each", "free_live"),
 )
 
-#: Before Linux 5.8 RCU's crossed lists are not told (docs/contracts.md), nor with its threads.
+#: Before Linux 5.8 RCU's crossed lists are not told (docs/contracts.md); PREEMPT_RT was not tried.
 _CROSSED = ("5.10", "6.1", "6.1-generic", "6.12", "6.12-16k", "6.12-generic")
 
 
