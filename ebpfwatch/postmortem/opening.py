@@ -123,7 +123,7 @@ def _set_dump(drgn: Any, program: Any, vmcore: Path) -> None:
         )
     try:
         program.set_core_dump(str(vmcore))
-    except (OSError, ValueError, drgn.FaultError) as error:
+    except Exception as error:  # what libkdumpfile says comes as nothing more special
         raise EbpfwatchError(
             f"{vmcore} is no kernel dump that drgn can read: {error}",
             "an ELF or kdump-compressed vmcore is needed",

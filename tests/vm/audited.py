@@ -85,7 +85,7 @@ def main() -> int:
     """1 if an audit is not as it must be."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kernel", default="6.1")
-    parser.add_argument("--form", default="kdump-zlib", help="elf, kdump-zlib, kdump-lzo")
+    parser.add_argument("--form", default="elf", help="of QEMU's dump")
     parser.add_argument("--healthy", type=int, default=5, help="dumps of the busy machine")
     parser.add_argument("--results", type=Path, default=Path("/var/tmp/ebpfwatch-audited"))
     parser.add_argument(
