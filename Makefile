@@ -48,7 +48,7 @@ FAULTS := $(addprefix tests/live/test_,faults.py hostile.py journald.py refusals
 
 DEPLOY_PACKAGES := ansible-core systemd-journal-remote iproute2 chromium chromium-driver python3-selenium \
                    apache2-utils openssl
-DEPLOY_MODULES  := axe-core@4 @grafana/ui@13 @grafana/data@13 @grafana/schema@13 react@18 react-dom@18 rxjs@7 esbuild@0.28 \
+DEPLOY_MODULES  := axe-core@4 @grafana/ui@13 @grafana/data@13 @grafana/schema@13 react@19 react-dom@19 rxjs@7 esbuild@0.28 \
                    typescript@5
 
 BENCH_PACKAGES := bpftrace bpfcc-tools gcc libc6-dev e2fsprogs mount tar
@@ -187,8 +187,9 @@ soak: install-test  ## millions of model events, then storm, reclaim and self-te
 stable:  ## `make test` RUNS times, each from a fresh clone, the last HOGS beside CPU hogs; COMMAND="make quick"
 	python3 -m tests.trust.repeat --runs $(RUNS) --hogs $(HOGS) --command "$(COMMAND)"
 
-fuzz: install-test  ## damaged input to everything that parses: SECONDS=n, SEED=n to repeat
-	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+fuzz: install-test  ## damaged input to everything that parses: SECONDS=n, SEED=n to repeat; EACH=1 for so long each, ONLY=names
+	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) \
+	    $(if $(EACH),--each) $(if $(ONLY),--only "$(ONLY)")
 
 sbom: deb  ## dist/sbom.cdx.json: the one in the package, what is in it and what it runs on, as CycloneDX
 	dpkg-deb --fsys-tarfile dist/ebpfwatch_*_all.deb | tar -xO ./usr/share/ebpfwatch/sbom.cdx.json >dist/sbom.cdx.json

@@ -154,7 +154,7 @@ class Config:
     reclaim: ReclaimConfig = ReclaimConfig()
     governor: GovernorConfig = GovernorConfig()
     metrics: MetricsConfig = MetricsConfig()
-    journal: str = key("auto", one_of("auto", "off"))
+    journal: str = key("auto", one_of("auto", "off"), switch=("off", "auto"))
 
 
 def split_address(text: str) -> tuple[str, int] | None:

@@ -9,6 +9,7 @@ from ebpfwatch.host.account import errors_of
 from ebpfwatch.host.disks import Disk
 from ebpfwatch.host.diskstat import DiskStat
 from ebpfwatch.host.ext4 import Ext4Errors
+from ebpfwatch.host.mounts import none_visible
 from ebpfwatch.host.state import HostState
 
 __all__ = ["advise"]
@@ -34,8 +35,9 @@ def advise(host: HostState) -> list[Advice]:
     if "disks" in host.problems:
         return [Advice(_SECTION, "ext4", Level.UNKNOWN, host.problems["disks"], "")]
     if not host.disks:
-        why = "ebpfwatch follows ext4's inodes: there are none"
-        return [Advice(_SECTION, "ext4", Level.FAIL, "no ext4 filesystem is mounted", why)]
+        # Where ext4's own directory could not be read, nothing is known of other mounts.
+        what, remedy = none_visible([found.device for found in host.ext4])
+        return [Advice(_SECTION, "ext4", Level.FAIL, what, remedy)]
     errors = {found.device: found for found in host.ext4}
     stats = {stat.number: stat for stat in host.disk_stats}
     lines = []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ebpfwatch import __version__
 from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.system.imports import not_installed
 from ebpfwatch.system.log import defect, put, say
 
 if TYPE_CHECKING:
@@ -125,6 +126,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _give_up_stdout()
         say(f"the output could not be written: {error.strerror}", "err")
         return int(Exit.CANTCREAT)
+    except ImportError as error:
+        absent = not_installed(error)
+        if absent is None:
+            return _defect(words, error)
+        say(str(absent), "err")
+        return int(absent.exit_code)
     except Exception as error:
         return _defect(words, error)
 

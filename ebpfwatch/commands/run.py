@@ -12,6 +12,7 @@ from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.pending import Pending
 from ebpfwatch.paths import Paths
 from ebpfwatch.system.files import why_not_roots
+from ebpfwatch.system.imports import require
 from ebpfwatch.system.lock import Lock
 from ebpfwatch.system.log import say
 
@@ -35,6 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     os.umask(0o077)
     settings = config.load(arguments.config)
     _judge_hands(os.path.abspath(arguments.config), settings)
+    if settings.metrics.listen:
+        # Before anything is made or loaded.
+        require("prometheus_client", ', or set metrics.listen: ""')
     paths = Paths(run=Path(os.environ.get("RUNTIME_DIRECTORY", "/run/ebpfwatch")))
     lock = Lock(paths.run)
     loader = Pending()

@@ -14,8 +14,8 @@ from ebpfwatch.commands.daemon import add_run_directory, running
 from ebpfwatch.kernel.contracts import in_words
 from ebpfwatch.sinks import statusfile
 from ebpfwatch.sinks.summary import Level, armed_in_words
-from ebpfwatch.sinks.web.svg import size
 from ebpfwatch.text.printable import printable
+from ebpfwatch.text.sizes import size
 from ebpfwatch.text.times import ago, utc
 
 _OLD_SECONDS = 30.0  # the daemon writes every five

@@ -17,11 +17,8 @@ def load_request(settings: config.Config, paths: Paths, verbose: bool) -> LoadRe
     """What the loader child is asked for; raises ``EbpfwatchError`` where there is no ext4."""
     found = mounts.ext4_mounts(paths)
     if not found:
-        raise EbpfwatchError(
-            "no ext4 filesystem is mounted, so there is nothing to watch",
-            "mount one, then start again",
-            Exit.UNAVAILABLE,
-        )
+        what, remedy = mounts.none_visible(mounts.ext4_elsewhere(paths))
+        raise EbpfwatchError(what, f"{remedy}, then start again", Exit.UNAVAILABLE)
     return dataclasses.replace(
         config.loader_request(settings, keep=config.programs_directory(settings)),
         mounts=tuple(mount.path for mount in found if not mount.read_only),

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ebpfwatch.host import ParseError, fields
 from ebpfwatch.paths import Paths
 
-__all__ = ["Mount", "all_mounts", "ext4_mounts", "one_a_device", "parse", "unescape"]
+__all__ = [
+    "Mount",
+    "all_mounts",
+    "ext4_elsewhere",
+    "ext4_mounts",
+    "none_visible",
+    "one_a_device",
+    "parse",
+    "unescape",
+]
 
 
 _TURNED = frozenset(("ro", "emergency_ro", "shutdown"))
@@ -39,6 +48,31 @@ def ext4_mounts(paths: Paths) -> tuple[Mount, ...]:
     ``OSError``/``ParseError``.
     """
     return one_a_device(mount for mount in all_mounts(paths) if mount.filesystem == "ext4")
+
+
+def ext4_elsewhere(paths: Paths) -> tuple[str, ...]:
+    """The devices of all ext4 filesystems that the kernel has mounted, by name.
+
+    /sys/fs/ext4 has a directory for each, whoever mounted it and wherever (ext4_register_sysfs()),
+    while mountinfo shows only what this process can reach: in a chroot or a container that may be
+    none.
+    """
+    try:
+        names = {directory.name for directory in (paths.sys / "fs/ext4").iterdir()}
+    except OSError:
+        return ()
+    return tuple(sorted(names - {"features"}))
+
+
+def none_visible(devices: Sequence[str]) -> tuple[str, str]:
+    """What is wrong where this process sees no ext4 mount, and what to do."""
+    if not devices:
+        return "no ext4 filesystem is mounted, so there is nothing to watch", "mount one"
+    return (
+        f"ext4 is mounted on this machine ({', '.join(devices)}), but not where this process can"
+        " see it: it runs in a chroot or a container",
+        "run it outside, or mount a directory of such a filesystem inside",
+    )
 
 
 def all_mounts(paths: Paths) -> tuple[Mount, ...]:

@@ -192,8 +192,8 @@ def _choose_alloc(alloc: LoadedHook, wanted: str) -> LoadedHook:
     if wanted == "auto" and alloc.kind == "raw_tracepoint":
         return _left_out(
             alloc,
-            "left out: it would run on every slab allocation, and the object itself tells a new"
-            " life; hooks.alloc: always takes it",
+            "not used (normal here): it would run on every slab allocation, and the object itself"
+            " tells a new life; to use it, set hooks.alloc: always",
         )
     return alloc
 

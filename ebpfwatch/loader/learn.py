@@ -140,6 +140,7 @@ class _Lesson:
         #: By number, then by generation: ext4 gives the number of a dead file to the next one.
         self._files: dict[int, dict[int, File]] = {}
         self._wrong = ""
+        self._refused = ""
         self._tries = 0
 
     def learn(self, mounts: Sequence[str]) -> Learned:
@@ -150,7 +151,7 @@ class _Lesson:
             if time.monotonic() > deadline or self._tries >= _TRIES:
                 break
             with on_one_cpu():
-                file = _die_young(mount)
+                file = self._die_young(mount)
                 if file is not None:
                     created = True
                     self._files.setdefault(file.ino, {})[file.generation] = file
@@ -161,6 +162,17 @@ class _Lesson:
                     return answer
                 time.sleep(0.002)
         raise self._why_not(created)
+
+    def _die_young(self, mount: str) -> File | None:
+        """A file that lived and died; None where that cannot be: another mount will do."""
+        if not mount:
+            self._refused = "each is mounted read-only"
+            return None
+        try:
+            return _nameless(mount)
+        except OSError as error:
+            self._refused = f"{mount}: {error.strerror}"
+            return None
 
     def _answer(self) -> Learned | None:
         values = struct.unpack(
@@ -207,8 +219,9 @@ class _Lesson:
             return _not_of_this_kernel(self._source, f"{what} of a file of ours reads wrong")
         if not created:
             return EbpfwatchError(
-                "no file can be created on any ext4 filesystem, so ext4's cache is not known",
-                "mount an ext4 filesystem read-write",
+                f"no file can be created on any ext4 filesystem ({self._refused}), so ext4's cache"
+                " is not known",
+                "mount an ext4 filesystem read-write, with room for a file",
                 Exit.UNAVAILABLE,
             )
         what = "freed" if evicted else "evicted"
@@ -220,12 +233,9 @@ class _Lesson:
         )
 
 
-def _die_young(directory: str) -> File | None:
-    """Allocate an inode that has no name and let it die at once; None where that cannot be."""
-    try:
-        fd = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return None  # read-only or full: another mount will do
+def _nameless(directory: str) -> File:
+    """Allocate an inode that has no name and let it die at once; raises ``OSError``."""
+    fd = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
         stat = os.fstat(fd)
         raw = fcntl.ioctl(fd, _FS_IOC_GETVERSION, bytes(8))

@@ -17,6 +17,7 @@ from typing import Any
 from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.sinks.text import body
+from ebpfwatch.system.imports import missing
 from ebpfwatch.system.log import put, say
 from ebpfwatch.text.printable import printable
 from ebpfwatch.verdicts.early import Early
@@ -145,11 +146,7 @@ def _sender() -> Any:
         # systemd.journal.send() would add CODE_LINE and import logging; sendv is what it calls.
         from systemd import _journal
     except ImportError:
-        raise EbpfwatchError(
-            "the Python module systemd is missing",
-            "install it: apt-get install python3-systemd, or set journal: off",
-            Exit.UNAVAILABLE,
-        ) from None
+        raise missing("systemd", ", or set journal: off") from None
     return _journal.sendv
 
 
@@ -161,11 +158,7 @@ def read_all() -> Iterator[dict[str, Any]]:
     try:
         from systemd import journal
     except ImportError:
-        raise EbpfwatchError(
-            "the Python module systemd is missing",
-            "install it: apt-get install python3-systemd, or use --from files",
-            Exit.UNAVAILABLE,
-        ) from None
+        raise missing("systemd", ", or use --from files") from None
     refuse_closed(_KEPT)
     reader = journal.Reader()
     try:

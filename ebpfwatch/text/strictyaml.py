@@ -53,8 +53,8 @@ def key(
     switch: tuple[str, str] = ("", ""),
 ) -> Any:
     """A field of a dataclass; ``check`` says what is wrong with a value, or "".  ``formerly`` is a
-    name that older files have: it is read, and told to ``parse``'s ``notice``.  ``switch``: so are
-    false and true, where the key is a word now and was a switch; these are the words for them.
+    name that older files have: it is read, and told to ``parse``'s ``notice``.  ``switch``: the
+    words for which false and true are read, and so told, too.
     """
     metadata = {"check": check, "formerly": formerly, "switch": switch}
     return dataclasses.field(default=default, metadata=metadata)
@@ -179,6 +179,27 @@ def _yaml(value: Any) -> str:
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
+def _word(
+    path: str,
+    node: yaml.Node,
+    value: bool,
+    key: str,
+    field: dataclasses.Field[Any],
+    notice: Callable[[str], None],
+) -> Any:
+    """The word for which a bare off, on, yes or no stands: to YAML 1.1 these are false and true."""
+    line = node.start_mark.line + 1
+    written = str(node.value)
+    problem = field.metadata["check"](written)
+    if not problem:
+        return written
+    word = field.metadata["switch"][value]
+    if word:
+        notice(f"{path}:{line}: {key}: {written} is read as {word}")
+        return word
+    _fail(path, line, f"{key} {problem}", f"the default is {_yaml(field.default)}")
+
+
 def _scalar(
     path: str,
     node: yaml.Node,
@@ -192,11 +213,8 @@ def _scalar(
         value = yaml.SafeLoader("").construct_object(node, deep=True)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
         value = None
-    words = field.metadata["switch"]
-    if isinstance(value, bool) and words[value]:
-        said = "true" if value else "false"
-        notice(f"{path}:{line}: {key}: {said} is called {words[value]} now; it is read")
-        value = words[value]
+    if isinstance(value, bool) and kind is str:
+        value = _word(path, node, value, key, field, notice)
     right = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
     if not right or (isinstance(value, bool) and kind is not bool):
         _fail(path, line, f"{key} must be {_WORDS[kind]}", f"the default is {_yaml(field.default)}")

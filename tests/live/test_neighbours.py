@@ -38,7 +38,7 @@ _MOST_BYTES = 40e6
 _SCRAPES = 100
 _SCRAPE_SECONDS = 10  # Prometheus's own default for scrape_timeout
 _PASSWORD = "correct horse"
-_OFF = '"off"'  # quoted: to YAML a bare off is false
+_OFF = "off"
 _FINDINGS = re.compile(r'ebpfwatch_findings_total\{.*test="false"')
 
 Record = Any  # pytest's record_property

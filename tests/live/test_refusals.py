@@ -100,6 +100,24 @@ def test_no_btf(tmp_path: Path) -> None:
     assert "the kernel has no BTF" in line
 
 
+def test_no_ext4_can_be_seen(tmp_path: Path) -> None:
+    """Exit 69 in a chroot that lies on an overlay, as a container does: that there is ext4 on the
+    machine is said, and where to run instead.
+    """
+    script = """
+        mount -t tmpfs none "$0" && cd "$0" && mkdir up work root &&
+        mount -t overlay none -o lowerdir=/,upperdir=up,workdir=work root &&
+        mount -t proc proc root/proc && mount -t sysfs sys root/sys && mkdir -p "root$1" &&
+        cp "$2" "root$2" && shift 2 && exec chroot root "$@"
+    """
+    place, config = tmp_path / "place", write_config(tmp_path)
+    place.mkdir()
+    words = ["unshare", "-m", "sh", "-c", script, place, tmp_path, config]
+    code, line = refuse([*words, "env", "-C", ROOT, *RUN, config], tmp_path)
+    assert code == 69, line
+    assert "where this process can see it" in line and "run it outside" in line
+
+
 def test_no_raw_tracepoints(tmp_path: Path) -> None:
     """Exit 69, naming the role that has no rung; seccomp plays the older kernel."""
     deny = tmp_path / "deny"

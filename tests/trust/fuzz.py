@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import bz2
+import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import ctypes
 import functools
@@ -16,6 +18,7 @@ import gzip
 import io
 import json
 import lzma
+import multiprocessing
 import os
 import random
 import signal
@@ -41,6 +44,7 @@ from ebpfwatch.host import (
     meminfo,
     mounts,
     pressure,
+    process,
     slabinfo,
     swaps,
     vfs,
@@ -56,6 +60,7 @@ from ebpfwatch.sinks.web import Web, webconfig
 from ebpfwatch.sinks.web.guard import Guard
 from ebpfwatch.sinks.web.handler import Handler, Pages, _wanted, head
 from ebpfwatch.sinks.web.passwords import _basic
+from ebpfwatch.text.printable import printable
 from ebpfwatch.triage import explain, kofile, summary
 from ebpfwatch.triage.logs import logs
 from tests.trust.figures import record
@@ -174,6 +179,17 @@ def read_proc(parse: Callable[[str], object]) -> Target:
             parse(data.decode("utf-8", "surrogateescape"))
 
     return target
+
+
+def read_task(data: bytes) -> None:
+    """/proc/PID/stat and cgroup, with a comm that its user chose, and the name as it is shown."""
+    text = data.decode("utf-8", "replace")
+    with contextlib.suppress(ParseError):
+        process._stat(text)
+    process._cgroup(text)
+    for shown in (printable(text), printable(data.decode("utf-8", "surrogateescape"))):
+        assert shown.isprintable() and len(shown.splitlines()) <= 1
+        shown.encode("utf-8")
 
 
 def read_record(data: bytes) -> None:
@@ -399,6 +415,7 @@ def targets(stack: contextlib.ExitStack) -> dict[str, tuple[Target, list[bytes]]
             of("sys/fs/dentry-state"),
         ),
         "vmstat": (read_proc(vmstat.parse), of("vmstat")),
+        "task": (read_task, [b"7 (a) b (c)) S 1 " + b"2 " * 40, b"0::/a.slice/b.service\n"]),
         "ring record": (read_record, [step, wire.selftest_record(1, 2, 3, 4)]),
         "finding": (read_finding, [finding]),
         "boot.json": (read_boot, [json.dumps(vars(boot)).encode()]),
@@ -409,7 +426,7 @@ def targets(stack: contextlib.ExitStack) -> dict[str, tuple[Target, list[bytes]]
         "BTF file": (read_btf, [small_btf()]),
         "/dev/kmsg": (read_kmsg, kmsg),
         "HTTP request": (read_request, [ask]),
-        "Authorization, Accept": (
+        "Authorization and Accept": (
             read_authorization,
             [b"Basic cHJvbWV0aGV1czpzZWNyZXQ=", b"text/plain;q=0.5, application/openmetrics-text"],
         ),
@@ -417,19 +434,44 @@ def targets(stack: contextlib.ExitStack) -> dict[str, tuple[Target, list[bytes]]
     }
 
 
-def fuzz(seconds: float, seed: int) -> tuple[dict[str, tuple[int, int, int]], list[str]]:
-    """By target: inputs, steps through our code, and inputs that found one; and what went wrong.
-    Each target gets its share of the time.
+Counts = tuple[int, int, int, float]
+
+
+def fuzz(
+    names: list[str], seconds: float, seed: int
+) -> tuple[dict[str, Counts], dict[tuple[str, str], str]]:
+    """By target: inputs, steps through our code, inputs that found one, and seconds of CPU; and
+    what went wrong.  Each target gets its share of the time.
     """
-    counts: dict[str, tuple[int, int, int]] = {}
+    counts: dict[str, Counts] = {}
     problems: dict[tuple[str, str], str] = {}
     with contextlib.ExitStack() as stack:
         todo = targets(stack)
-        for name, (target, seeds) in todo.items():
+        for name in names:
+            target, seeds = todo[name]
             rng = random.Random(f"{seed} {name}")
-            found = _fuzz_one(name, target, list(seeds), rng, seconds / len(todo), problems)
-            counts[name] = found
-    return counts, list(problems.values())
+            counts[name] = _fuzz_one(name, target, list(seeds), rng, seconds / len(names), problems)
+    return counts, problems
+
+
+def side_by_side(
+    names: list[str], seconds: float, seed: int
+) -> tuple[dict[str, Counts], dict[tuple[str, str], str]]:
+    """The same, each target in a process of its own, which has all of the time."""
+    counts: dict[str, Counts] = {}
+    problems: dict[tuple[str, str], str] = {}
+    with concurrent.futures.ProcessPoolExecutor(
+        len(names), multiprocessing.get_context("fork")
+    ) as pool:
+        ends = {name: pool.submit(fuzz, [name], seconds, seed) for name in names}
+        for name, end in ends.items():
+            try:
+                found, wrong = end.result()
+            except concurrent.futures.process.BrokenProcessPool as error:
+                found, wrong = {}, {(name, "died"): f"{name} or another one died: {error}"}
+            counts.update(found)
+            problems.update(wrong)
+    return counts, problems
 
 
 def _fuzz_one(
@@ -439,8 +481,8 @@ def _fuzz_one(
     rng: random.Random,
     seconds: float,
     problems: dict[tuple[str, str], str],
-) -> tuple[int, int, int]:
-    count, coverage = 0, Coverage()
+) -> Counts:
+    count, coverage, start = 0, Coverage(), time.process_time()
     ran, traced_for, sound = 0.0, 0.0, len(inputs)
     for data in inputs:
         target(data)
@@ -468,27 +510,44 @@ def _fuzz_one(
                 if coverage.finds(functools.partial(target, data)) and len(inputs) < _MOST_INPUTS:
                     inputs.append(data)
                 traced_for += time.process_time() - began
-    return count, len(coverage.steps), len(inputs) - sound
+    return count, len(coverage.steps), len(inputs) - sound, time.process_time() - start
 
 
 def main() -> int:
     """Fuzz, print the counts; 1 if anything was not refused as it must be."""
+    with contextlib.ExitStack() as stack:
+        every = list(targets(stack))
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seconds", type=float, default=60.0, help="for all together")
+    parser.add_argument("--each", action="store_true", help="for each, all at the same time")
+    parser.add_argument("--only", default="", help=f"names with commas, of: {'; '.join(every)}")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "little"))
     arguments = parser.parse_args()
+    names = arguments.only.split(",") if arguments.only else every
+    unknown = sorted(set(names) - set(every))
+    if unknown:
+        parser.error(f"there is no target {', '.join(unknown)}")
     with contextlib.redirect_stderr(io.StringIO()):
-        counts, problems = fuzz(arguments.seconds, arguments.seed)
-    rows = [f"| {name} | {' | '.join(map(str, found))} |" for name, found in counts.items()]
-    total = sum(inputs for inputs, _, _ in counts.values())
-    table = [
-        "| damaged | inputs | steps in our code | inputs that found one |",
-        "|---|---|---|---|",
+        run = side_by_side if arguments.each else fuzz
+        counts, problems = run(names, arguments.seconds, arguments.seed)
+    rows = [
+        f"| {name} | {inputs} | {steps} | {news} | {cpu:.0f} |"
+        for name, (inputs, steps, news, cpu) in counts.items()
     ]
-    table += [*rows, f"| all | {total}, {len(problems)} not refused as they must be | | |"]
-    table += [f"| seed | {arguments.seed} | | |"]
-    record("fuzz", f"make fuzz SECONDS={arguments.seconds:g}", table)
-    print("\n".join(problems[:20]) or "as it must be", flush=True)
+    total = sum(inputs for inputs, *_ in counts.values())
+    table = [
+        "| damaged | inputs | steps in our code | inputs that found one | seconds of CPU |",
+        "|---|---|---|---|---|",
+    ]
+    table += [*rows, f"| all | {total}, {len(problems)} not refused as they must be | | | |"]
+    table += [f"| seed | {arguments.seed} | | | |"]
+    command = f"make fuzz SECONDS={arguments.seconds:g}{' EACH=1' if arguments.each else ''}"
+    command += f' ONLY="{arguments.only}"' if arguments.only else ""
+    if arguments.each:
+        record("fuzz-each", command, table, ROOT / "docs/security.md")
+    else:
+        record("fuzz", command, table)
+    print("\n".join(list(problems.values())[:20]) or "as it must be", flush=True)
     return 1 if problems else 0
 
 

@@ -93,7 +93,7 @@ def test_a_file_from_before_is_read_and_told(
     file = tmp_path / "config.yaml"
     file.write_text(f"hooks:\n  any_free: {said}\n")
     assert config.load(file).hooks.any_free == meant
-    told = f"{file}:2: hooks.any_free: {said} is called {meant} now; it is read"
+    told = f"{file}:2: hooks.any_free: {said} is read as {meant}"
     assert (told in capsys.readouterr().err) == (said != meant)
 
 

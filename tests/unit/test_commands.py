@@ -66,6 +66,39 @@ TABLE = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("module", "words", "package"),
+    [
+        ("prometheus_client", "run", "python3-prometheus-client"),
+        ("yaml", "run", "python3-yaml"),
+        ("yaml", "check-config", "python3-yaml"),
+        ("yaml", "report", "python3-yaml"),
+    ],
+)
+def test_a_module_that_is_not_installed(
+    tmp_path: Path, module: str, words: str, package: str
+) -> None:
+    """One line that says what to install, exit 69, and nothing is left behind."""
+    config = tmp_path / "config.yaml"
+    config.write_text(f"state_directory: {tmp_path}/state\n")
+    given = [
+        words,
+        *{"run": ["--config", str(config)], "check-config": [str(config)]}.get(words, []),
+    ]
+    hidden = "import sys; sys.modules[{!r}] = None; from ebpfwatch.commands import main"
+    ran = subprocess.run(
+        [sys.executable, "-c", f"{hidden.format(module)}; sys.exit(main({given!r}))"],
+        env={**os.environ, "RUNTIME_DIRECTORY": str(tmp_path / "run")},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    lines = [line for line in ran.stderr.splitlines() if "others decide" not in line]
+    assert (ran.returncode, len(lines)) == (69, 1), ran.stderr
+    assert f"{module} is missing; install it: apt-get install {package}" in lines[0]
+    assert list(tmp_path.iterdir()) == [config]
+
+
 @pytest.mark.parametrize(("words", "code", "out", "err"), TABLE)
 def test_the_table(words: list[str], code: int, out: str, err: str) -> None:
     """Never a traceback, never more than usage and one line."""

@@ -53,6 +53,21 @@ def test_a_former_name_is_read_and_told(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
+    ("said", "meant", "told"),
+    [("off", "off", ""), ('"off"', "off", ""), ("no", "off", "off"), ("true", "auto", "auto")],
+)
+def test_a_bare_off_is_the_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], said: str, meant: str, told: str
+) -> None:
+    """To YAML a bare off is false; the messages say `journal: off`, so that is read."""
+    file = tmp_path / "config.yaml"
+    file.write_text(f"journal: {said}\n")
+    assert config.load(file).journal == meant
+    line = f"ebpfwatch: {file}:1: journal: {said} is read as {told}\n" if told else ""
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("stat_directory: /x", "f:1: unknown key stat_directory; did you mean state_directory?"),
@@ -61,6 +76,8 @@ def test_a_former_name_is_read_and_told(tmp_path: Path, capsys: pytest.CaptureFi
         ("hooks: 3", "f:1: hooks must be a mapping"),
         ("- a", "f:1: the file must be a mapping"),
         ("hooks:\n  any_free: 1", "f:2: hooks.any_free must be text"),
+        ("hooks:\n  alloc: off", "f:2: hooks.alloc must be one of auto, always, never"),
+        ("state_directory: off", "f:1: state_directory must be an absolute path"),
         ("hooks:\n  any_free: always\n  strict: no", "f:3: hooks.any_free is given twice"),
         ("kernel:\n  table_slots: 1000", "f:2: kernel.table_slots must be a power of two"),
         ("kernel:\n  table_slots: true", "f:2: kernel.table_slots must be a whole number"),

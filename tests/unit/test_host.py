@@ -70,6 +70,18 @@ def test_one_mount_a_device_and_a_writable_one_if_there_is_one(tmp_path: Path) -
     assert "discard" in found["/"].options
 
 
+def test_mounts_that_this_process_cannot_see(tmp_path: Path) -> None:
+    """/sys/fs/ext4 names what the kernel has mounted: a chroot is no machine without ext4."""
+    paths = Paths(sys=tmp_path)
+    assert mounts.ext4_elsewhere(paths) == ()
+    for name in ("features", "vdb", "dm-0"):
+        (tmp_path / "fs/ext4" / name).mkdir(parents=True)
+    assert mounts.ext4_elsewhere(paths) == ("dm-0", "vdb")
+    what, remedy = mounts.none_visible(("dm-0", "vdb"))
+    assert "(dm-0, vdb)" in what and "chroot" in what and "outside" in remedy
+    assert mounts.none_visible(())[0].startswith("no ext4 filesystem is mounted")
+
+
 @given(st.text(max_size=400))
 def test_garbage_is_a_parse_error(text: str) -> None:
     """Every parser: a value or a ParseError that names its file."""

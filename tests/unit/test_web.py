@@ -34,6 +34,7 @@ from ebpfwatch.sinks.status import BootState, Governed, Proofs, Status
 from ebpfwatch.sinks.summary import Level, headline
 from ebpfwatch.sinks.web import runbook, server, svg
 from ebpfwatch.sinks.web.page import finding_page, page, runbook_page
+from ebpfwatch.text.sizes import size
 from ebpfwatch.verdicts.finding import Finding
 from tests.unit.test_sinks import STATUS
 from tests.unit.test_verdicts import judged
@@ -242,7 +243,7 @@ def test_a_zone_without_watermarks_divides_by_nothing() -> None:
 )
 def test_sizes_are_for_people(count: int, text: str) -> None:
     """Three digits and a unit."""
-    assert svg.size(count) == text
+    assert size(count) == text
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from ebpfwatch.sinks.status import Status
 from ebpfwatch.sinks.summary import Level, headline, hook_state, watches
 from ebpfwatch.sinks.text import body, in_short
 from ebpfwatch.sinks.web import runbook
-from ebpfwatch.sinks.web.svg import LEVELS, level, size, watermarks
+from ebpfwatch.sinks.web.svg import LEVELS, level, watermarks
 from ebpfwatch.text.printable import printable
+from ebpfwatch.text.sizes import size
 from ebpfwatch.text.times import ago, utc
 from ebpfwatch.verdicts.advice import advice
 from ebpfwatch.verdicts.finding import Confidence, Finding, Severity

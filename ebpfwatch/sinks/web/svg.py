@@ -9,8 +9,9 @@ from __future__ import annotations
 import html
 
 from ebpfwatch.host.zoneinfo import Zone
+from ebpfwatch.text.sizes import size
 
-__all__ = ["level", "size", "watermarks"]
+__all__ = ["level", "watermarks"]
 
 _BAR_TOP, _BAR_HEIGHT = 6, 26
 
@@ -26,14 +27,6 @@ LEVELS = (
 def level(zone: Zone) -> int:
     """0 below min, 1 below low, 2 below high, 3 at or above it."""
     return sum(zone.free >= mark for mark in (zone.min, zone.low, zone.high))
-
-
-def size(count: int) -> str:
-    """Bytes as "112.5 MiB"."""
-    if count < 1024:
-        return f"{count} B"
-    power = min((count.bit_length() - 1) // 10, 4)
-    return f"{count / 1024**power:.1f} {'KMGT'[power - 1]}iB"
 
 
 def watermarks(zone: Zone) -> str:
