@@ -40,9 +40,14 @@ def power_of_two(low: int, high: int) -> Callable[[Any], str]:
     return check
 
 
-def one_of(*choices: str) -> Callable[[Any], str]:
+class one_of:
     """One of these words."""
-    return lambda value: "" if value in choices else f"must be one of {', '.join(choices)}"
+
+    def __init__(self, *choices: str) -> None:
+        self._choices = choices
+
+    def __call__(self, value: Any) -> str:
+        return "" if value in self._choices else f"must be one of {', '.join(self._choices)}"
 
 
 def key(
@@ -213,7 +218,7 @@ def _scalar(
         value = yaml.SafeLoader("").construct_object(node, deep=True)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
         value = None
-    if isinstance(value, bool) and kind is str:
+    if isinstance(value, bool) and isinstance(field.metadata["check"], one_of):
         value = _word(path, node, value, key, field, notice)
     right = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
     if not right or (isinstance(value, bool) and kind is not bool):

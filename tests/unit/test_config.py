@@ -77,7 +77,7 @@ def test_a_bare_off_is_the_word(
         ("- a", "f:1: the file must be a mapping"),
         ("hooks:\n  any_free: 1", "f:2: hooks.any_free must be text"),
         ("hooks:\n  alloc: off", "f:2: hooks.alloc must be one of auto, always, never"),
-        ("state_directory: off", "f:1: state_directory must be an absolute path"),
+        ("state_directory: off", "f:1: state_directory must be text"),
         ("hooks:\n  any_free: always\n  strict: no", "f:3: hooks.any_free is given twice"),
         ("kernel:\n  table_slots: 1000", "f:2: kernel.table_slots must be a power of two"),
         ("kernel:\n  table_slots: true", "f:2: kernel.table_slots must be a whole number"),

@@ -15,6 +15,7 @@ import time
 from typing import Any, Callable
 
 from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.system.imports import absent
 from ebpfwatch.system.random_bytes import random_bytes
 
 __all__ = ["Hasher", "Passwords"]
@@ -37,12 +38,16 @@ class Passwords:
         if users:
             self._secret = random_bytes(32)
             try:
-                import bcrypt
+                # bcrypt 3 imports hmac, and with it, as hashlib does, OpenSSL: 3.5 MB of memory.
+                with absent("_hashlib"):
+                    from hashlib import blake2b
+
+                    import bcrypt
             except ImportError:
                 raise EbpfwatchError(
                     "basic_auth_users needs bcrypt", "apt-get install python3-bcrypt", Exit.CONFIG
                 ) from None
-            self._check = bcrypt.checkpw
+            self._check, self._hash = bcrypt.checkpw, blake2b
 
     def known(self, header: str | None) -> bool | None:
         """Whether this Authorization header is right; None where only hashing can tell."""
@@ -78,10 +83,8 @@ class Passwords:
             return False
 
     def _digest(self, user: bytes, password: bytes) -> bytes:
-        import hashlib
-
         parts = user, self._hashed(user), password
-        return hashlib.blake2b(repr(parts).encode(), key=self._secret).digest()
+        return self._hash(repr(parts).encode(), key=self._secret).digest()
 
 
 class Hasher:
