@@ -26,11 +26,16 @@ PRECURSORS = "|".join(
     )
 )
 PROVABLE = "|".join(hook.value for hook in Hook if hook.value in BY_CANARY)
-_HOST_LINK = {
-    "title": "State of this machine",
-    "url": "http://${__data.fields.Machine}/",
-    "targetBlank": True,
-}
+
+
+def _link_to(title: str, page: str) -> list[dict[str, Any]]:
+    """Of a row's machine: above the panels a link would have to name all that are chosen."""
+    url = f"http://${{__data.fields.Machine}}/{page}"
+    return [{"title": title, "url": url, "targetBlank": True}]
+
+
+_HOST_LINK = _link_to("State of this machine", "")
+_RUNBOOK_LINK = _link_to("Runbook", "runbook")
 
 
 def _steps(*steps: tuple[float | None, str]) -> dict[str, Any]:
@@ -343,7 +348,7 @@ def _rows() -> list[tuple[str, list[tuple[int, int, dict[str, Any]]]]]:
                         },
                         {"instance": "Machine"},
                         [
-                            _column("Machine", links=[_HOST_LINK]),
+                            _column("Machine", links=_HOST_LINK),
                             _column(
                                 "Up",
                                 mappings=_words(n0=("DOWN", "red"), n1=("up", "green")),
@@ -393,7 +398,10 @@ def _rows() -> list[tuple[str, list[tuple[int, int, dict[str, Any]]]]]:
                             "verdict": "Verdict",
                             "confidence": "Confidence",
                         },
-                        [_column("Machine", links=[_HOST_LINK])],
+                        [
+                            _column("Machine", links=_HOST_LINK),
+                            _column("Verdict", links=_RUNBOOK_LINK),
+                        ],
                         "nothing found",
                     ),
                 ),
@@ -744,7 +752,6 @@ def dashboard() -> dict[str, Any]:
         "timepicker": {},
         "links": [
             _link("Alerts", "/alerting/list?search=Ebpfwatch"),
-            _link("Runbook", "http://${instance}/runbook"),
         ],
         "templating": {
             "list": [

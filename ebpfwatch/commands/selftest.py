@@ -31,6 +31,10 @@ from ebpfwatch.system.lock import SELFTEST, running_daemon
 _METRIC = 'ebpfwatch_findings_total{confidence="%s",test="true",verdict="double_free"}'
 
 
+#: The daemon writes its state down every five seconds.
+_TELLS_SECONDS = 6.0
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """How patient to be."""
     parser.add_argument(
@@ -66,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         sinks["journal"] = lambda: _find(journal.read_all(), wanted)
     if before is not None:
         sinks["metrics"] = lambda: (_metric(daemon["url"], arguments.timeout) or 0) > before
-    code = _wait(sinks, began_ns, arguments.timeout, _problems(arguments.run_directory))
+    code = _wait(sinks, began_ns, arguments.timeout, lambda: _problems(arguments.run_directory))
     for sink, why in _left_out(daemon, before).items():
         print(f"NOTE {sink}: not looked at: {why}")
     return Exit.FAILED if code or not report.tell() else Exit.OK
@@ -174,7 +178,10 @@ def _find(bodies: Iterator[dict[str, Any]], wanted: tuple[int, int]) -> dict[str
 
 
 def _wait(
-    sinks: dict[str, Callable[[], object]], began_ns: int, timeout: float, why: dict[str, str]
+    sinks: dict[str, Callable[[], object]],
+    began_ns: int,
+    timeout: float,
+    problems: Callable[[], dict[str, str]],
 ) -> int:
     """How many did not get it.  All are looked at in turn, so that none is measured with another's
     time.
@@ -186,6 +193,13 @@ def _wait(
             took = (time.monotonic_ns() - began_ns) / 1e6
             print(f"OK   {sink}: {took:.0f} ms after the second free")
         time.sleep(0.002)
+    why: dict[str, str] = {}
+    # What the daemon says of itself is as old as its last tick.
+    told_by = time.monotonic() + _TELLS_SECONDS
+    while waiting and not waiting.keys() & (why := problems()).keys():
+        if time.monotonic() > told_by:
+            break
+        time.sleep(0.1)
     for sink in waiting:
         reason = f": {why[sink]}" if sink in why else ""
         print(f"FAIL {sink}: no finding within {timeout:g} s{reason}")

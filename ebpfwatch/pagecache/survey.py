@@ -97,7 +97,8 @@ class Survey:
                 self._ask(path, name, f"{named.processes} processes")
         if named.hidden:
             self.result.unasked.append(
-                f"files of {named.hidden} processes that this user may not look into"
+                f"what {named.hidden} other users' process{'es' * (named.hidden > 1)} had open:"
+                " only root may look into them"
             )
 
     def _devices_themselves(self, walked: list[Mount]) -> None:

@@ -26,7 +26,7 @@ from ebpfwatch.paths import Paths
 from ebpfwatch.postmortem.last_boot import kernel_boot_id
 from ebpfwatch.sinks.store import Store
 from ebpfwatch.verdicts.finding import Confidence
-from tests.deploy.draw.board import answers, bundle, drawn, filled, host_of
+from tests.deploy.draw.board import answers, bundle, drawn, host_of, marks, menus, step_of
 from tests.deploy.stack import api, prometheus, shipped
 from tests.live.conftest import free_port, start_daemon
 from tests.live.harness import loop_ext4, selftest, until
@@ -63,6 +63,14 @@ EXPECTED: dict[str, tuple[str, str, str]] = {
     # The table is read once a minute, so not yet.
     "How far back a second free is found": ("any", "any", "any"),
 }
+#: Which annotations have a mark by then.  An alert waits for its rule's time.
+MARKS: dict[str, set[str]] = {
+    "quiet": set(),
+    "selftest": {"Self-tests"},
+    "found": {"Self-tests", "Findings", "Starts of the daemon", "Alerts"},
+}
+#: What is above the panels: menus with what they offer, switches of the marks, links.
+HEAD = ("Data source", "Machine", "All", "db1:9866", "Findings", "Self-tests", "Alerts")
 #: Grafana's own shades (theme.visualization), in words.
 COLORS = {"#56A64B": "green", "#FF780A": "orange", "#E02F44": "red"}
 #: Panels of which the test machine may have nothing: its kernel was never asked for them.
@@ -186,7 +194,11 @@ def test_every_panel_shows_what_it_must(
         "__rate_interval": "5s",
     }
     shown: dict[str, dict[str, dict[str, Any]]] = {}
+    offered = menus(timeline.url, dashboard, values)
+    assert offered["instance"] == [timeline.instance]
+    assert offered["host"] == [host_of(timeline.instance)]
     for phase in PHASES:
+        found = marks(timeline.url, dashboard, values, timeline.start, timeline.ends[phase])
         data = {
             "dashboard": dashboard,
             "results": answers(
@@ -194,13 +206,23 @@ def test_every_panel_shows_what_it_must(
             ),
             "from": timeline.start,
             "to": timeline.ends[phase],
+            "step": step_of(timeline.start, timeline.ends[phase]),
             "theme": "light",
-            "marks": [],
+            "marks": found,
+            "variables": offered,
         }
         # Which machine drew the picture is nobody's business.
         data = json.loads(json.dumps(data).replace(timeline.instance, "db1:9866"))
         picture = (DOCS if keep else tmp_path) / f"dashboard-{phase}.png"
-        shown[phase] = {p["title"]: p for p in drawn(browser, script, data, picture)}
+        panels, painted, head = drawn(browser, script, data, picture)
+        shown[phase] = {panel["title"]: panel for panel in panels}
+        assert {mark["annotation"] for mark in found} == MARKS[phase]
+        # Each was painted: two of one moment and one annotation are one line.
+        assert painted == {
+            name: len({mark["time"] for mark in found if mark["annotation"] == name})
+            for name in MARKS[phase]
+        }
+        assert all(words in head for words in HEAD), head
     assert all(set(panels) == set(EXPECTED) for panels in shown.values())
     wrong = [
         (phase, title, expected[index], shown[phase][title])
@@ -211,25 +233,6 @@ def test_every_panel_shows_what_it_must(
     assert wrong == [], json.dumps(wrong, indent=1)
     if keep:
         write_table(shown)
-
-
-def test_the_marks_are_there(timeline: Timeline) -> None:
-    """Each annotation has found what it is for; the variables have values."""
-    board = json.loads((ROOT / "deploy/grafana/ebpfwatch.json").read_text())
-    values = {"instance": re.escape(timeline.instance)}
-    times = {"start": str(timeline.start), "end": str(timeline.ends["found"]), "step": "1"}
-    for annotation in board["annotations"]["list"]:
-        query = filled(annotation["expr"], values)
-        assert api(timeline.url, "query_range", query=query, **times)["result"], annotation["name"]
-    for variable in board["templating"]["list"][1:]:
-        query = filled(variable["query"]["query"], values)
-        wanted = re.fullmatch(r"label_values\((.*), (\w+)\)", query)
-        assert wanted is not None
-        series = api(timeline.url, "series", **{"match[]": wanted[1]})
-        found = {one[wanted[2]] for one in series}
-        if variable["regex"]:
-            found = {re.search(variable["regex"].strip("/"), one)[1] for one in found}  # type: ignore[index]
-        assert found == {host_of(timeline.instance) if variable["regex"] else timeline.instance}
 
 
 def write_table(shown: dict[str, dict[str, dict[str, Any]]]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 __all__ = [
     "CROWD",
+    "FILLER",
     "FLOOD",
     "GUESSER",
     "NAME",
@@ -106,6 +107,26 @@ while True:
                 pass
     except OSError:
         pass
+"""
+
+#: DIRECTORY: every block that there is, and every one that becomes free.
+FILLER = """
+import os, sys, time
+fd = os.open(f"{sys.argv[1]}/full", os.O_CREAT | os.O_WRONLY)
+size, told = 1 << 20, False
+while True:
+    try:
+        os.write(fd, b"x" * size)
+    except OSError:
+        if size > 1:
+            size //= 2
+            continue
+        os.fsync(fd)
+        if not told:
+            print("there", flush=True)
+            told = True
+        time.sleep(0.01)
+        size = 4096
 """
 
 #: DIRECTORY SECONDS: files made, linked, renamed and unlinked by four tasks at once.

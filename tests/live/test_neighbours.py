@@ -31,7 +31,7 @@ from ebpfwatch.system.lock import running_daemon
 from tests.live import attacks
 from tests.live.balance import DaemonMaps, balance
 from tests.live.conftest import ROOT, DaemonProcess, command, write_config
-from tests.live.harness import loop_ext4, watching
+from tests.live.harness import PATIENCE, loop_ext4, until, watching
 
 #: The memory that issue and documentation promise.
 _MOST_BYTES = 40e6
@@ -187,6 +187,123 @@ def test_no_descriptor_is_left(daemon: DaemonProcess, record_property: Record) -
         assert [scrape(daemon)[1] for _ in range(5)] == [200] * 5
     resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, limits)
     ask_oracle(daemon, record_property)
+
+
+def test_not_one_descriptor_is_left(daemon: DaemonProcess, record_property: Record) -> None:
+    """Nothing more can be opened, for a finding neither: what is not kept is counted, nothing
+    spins, and once there is room all is as before.
+    """
+    highest = max(map(int, os.listdir(f"/proc/{daemon.process.pid}/fd")))
+    limits = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+    try:
+        before = cpu_seconds(daemon)
+        done = command("selftest", "--timeout", "3", run_directory=daemon.run_directory)
+        assert done.returncode != 0 and "Traceback" not in done.stderr, done.stdout + done.stderr
+        time.sleep(3)
+        assert cpu_seconds(daemon) - before < 1.5
+        assert daemon.process.poll() is None, daemon.log.read_text()
+    finally:
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, limits)
+    ask_oracle(daemon, record_property)
+
+
+def test_he_fills_the_disk_of_the_findings(
+    tmp_path: Path, open_to_all: Path, ext4: Path, hostile: str, record_property: Record
+) -> None:
+    """No block is left, and none reserved for root: the self-test says why there is no report, the
+    other sinks have it, `status` warns; once he has deleted his file all is as before.
+    """
+    with loop_ext4(open_to_all, 32 << 20, ("-m", "0")) as mount:
+        place = mount / "theirs"
+        place.mkdir()
+        subprocess.run(["chown", hostile, place], check=True)
+        state = str(mount / "state")
+        with watching(tmp_path, state_directory=state, journal=_OFF) as daemon:
+            with attacks.run_as(hostile, attacks.FILLER, place):
+                done = command("selftest", run_directory=daemon.run_directory)
+                assert done.returncode == 1, done.stdout + done.stderr
+                assert "OK   metrics" in done.stdout
+                assert re.search(r"FAIL report: .*No space left", done.stdout), done.stdout
+                until(
+                    lambda: "cannot be kept" in status(daemon) or "No space left" in status(daemon),
+                    lambda: status(daemon),
+                )
+            (place / "full").unlink()
+            until(lambda: kept_again(daemon), daemon.log.read_text)
+            ask_oracle(daemon, record_property)
+
+
+def status(daemon: DaemonProcess) -> str:
+    """What the command of that name says."""
+    return command("status", run_directory=daemon.run_directory).stdout
+
+
+def kept_again(daemon: DaemonProcess) -> bool:
+    """Whether a self-test reaches every sink."""
+    return command("selftest", run_directory=daemon.run_directory).returncode == 0
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "is given up"])
+def test_its_loader_is_stopped(
+    tmp_path: Path, ext4: Path, record_property: Record, ends: bool
+) -> None:
+    """SIGSTOP while it compiles.  SIGTERM is heard meanwhile, and nothing stays behind; once it
+    goes on, so does the start.
+    """
+    config = write_config(tmp_path, journal=_OFF)
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ebpfwatch", "run", "--config", config],
+            cwd=ROOT,
+            env={**os.environ, "RUNTIME_DIRECTORY": str(tmp_path / "run")},
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
+    said = (tmp_path / "log").read_text
+    try:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        child = int(until(lambda: children.read_text().split(), said)[0])
+        # Not before it is the loader: vfork(2) would hold up its parent with it.
+        until(lambda: b"loader.child" in Path(f"/proc/{child}/cmdline").read_bytes(), said)
+        os.kill(child, signal.SIGSTOP)
+        time.sleep(3)
+        assert process.poll() is None and "ready after" not in said()
+        if ends:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0, said()
+            assert "stopped before the probes were loaded" in said()
+            until(lambda: not Path(f"/proc/{child}").exists())
+            return
+        os.kill(child, signal.SIGCONT)
+        until(lambda: "ready after" in said() or process.poll() is not None, said)
+        assert process.poll() is None, said()
+        found = re.search(r"metrics: (\S+)/metrics", said())
+        assert found is not None, said()
+        at = {name: tmp_path / name for name in ("state", "log", "out")}
+        daemon = DaemonProcess(process, tmp_path / "run", config=config, url=found[1], **at)
+        ask_oracle(daemon, record_property)
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def test_a_helper_that_stops_itself(tmp_path: Path, ext4: Path, record_property: Record) -> None:
+    """`actions.command` stops for ever, and so does what it started: both are killed in their
+    time, it is said, and the watch goes on meanwhile.
+    """
+    with tempfile.TemporaryDirectory(dir="/run") as directory:
+        program = Path(directory) / "stops"
+        program.write_text("#!/bin/sh\nsetsid sleep 987654 &\nkill -STOP $!\nkill -STOP $$\n")
+        program.chmod(0o755)
+        with watching(tmp_path, journal=_OFF, command=str(program), command_seconds="4") as daemon:
+            ask_oracle(daemon, lambda *_: None)
+            began = time.monotonic()
+            daemon.wait_log("was killed after 4 s")
+            assert time.monotonic() - began < PATIENCE
+            left = subprocess.run(["pgrep", "-f", "sleep 987654"], capture_output=True, text=True)
+            assert left.stdout == ""
+            ask_oracle(daemon, record_property)
 
 
 def cpu_seconds(daemon: DaemonProcess) -> float:

@@ -52,7 +52,7 @@ def answers(
 ) -> dict[str, list[dict[str, Any]]]:
     """What Prometheus says to each panel's queries, of this time."""
     results: dict[str, list[dict[str, Any]]] = {}
-    step = max(1.0, (end - start) / 400)
+    step = step_of(start, end)
     for panel in dashboard["panels"]:
         results[panel["id"]] = []
         for target in panel.get("targets", []):
@@ -74,8 +74,60 @@ def answers(
     return results
 
 
-def drawn(browser: Any, script: Path, data: dict[str, Any], picture: Path) -> list[dict[str, Any]]:
-    """What each panel holds, once the browser has drawn them all; the picture is of all of it."""
+def menus(url: str, dashboard: dict[str, Any], values: dict[str, str]) -> dict[str, list[str]]:
+    """What each variable offers."""
+    offered: dict[str, list[str]] = {}
+    for variable in dashboard["templating"]["list"]:
+        if variable["type"] == "datasource":
+            offered[variable["name"]] = ["Prometheus"]
+            continue
+        wanted = re.fullmatch(
+            r"label_values\((.*), (\w+)\)", filled(variable["query"]["query"], values)
+        )
+        assert wanted is not None, variable
+        found = {one[wanted[2]] for one in api(url, "series", **{"match[]": wanted[1]})}
+        if variable["regex"]:
+            pattern = re.compile(variable["regex"].strip("/"))
+            found = {named[1] for named in map(pattern.search, found) if named}
+        offered[variable["name"]] = sorted(found)
+    return offered
+
+
+def marks(
+    url: str, dashboard: dict[str, Any], values: dict[str, str], start: float, end: float
+) -> list[dict[str, Any]]:
+    """The annotations of this time: samples that follow each other are one mark with an end."""
+    found: list[dict[str, Any]] = []
+    step = step_of(start, end)
+    times = {"start": str(start), "end": str(end), "step": str(step)}
+    for annotation in dashboard["annotations"]["list"]:
+        query = filled(annotation["expr"], values)
+        for series in api(url, "query_range", query=query, **times)["result"]:
+            title = re.sub(
+                r"{{(\w+)}}",
+                lambda name, labels=series["metric"]: labels.get(name[1], ""),  # type: ignore[misc]
+                annotation["titleFormat"],
+            )
+            last = float("-inf")
+            for time_, _ in series["values"]:
+                if time_ > last + 1.5 * step:
+                    mark = {"annotation": annotation["name"], "color": annotation["iconColor"]}
+                    found.append({**mark, "title": title, "time": time_, "end": time_})
+                found[-1]["end"] = last = time_
+    return found
+
+
+def step_of(start: float, end: float) -> float:
+    """Seconds from one point to the next."""
+    return max(1.0, (end - start) / 400)
+
+
+def drawn(
+    browser: Any, script: Path, data: dict[str, Any], picture: Path
+) -> tuple[list[dict[str, Any]], dict[str, int], str]:
+    """What each panel holds, once the browser has drawn them all; how many marks of each annotation
+    were painted; the text above the panels.  The picture is of all of it.
+    """
     page = script.with_name("board.html")
     style = script.with_suffix(".css")
     css = style.read_text() if style.exists() else ""
@@ -94,10 +146,13 @@ def drawn(browser: Any, script: Path, data: dict[str, Any], picture: Path) -> li
     assert not failed, failed
     height = browser.execute_script("return document.getElementById('board').offsetHeight")
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**size, "height": height})
+    browser.find_element("css selector", "#head input[aria-label=Machine]").click()
     time.sleep(0.5)
     assert browser.save_screenshot(str(picture))
     summary: list[dict[str, Any]] = browser.execute_script("return window.SUMMARY")
-    return summary
+    painted: dict[str, int] = browser.execute_script("return window.PAINTED")
+    head: str = browser.execute_script("return document.getElementById('head').innerText")
+    return summary, painted, head
 
 
 def host_of(instance: str) -> str:

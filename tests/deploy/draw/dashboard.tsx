@@ -15,17 +15,21 @@ const {
   getFieldDisplayName, getFieldDisplayValues, LoadingState, standardTransformers, standardTransformersRegistry,
   ThemeContext, transformDataFrame,
 } = data_;
-const { BigValue, BigValueGraphMode, BigValueJustifyMode, BigValueTextMode, PanelChrome, Table, TimeSeries } = ui;
+const {
+  BigValue, BigValueGraphMode, BigValueJustifyMode, BigValueTextMode, GlobalStyles, InlineField, InlineSwitch, LinkButton, MultiSelect,
+  PanelChrome, Select, Table, TimeSeries,
+} = ui;
 
 type Series = { metric: Record<string, string>; values: Array<[number, string]> };
 type Result = { refId: string; legend: string; table: boolean; series: Series[] };
 declare const DATA: {
-  dashboard: any; results: Record<string, Result[]>; from: number; to: number; theme: 'light' | 'dark';
-  marks: Array<{ time: number; title: string; color: string }>;
+  dashboard: any; results: Record<string, Result[]>; from: number; to: number; step: number; theme: 'light' | 'dark';
+  marks: Array<{ annotation: string; time: number; end: number; title: string; color: string }>;
+  variables: Record<string, string[]>;
 };
 
 const theme = createTheme({ colors: { mode: DATA.theme } });
-const [UNIT, GAP, ROW] = [1600 / 24, 8, 38];
+const [UNIT, GAP, ROW, HEAD] = [1600 / 24, 8, 38, 190];
 standardTransformersRegistry.setInit(() =>
   [standardTransformers.mergeTransformer, standardTransformers.organizeFieldsTransformer].map((transformation) => ({
     id: transformation.id, name: transformation.name, transformation: async () => transformation, editor: () => null,
@@ -54,7 +58,8 @@ function frames(result: Result): DataFrame[] {
     return result.series.map(({ metric, values }) => ({
       refId: result.refId, length: values.length,
       fields: [
-        { name: 'Time', type: FieldType.time, config: {}, values: values.map(([t]) => t * 1000) },
+        // A line ends where points are missing, as with Grafana's own data source.
+        { name: 'Time', type: FieldType.time, config: { interval: DATA.step * 1000 }, values: values.map(([t]) => t * 1000) },
         { name: 'Value', type: FieldType.number, labels: metric, values: values.map(([, v]) => number(v)),
           config: { displayNameFromDS: legend(result.legend, metric) || undefined } },
       ],
@@ -121,22 +126,79 @@ function Timeline({ data, width }: any) {
     </svg>);
 }
 
+// A mark as Grafana's core draws it: a dashed line at its begin, a shade until its end, a bar below.
+const painted: Record<string, Set<number>> = {};
+const marked = new WeakSet();
+function mark(config: any) {
+  if (marked.has(config)) return null;
+  marked.add(config);
+  config.addHook('draw', (u: any) => {
+    const { left, top, width, height } = u.bbox;
+    for (const { annotation, time, end, color } of DATA.marks) {
+      const [x, to] = [time, end].map((at) => Math.min(left + width, u.valToPos(at * 1000, 'x', true)));
+      if (x < left || x > left + width) continue;
+      const ctx: CanvasRenderingContext2D = u.ctx;
+      ctx.save();
+      ctx.strokeStyle = ctx.fillStyle = theme.visualization.getColorByName(color);
+      ctx.setLineDash([5, 5]);
+      ctx.lineWidth = 2;
+      ctx.beginPath();
+      ctx.moveTo(x, top);
+      ctx.lineTo(x, top + height);
+      ctx.stroke();
+      ctx.globalAlpha = 0.1;
+      ctx.fillRect(x, top, to - x, height);
+      ctx.globalAlpha = 1;
+      ctx.fillRect(x - 2, top + height, Math.max(4, to - x), 4);
+      ctx.restore();
+      (painted[annotation] ??= new Set()).add(time);
+    }
+  });
+  return null;
+}
+
+// Title, menus of the variables (the test opens that of the machines), switches of the marks, and links.
+function Head() {
+  const { title, templating, annotations, links } = DATA.dashboard;
+  const menus = templating.list.filter((one: any) => one.hide !== 2).map((one: any) => {
+    const options = [...(one.includeAll ? ['All'] : []), ...DATA.variables[one.name]].map((text) => ({ label: text, value: text }));
+    const menu = { options, onChange: () => null, width: 28, menuShouldPortal: false, 'aria-label': one.label } as any;
+    return (
+      <InlineField key={one.name} label={one.label}>
+        {one.multi ? <MultiSelect {...menu} value={options.slice(0, 1)} />
+          : <Select {...menu} value={options[0]} />}
+      </InlineField>);
+  });
+  const line = { display: 'flex', gap: 16, alignItems: 'flex-start' } as any;
+  return (
+    <div id="head" style={{ position: 'absolute', top: 0, left: 0, right: 0, padding: 8, color: theme.colors.text.primary }}>
+      <h1 style={{ fontSize: 20, margin: '0 0 8px' }}>{title}</h1>
+      <div style={line}>
+        {menus}
+        {annotations.list.filter((one: any) => !one.hide).map((one: any) => (
+          <InlineSwitch key={one.name} label={one.name} showLabel={true} value={one.enable} readOnly={true} />))}
+        {links.map((one: any) => <LinkButton key={one.title} href={one.url} variant="secondary">{one.title}</LinkButton>)}
+      </div>
+    </div>);
+}
+
 function Body({ panel, data, width, height }: any) {
   const some = data.some((frame: DataFrame) => frame.length);
   if (!some) return <Nothing panel={panel} />;
   if (panel.type === 'stat') return <Stat {...{ panel, data, width, height }} />;
   if (panel.type === 'table') return <Table data={data[0]} width={width} height={height} timeRange={when} columnMinWidth={100} />;
   if (panel.type === 'state-timeline') return <Timeline {...{ data, width }} />;
-  return <TimeSeries frames={data} width={width} height={height} timeRange={when} timeZone="utc" legend={panel.options.legend} />;
+  return <TimeSeries frames={data} width={width} height={height} timeRange={when} timeZone="utc" legend={panel.options.legend}>{mark}</TimeSeries>;
 }
 
 function Dashboard({ prepared }: { prepared: Record<string, DataFrame[]> }) {
   const bottom = Math.max(...DATA.dashboard.panels.map((p: any) => p.gridPos.y + p.gridPos.h));
   return (
-    <div id="board" style={{ position: 'relative', width: 1600, height: bottom * ROW + 60, background: theme.colors.background.canvas }}>
+    <div id="board" style={{ position: 'relative', width: 1600, height: bottom * ROW + HEAD + 20, background: theme.colors.background.canvas }}>
+      <Head />
       {DATA.dashboard.panels.map((panel: any) => {
         const { x, y, w, h } = panel.gridPos;
-        const place = { position: 'absolute', left: x * UNIT, top: y * ROW, width: w * UNIT - GAP, height: h * ROW - GAP } as any;
+        const place = { position: 'absolute', left: x * UNIT, top: HEAD + y * ROW, width: w * UNIT - GAP, height: h * ROW - GAP } as any;
         if (panel.type === 'row') {
           return <h2 key={panel.id} style={{ ...place, color: theme.colors.text.primary, fontSize: 18, margin: 0, paddingTop: 4 }}>{panel.title}</h2>;
         }
@@ -174,6 +236,9 @@ function summary(panel: any, data: DataFrame[]) {
   for (const panel of panels) data[panel.id] = await prepared(panel);
   (window as any).SUMMARY = panels.map((panel: any) => summary(panel, data[panel.id]));
   client.createRoot(document.getElementById('root')!).render(
-    <ThemeContext.Provider value={theme}><Dashboard prepared={data} /></ThemeContext.Provider>);
-  setTimeout(() => { (window as any).DRAWN = true; }, 1500);
+    <ThemeContext.Provider value={theme}><GlobalStyles /><Dashboard prepared={data} /></ThemeContext.Provider>);
+  setTimeout(() => {
+    (window as any).PAINTED = Object.fromEntries(Object.entries(painted).map(([name, times]) => [name, times.size]));
+    (window as any).DRAWN = true;
+  }, 1500);
 })().catch((error) => { (window as any).FAILED = String(error.stack ?? error); });
