@@ -21,8 +21,9 @@ from ebpfwatch.kernel.libbpf import map_lookup
 from ebpfwatch.loader.btf import Btf, BtfError
 from ebpfwatch.loader.compiler import Compiler
 from ebpfwatch.loader.image import Module
+from ebpfwatch.system.files import why_not_roots
 
-__all__ = ["from_btf", "from_headers", "headers"]
+__all__ = ["from_btf", "from_headers", "headers", "refuse_others"]
 
 #: define: (struct, member, and a member inside that one). Their places here are the numbers of
 #: probes/offsets.c.
@@ -101,6 +102,25 @@ def _release(tree: Path) -> str:
     return found.group(1) if found else ""
 
 
+def refuse_others(tree: Path) -> None:
+    """Raises ``EbpfwatchError`` (exit 78) where somebody else could exchange the headers.
+
+    `make modules_install` links ``build`` to the tree of whoever compiled the kernel: what root
+    then compiles would be that user's choice.
+    """
+    for place in (tree, tree / "include", tree / "arch"):
+        try:
+            why_not = why_not_roots(str(place))
+        except OSError as error:
+            why_not = f"{place}: {error.strerror}"
+        if why_not:
+            raise EbpfwatchError(
+                f"the kernel's headers in {tree} are not root's alone: {why_not}",
+                "give them to root and nobody else, or name BTF of this kernel in hooks.btf",
+                Exit.CONFIG,
+            )
+
+
 def from_headers(compiler: Compiler, why_no_btf: str) -> dict[str, int]:
     """Bytes by define, from /lib/modules/.../build; raises ``EbpfwatchError`` without headers."""
     tree = headers()
@@ -120,6 +140,7 @@ def from_headers(compiler: Compiler, why_no_btf: str) -> dict[str, int]:
             "install the headers of this kernel",
             Exit.CONFIG,
         )
+    refuse_others(tree)
     module = Module(compiler.compile_with_headers("offsets.c", tree), compiler.version, {})
     program = module.load("raw_tracepoint", "find_offsets")
     place = Attachment("sys_enter", "find_offsets")

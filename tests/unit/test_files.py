@@ -10,6 +10,7 @@ import pytest
 from ebpfwatch.commands.run import _judge_hands
 from ebpfwatch.config import ActionsConfig, Config
 from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.loader.offsets import refuse_others
 from ebpfwatch.system.files import open_regular, read_regular, resolved, why_not_roots
 
 
@@ -55,6 +56,23 @@ def test_every_step_of_the_way_counts(tmp_path: Path) -> None:
     assert why_not_roots(str(deep / "file")) == ""
     with pytest.raises(OSError, match="No such file"):
         why_not_roots(str(deep / "none"))
+
+
+def test_headers_that_a_user_could_exchange_are_not_compiled(tmp_path: Path) -> None:
+    """/lib/modules/RELEASE/build may lead into the tree of whoever compiled the kernel."""
+    tree = tmp_path / "tree"
+    for part in ("include", "arch"):
+        (tree / part).mkdir(parents=True)
+    (tmp_path / "build").symlink_to(tree)
+    refuse_others(tmp_path / "build")
+    (tree / "include").chmod(0o777)
+    with pytest.raises(EbpfwatchError, match="include can be written by others") as raised:
+        refuse_others(tmp_path / "build")
+    assert raised.value.exit_code is Exit.CONFIG
+    (tree / "include").chmod(0o755)
+    os.rmdir(tree / "arch")
+    with pytest.raises(EbpfwatchError, match="No such file"):
+        refuse_others(tmp_path / "build")
 
 
 def test_actions_need_a_configuration_of_root_s(
