@@ -210,6 +210,9 @@ faults: install-test  ## as root: kill -9 at random points, KILLS=n, then every 
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.faults --kills $(KILLS)
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m pytest -p tests.trust.survived $(FAULTS)
 
+http-process: install-test  ## what HTTP in a process of its own would cost; FIGURES=1 writes docs/security.md
+	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.http_process
+
 hostile: install-test  ## as root: a user of no rights, made for it, does his worst; FIGURES=1 writes docs/security.md
 	EBPFWATCH_FIGURES=$(FIGURES) EBPFWATCH_TABLE=hostile $(RUN) -m pytest -p tests.trust.survived \
 	    tests/live/test_neighbours.py tests/live/test_hostile.py
