@@ -136,15 +136,19 @@ def _gathered() -> Iterator[None]:
 
 
 def _children() -> set[int]:
-    """Our children, by the second field after the name in /proc/PID/stat: the file "children" of
+    """Our children in sessions other than ours: the command's, which was started in one of its own
+    that nobody can leave for ours. What another thread of ours starts is in our session.
+
+    By the fields after the name in /proc/PID/stat: the file "children" of
     proc_pid_task_children(5) is not there in every kernel.
     """
     found = set()
-    own = os.getpid()
+    own, ours = os.getpid(), os.getsid(0)
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
                 stat_line = Path(f"/proc/{name}/stat").read_text(errors="replace")
-                if int(stat_line.rpartition(")")[2].split()[1]) == own:
+                _, parent, _, session = stat_line.rpartition(")")[2].split()[:4]
+                if int(parent) == own and int(session) != ours:
                     found.add(int(name))
     return found

@@ -90,6 +90,20 @@ def test_what_has_left_the_session_ends_with_the_command(tmp_path: Path) -> None
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
+def test_what_another_thread_starts_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    """The loader is a child of the same process."""
+    body = f"touch {tmp_path}/runs; until [ -e {tmp_path}/end ]; do sleep 0.1; done"
+    command = threading.Thread(target=Command(program(tmp_path, body), 60).run, args=(judged(),))
+    command.start()
+    while not (tmp_path / "runs").exists():
+        time.sleep(0.02)
+    with subprocess.Popen(["sleep", "600"]) as other:
+        (tmp_path / "end").touch()
+        command.join()
+        assert other.poll() is None
+        other.kill()
+
+
 @pytest.mark.needs("root")
 def test_a_command_in_a_user_s_directory_is_refused(tmp_path: Path) -> None:
     """The file is root's, and he could move it away with its directory and put his own there."""
