@@ -119,7 +119,8 @@ def _objection(
     if outcome.exit_code is None and not outcome.died:
         steps = re.findall(r"^\++ (.*)", outcome.text("output"), re.MULTILINE) or ["booting"]
         return f"stopped after {outcome.seconds:.0f} s in: {steps[-1]}"
-    if scenario.name != "price" and not scenario.alone and "ready after" not in outcome.text("err"):
+    watched = not scenario.alone and not scenario.unwatched
+    if watched and "ready after" not in outcome.text("err"):
         return "the daemon was not ready"
     if scenario.judges:
         if outcome.exit_code == 0:

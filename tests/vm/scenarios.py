@@ -29,7 +29,8 @@ class Scenario:
     judges itself.  ``append`` goes to the kernel's command line, ``reset`` boots again after a
     panic; ``kernels`` are those that can do it, () for all.  ``detached``: no headers, a BTF file
     instead.  ``icount``: time is instructions.  ``alone``: no daemon; what the kernel itself
-    notices is the result.  ``in_memory``: the root file system is no ext4, which can then be
+    notices is the result.  ``unwatched``: no daemon either; what the script finds is the result.
+    ``in_memory``: the root file system is no ext4, which can then be
     unloaded.  ``asked``: only run when it is named.  ``minutes``: how long it works, unless
     ``--minutes`` says otherwise; its script's last argument, and on top of ``timeout``.
     """
@@ -44,6 +45,7 @@ class Scenario:
     judges: bool = False
     asked: bool = False
     alone: bool = False
+    unwatched: bool = False
     detached: bool = False
     reset: bool = False
     icount: bool = False
@@ -353,6 +355,7 @@ SCENARIOS = (
         "files that a module keeps, disks that fail, references given back too often: all told",
         "accounts",
         judges=True,
+        unwatched=True,
         timeout=1800,
         kernels=("4.19", "5.10", "6.12"),
     ),
@@ -377,6 +380,7 @@ SCENARIOS = (
         "what each rung costs",
         "price",
         judges=True,
+        unwatched=True,
         icount=True,
         timeout=1500,
         kernels=("6.12",),
