@@ -29,8 +29,8 @@ class Dump:
     """
 
     def __init__(self, vmcore: Path | None, symbols: Sequence[Path]) -> None:
-        self._drgn = import_drgn()
         self._program = open_program(vmcore, symbols)
+        self._drgn = import_drgn()
 
     @property
     def program(self) -> Any:

@@ -46,12 +46,13 @@ def import_drgn() -> Any:
 
 def open_program(vmcore: Path | None, symbols: Sequence[Path]) -> Any:
     """drgn's program of a dump, or of the running kernel (None), with its debug information."""
+    compressed = vmcore is not None and _is_compressed(vmcore)  # what a file lacks comes first
     drgn = import_drgn()
     program = drgn.Program()
     if vmcore is None:
         _set_live(drgn, program)
     else:
-        _set_dump(drgn, program, vmcore)
+        _set_dump(drgn, program, vmcore, compressed)
     # Its own lines about files that do not belong are told by the error below, in one.
     logging.getLogger("drgn").setLevel(logging.CRITICAL)
     what = "the running kernel" if vmcore is None else str(vmcore)
@@ -100,7 +101,8 @@ def _set_live(drgn: Any, program: Any) -> None:
         ) from None
 
 
-def _set_dump(drgn: Any, program: Any, vmcore: Path) -> None:
+def _is_compressed(vmcore: Path) -> bool:
+    """Whether it is in makedumpfile's own format; raises ``EbpfwatchError`` for no dump at all."""
     if not vmcore.is_file():
         raise EbpfwatchError(f"no file {vmcore}", "give a vmcore", Exit.USAGE)
     try:
@@ -114,7 +116,11 @@ def _set_dump(drgn: Any, program: Any, vmcore: Path) -> None:
             f"put it together first: makedumpfile -R NEW <{vmcore}",
             Exit.USAGE,
         )
-    if head.startswith(_KDUMP) and not getattr(drgn, "_with_libkdumpfile", True):
+    return head.startswith(_KDUMP)
+
+
+def _set_dump(drgn: Any, program: Any, vmcore: Path, compressed: bool) -> None:
+    if compressed and not getattr(drgn, "_with_libkdumpfile", True):
         raise EbpfwatchError(
             f"{vmcore} is a compressed dump of makedumpfile, and this drgn was built without"
             " libkdumpfile",
