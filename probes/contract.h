@@ -132,6 +132,13 @@ enum counter {
 #define PARENTS_LEN 256 /* bytes of their names */
 #define STACK_DEPTH 32 /* frames of a verdict's stack */
 #define OURS 8 /* files of our own that probes/learn.c waits for */
+#define MOMENTS 4 /* moments that probes/specimen.h keeps: */
+#define MOMENT_UNLINKED 0 /* the inode, as ext4_unlink() is entered */
+#define MOMENT_DIRECTORY 1 /* its directory's inode, at the same time */
+#define MOMENT_EVICTED 2 /* the inode, as ext4_evict_inode() is entered */
+#define MOMENT_FREED 3 /* the inode, as its memory is freed */
+#define MOMENT_BYTES 1536 /* so much of it: more than a struct inode has */
+#define PEEK_BYTES 512 /* bytes that are read at once where the loader wants them */
 #define FIRST_STACK_DEPTH 24 /* frames of an earlier step's stack */
 
 /* The lowest bits of a bucket's key: the object's state, changed at once with it. */
@@ -335,6 +342,28 @@ struct testimony {
 	__u32 state;
 	__u32 count;
 	__u32 listed; /* its link to the superblock's list leads back */
+};
+
+/* Where a file of the loader's own lies (probes/specimen.h). */
+struct met {
+	__u64 inode;
+	__u64 directory; /* its inode */
+	__u64 dentry;
+	__u64 task;
+	__u64 file; /* the last that was synced */
+	__u64 cache; /* of the object that the inode lay in */
+	__u64 distance; /* from that object to the inode */
+};
+
+struct moment {
+	__u64 address; /* 0 = it has not come */
+	char bytes[MOMENT_BYTES];
+};
+
+struct peeked {
+	__u64 address;
+	__u64 failed; /* 1 = nothing can be read there */
+	char bytes[PEEK_BYTES];
 };
 
 #endif

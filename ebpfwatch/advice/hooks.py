@@ -48,7 +48,7 @@ def advise(found: Examined) -> list[Advice]:
     dry_run = found.dry_run
     sees_frees = any(hook.role in _FREES and hook.has_rung for hook in found.hooks)
     lines = [_role(hook, sees_frees, dry_run) for hook in found.hooks]
-    lines.append(_rules(found))
+    lines += [_rules(found), _offsets(found)]
     lines += [_other(item, dry_run) for item in _OTHERS if dry_run.of(item)]
     if dry_run.error is not None:
         error = dry_run.error
@@ -74,6 +74,28 @@ def _rules(found: Examined) -> Advice:
         why += f"; attached only while there is a reason: {', '.join(waiting)}"
     checked = len(RULES) - sum(rule.instead for rule in RULES) - len(missing)
     return Advice(_SECTION, "rules", level, f"{checked} rules of the VFS are checked", why)
+
+
+def _offsets(found: Examined) -> Advice:
+    if found.members or not found.offsets_from:
+        value = found.offsets_from or "not known"
+        level = Level.OK if found.offsets_from else Level.UNKNOWN
+        return Advice(
+            _SECTION,
+            "offsets",
+            level,
+            value,
+            "held against files of ours at the start; `run` ends with 78 where they are wrong",
+        )
+    return Advice(
+        _SECTION,
+        "offsets",
+        Level.WARN,
+        found.offsets_from,
+        "at the start, each by the one place that follows what is done to a file; where there is"
+        " not one such place `run` ends with 69 and names the member. The kernel's headers or"
+        " hooks.btf tell the offsets, too",
+    )
 
 
 def _role(hook: LoadedHook, sees_frees: bool, dry_run: DryRun) -> Advice:

@@ -22,12 +22,16 @@ __all__ = [
     "OBJECT_DEAD",
     "OBJECT_QUEUED",
     "OURS",
+    "PEEK_BYTES",
     "STRUCTS",
     "WAYS",
     "Broken",
     "Flag",
     "LifeFlag",
+    "MOMENTS",
+    "MOMENT_BYTES",
     "Member",
+    "Moment",
     "NoteFlag",
     "RecordKind",
     "State",
@@ -38,6 +42,19 @@ OURS = 8
 GRACE_BUCKETS = 32
 WAYS = 4
 FIRST_STACK_DEPTH = 24
+MOMENTS = 4
+MOMENT_BYTES = 1536
+PEEK_BYTES = 512
+
+
+class Moment(enum.IntEnum):
+    """When probes/specimen.h keeps an inode's memory."""
+
+    UNLINKED = 0
+    DIRECTORY = 1
+    EVICTED = 2
+    FREED = 3
+
 
 #: Sizes, by their name in C; what stands behind the name is its comment.
 CONSTANTS: tuple[tuple[str, int, str], ...] = (
@@ -52,6 +69,13 @@ CONSTANTS: tuple[tuple[str, int, str], ...] = (
     ("PARENTS_LEN", 256, "bytes of their names"),
     ("STACK_DEPTH", 32, "frames of a verdict's stack"),
     ("OURS", OURS, "files of our own that probes/learn.c waits for"),
+    ("MOMENTS", MOMENTS, "moments that probes/specimen.h keeps:"),
+    ("MOMENT_UNLINKED", Moment.UNLINKED, "the inode, as ext4_unlink() is entered"),
+    ("MOMENT_DIRECTORY", Moment.DIRECTORY, "its directory's inode, at the same time"),
+    ("MOMENT_EVICTED", Moment.EVICTED, "the inode, as ext4_evict_inode() is entered"),
+    ("MOMENT_FREED", Moment.FREED, "the inode, as its memory is freed"),
+    ("MOMENT_BYTES", MOMENT_BYTES, "so much of it: more than a struct inode has"),
+    ("PEEK_BYTES", PEEK_BYTES, "bytes that are read at once where the loader wants them"),
     ("FIRST_STACK_DEPTH", FIRST_STACK_DEPTH, "frames of an earlier step's stack"),
 )
 
@@ -405,5 +429,30 @@ STRUCTS: tuple[Struct, ...] = (
             _M("listed", "u32", "its link to the superblock's list leads back"),
         ),
         "What such a file's inode says, while it lives and when it is evicted.",
+    ),
+    Struct(
+        "met",
+        (
+            _M("inode", "u64"),
+            _M("directory", "u64", "its inode"),
+            _M("dentry", "u64"),
+            _M("task", "u64"),
+            _M("file", "u64", "the last that was synced"),
+            _M("cache", "u64", "of the object that the inode lay in"),
+            _M("distance", "u64", "from that object to the inode"),
+        ),
+        "Where a file of the loader's own lies (probes/specimen.h).",
+    ),
+    Struct(
+        "moment",
+        (_M("address", "u64", "0 = it has not come"), _M("bytes", "bytes", count="MOMENT_BYTES")),
+    ),
+    Struct(
+        "peeked",
+        (
+            _M("address", "u64"),
+            _M("failed", "u64", "1 = nothing can be read there"),
+            _M("bytes", "bytes", count="PEEK_BYTES"),
+        ),
     ),
 )

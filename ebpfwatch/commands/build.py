@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 
 from ebpfwatch import config
 from ebpfwatch.commands.daemon import CONFIG
 from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.host.mounts import ext4_mounts
 from ebpfwatch.kernel.pending import build
+from ebpfwatch.paths import Paths
 from ebpfwatch.system.log import say
 
 EXAMPLES = """\
@@ -30,7 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     os.umask(0o077)
     settings = config.load(arguments.config)
     request = config.loader_request(settings, keep=config.programs_directory(settings))
-    examined = build(request)
+    # Where nobody tells the offsets, they are found in files there.
+    mounts = tuple(mount.path for mount in ext4_mounts(Paths()) if not mount.read_only)
+    examined = build(dataclasses.replace(request, mounts=mounts))
     for program in examined.dry_run.refused:
         say(f"{program.role}: the kernel refuses {program.function}: {program.refusal}", "err")
     if examined.dry_run.refused:

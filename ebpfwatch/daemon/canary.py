@@ -14,13 +14,12 @@ import time
 
 from ebpfwatch.catalogue.roles import BY_CANARY, Hook
 from ebpfwatch.events.wire import StepEvent, device
+from ebpfwatch.system.closed import device_of, open_closed, unused_name
 from ebpfwatch.system.grace import force_grace_period, on_one_cpu
 from ebpfwatch.system.log import defect
-from ebpfwatch.system.random_bytes import random_bytes
 
 __all__ = ["Canary", "Life", "Run"]
 
-_FILE = ".ebpfwatch-canary"
 _AGAIN_NS = _PATIENCE_NS = 1_000_000_000
 #: A file system that does not answer keeps its thread for ever; together with the others these stay
 #: below the unit's TasksMax.
@@ -107,7 +106,7 @@ class Canary:
         """``home`` is a directory of ours, for the file system that it lies on."""
         self.roles = roles
         self._shared_free = shared_free
-        self._home = home, _device(os.stat(home)) if home else (0, 0)
+        self._home = home, device_of(os.stat(home)) if home else (0, 0)
         self._pending: list[Run] = []
         self._settled: list[Run] = []
         self._allocated: collections.OrderedDict[int, int] = collections.OrderedDict()
@@ -290,14 +289,11 @@ def _live(
     """
     own = [home[0]] if home[1] == dev else []
     for place in (*own, f"{mount}/lost+found", f"{mount}/root"):
-        try:
-            directory = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
+        directory = open_closed(place, dev)
+        if directory is None:
             continue
         try:
-            status = os.fstat(directory)
-            if _device(status) == dev and _is_closed(status):
-                return _named(directory, dev, closed=True)
+            return _named(directory, dev, closed=True)
         except OSError as error:
             if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT):
                 raise
@@ -306,17 +302,12 @@ def _live(
     return _in_the_root(mount, dev, open_names)
 
 
-def _is_closed(status: os.stat_result) -> bool:
-    others = 0o007 if status.st_gid == 0 else 0o077
-    return status.st_uid == os.geteuid() and not status.st_mode & others
-
-
 def _in_the_root(mount: str, dev: tuple[int, int], open_names: bool) -> Life:
     """What is mounted over the mount is not meant: no ext4 hook would see a file there."""
     directory = os.open(mount, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         status = os.fstat(directory)
-        if _device(status) != dev:
+        if device_of(status) != dev:
             raise OSError(errno.EXDEV, "another file system is mounted over it")
         if open_names and status.st_uid == os.geteuid() and not status.st_mode & 0o022:
             return _named(directory, dev, closed=False)
@@ -336,7 +327,7 @@ def _named(directory: int, dev: tuple[int, int], closed: bool) -> Life:
     """By a name that nobody can be waiting at, in a directory that cannot be exchanged between the
     two calls.
     """
-    name = f"{_FILE}-{random_bytes(8).hex()}"
+    name = unused_name("canary")
     started_ns = time.monotonic_ns()
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, 0o600, dir_fd=directory)
@@ -346,7 +337,3 @@ def _named(directory: int, dev: tuple[int, int], closed: bool) -> Life:
     finally:
         os.close(fd)
     return Life(started_ns, dev, stat.st_ino, closed=closed)
-
-
-def _device(status: os.stat_result) -> tuple[int, int]:
-    return os.major(status.st_dev), os.minor(status.st_dev)

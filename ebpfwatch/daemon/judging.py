@@ -200,4 +200,5 @@ class Judging:
             place=self._surroundings.place,
             lacks=(_HIDDEN,) if self._symbols.hidden else (),
             reduced=self.reduced(),
+            unproven=self._session.loaded.unproven,
         )

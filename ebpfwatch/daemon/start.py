@@ -104,6 +104,8 @@ def introduce(
         better = f" ({hook.why})" if hook.why and hook.has_rung else ""
         why = f": {hook.why}" if hook.why and not hook.has_rung else ""
         say(f"hook {hook.role}: {hook.name or 'absent'}{better}{why}")
+    proof = f"not all proven: {loaded.unproven}" if loaded.unproven else "proven by files of ours"
+    say(f"offsets: from {loaded.offsets_from}; {proof}", "warning" if loaded.unproven else "info")
     if loaded.slab_free_ns:
         say(
             f"each free from any slab costs {loaded.slab_free_ns:.0f} ns here, the"

@@ -122,7 +122,8 @@ class Loaded:
     The fds come beside it in this order: ``maps``, ``programs``, and one link for each of
     ``places`` (none if nothing was to be attached).  ``offsets`` are bytes by the define of
     probes/ (OFF_*).  ``slab_free_ns`` is what the trap of a kprobe on every slab free costs, 0 if
-    there is none.
+    there is none.  ``offsets_from`` is who told the offsets; ``unproven``: why those of dentries
+    and open files were not held against a file of ours, "" if they were.
     """
 
     hooks: tuple[LoadedHook, ...]
@@ -135,13 +136,16 @@ class Loaded:
     slab_free_ns: float
     dump: Dump
     origin: Origin = Origin()
+    offsets_from: str = ""
+    unproven: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Examined:
     """What would be loaded, and what the verifier says of it.
 
-    ``members`` are the offsets that this kernel has, () where that was not found out.
+    ``members`` are the offsets that this kernel has, () where nobody tells before the start;
+    ``offsets_from`` is who tells them.
     """
 
     hooks: tuple[LoadedHook, ...]
@@ -149,3 +153,4 @@ class Examined:
     dry_run: DryRun
     origin: Origin = Origin()
     members: tuple[str, ...] = ()
+    offsets_from: str = ""

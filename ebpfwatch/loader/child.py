@@ -31,7 +31,7 @@ from ebpfwatch.kernel.protocol import Examined, Go, Learned, Loaded, LoadRequest
 from ebpfwatch.loader import trap_cost
 from ebpfwatch.loader.bpf import Function
 from ebpfwatch.loader.image import Module
-from ebpfwatch.loader.learn import learn
+from ebpfwatch.loader.learn import NO_PLACE, learn
 from ebpfwatch.loader.places import rung_of
 from ebpfwatch.loader.prepared import (
     MadeFor,
@@ -144,7 +144,13 @@ def _verify(request: LoadRequest) -> Examined:
 
     preparation = Preparation(request)
     hooks, dry_run = preparation.verify()
-    return Examined(hooks, preparation.features, dry_run, members=preparation.members)
+    return Examined(
+        hooks,
+        preparation.features,
+        dry_run,
+        members=preparation.members,
+        offsets_from=preparation.source.name,
+    )
 
 
 def _build(request: LoadRequest) -> Examined:
@@ -175,7 +181,7 @@ def _load(request: LoadRequest, may_attach: Callable[[], object]) -> tuple[Loade
         path = path_of(Path(request.keep), request.unit)
         try:
             wanted = made_for(request)
-            start = _Start(request, read(path, wanted), may_attach)
+            start = _Start(request, read(path, wanted), may_attach, kept=True)
         except (Unusable, OSError) as error:
             why = f"{path} {error}"
         else:
@@ -200,6 +206,7 @@ def _load(request: LoadRequest, may_attach: Callable[[], object]) -> tuple[Loade
         return _Start(request, prepared, may_attach).run(Origin("", why, not_kept))
     if wanted is not None:
         # After the load, so that what the kernel refuses is not kept.
+        prepared = dataclasses.replace(prepared, unproven=loaded.unproven)
         origin = _keep(path, wanted, prepared, why)
         loaded = dataclasses.replace(loaded, origin=origin)
     return loaded, fds
@@ -209,9 +216,14 @@ class _Start:
     """What was prepared, brought into the kernel: from the learner to the fds."""
 
     def __init__(
-        self, request: LoadRequest, prepared: Prepared, may_attach: Callable[[], object]
+        self,
+        request: LoadRequest,
+        prepared: Prepared,
+        may_attach: Callable[[], object],
+        kept: bool = False,
     ) -> None:
         self.request, self.prepared, self.may_attach = request, prepared, may_attach
+        self.kept = kept
         self.unit: Unit = UNITS[request.unit]
         self.version = version_code()
         #: Kept: its fds are closed with it, and they have to be sent first.
@@ -223,13 +235,13 @@ class _Start:
     def run(self, origin: Origin) -> tuple[Loaded, list[int]]:
         """The reply, and the fds in its order: maps, programs, links."""
         prepared = self.prepared
-        learned, offsets = Learned(), dict(prepared.offsets)
+        learned, unproven, offsets = Learned(), "", dict(prepared.offsets)
         tick = prepared.tick_ns
         values = {"TICK_NS": tick}
         if tick:
             values["TICK_OFFSET_NS"] = Ticks(self.version).offset(tick)
         if self.unit.learns:
-            learned = self._learn()
+            learned, unproven = self._learn()
             offsets["OFF_VFS_INODE"] = learned.vfs_inode
             values.update(learned.values)
         maps = (*self.unit.maps, *(["stacks"] if self.request.first_stacks else []))
@@ -252,6 +264,8 @@ class _Start:
             attached.slab_free_ns,
             dump,
             origin,
+            prepared.source.name,
+            unproven,
         ), fds
 
     def undo(self) -> None:
@@ -261,20 +275,32 @@ class _Start:
         if self.module is not None:
             self.module.close()
 
-    def _learn(self) -> Learned:
+    def _learn(self) -> tuple[Learned, str]:
+        """At every start, of kept programs, too: the learner is kept with them, so this needs no
+        compiler.
+        """
         prepared = self.prepared
         module = Module(prepared.learner, self.version, {"LEARNER_TGID": os.getpid()})
         rungs = [rung_of(hook, self.unit.ladder) for hook in prepared.learning]
+        source = prepared.source
+        if self.kept:
+            source = dataclasses.replace(source, name="what was compiled before")
         try:
-            return learn(
+            learned, unproven = learn(
                 module,
                 prepared.places,
                 [rung for rung in rungs if rung is not None],
                 self.request.mounts,
-                prepared.source,
+                source,
+                prepared.offsets,
             )
         finally:
             module.close()
+        if self.kept and unproven not in ("", NO_PLACE, prepared.unproven):
+            # The kernel's own offsets are believed (``learn``), but these are from a file: what
+            # agreed when they were compiled must agree now.
+            raise EbpfwatchError(unproven, "it is compiled anew", Exit.CONFIG)
+        return learned, unproven
 
     def _prepare_dump(self) -> tracebuffer.Dump:
         if not self.request.trace:

@@ -1,20 +1,21 @@
 """What only a living kernel tells, learned from nameless files of our own (probes/learn.c).
 
-What the probes read of such a file's inode is compared with what stat() says of the file.  So
+What the probes read of such a file's inode is compared with what stat() says of the file; the
+objects of a file that has a name, with all that we did to it (``specimen``, ``anatomy``).  So
 offsets of another kernel (headers or BTF of another build, a randomised layout) are refused here,
 before they could cause a false finding.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
-import fcntl
 import itertools
 import os
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ebpfwatch.catalogue.ladder import Attachment, Rung
@@ -24,14 +25,20 @@ from ebpfwatch.events.wire import LAYOUTS
 from ebpfwatch.kernel.attach import attach_or_fail
 from ebpfwatch.kernel.libbpf import map_lookup, map_update
 from ebpfwatch.kernel.protocol import Learned
+from ebpfwatch.loader.anatomy import settle, wrong
 from ebpfwatch.loader.image import Module
+from ebpfwatch.loader.members import member as name_of
 from ebpfwatch.loader.places import Places, Source
+from ebpfwatch.loader.specimen import Viewer, generation_of, lives
 from ebpfwatch.system.grace import force_grace_period, on_one_cpu
 
-__all__ = ["PROGRAMS", "File", "learn", "mismatch"]
+__all__ = ["FOUND", "NO_PLACE", "PROGRAMS", "File", "find", "learn", "mismatch"]
 
 #: Programs of probes/learn.c that stand nowhere in the ladder.
-PROGRAMS = (Attachment("ext4_allocate_inode", "ext4_allocate_inode"),)
+PROGRAMS = tuple(
+    Attachment(name, name)
+    for name in ("ext4_allocate_inode", "ext4_unlink_enter", "ext4_sync_file_enter", "task_rename")
+)
 
 #: Where the grace period cannot be forced: longer than lazy RCU waits (LAZY_FLUSH_JIFFIES, 10 s).
 _SECONDS = 15.0
@@ -39,8 +46,17 @@ _LOOKS = 100
 _TRIES = 3  #: a file's memory may have been another's by the time of its free
 _FIELDS = tuple(field.name for field in dataclasses.fields(Learned))
 _LAYOUT = f"<{len(_FIELDS)}Q"
-_FS_IOC_GETVERSION = 0x80087601
+_LIVES = 8
+_FILES = 3  #: what they have in common is no chance
+#: Why nothing can be said of what only a file with a name shows.
+NO_PLACE = (
+    "no file of ours can have a name in a directory of root's that nobody else can open"
+    " (lost+found)"
+)
 _Testimony: Any = LAYOUTS["testimony"]
+
+
+FOUND = Source("what files of ours show (neither BTF nor headers)", own=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +101,66 @@ def learn(
     rungs: Sequence[Rung],
     mounts: Sequence[str],
     source: Source,
-) -> Learned:
-    """What the kernel tells ``module``, probes/learn.c; ``rungs`` hook the eviction and the free.
-    ``source`` is where the offsets are from.
+    offsets: Mapping[str, int],
+) -> tuple[Learned, str]:
+    """What the kernel tells ``module``, probes/learn.c, and why not all ``offsets`` are proven (""
+    if they are).
+
+    ``rungs`` hook the eviction and the free; ``source`` is where the offsets are from.
 
     Raises ``EbpfwatchError`` when no mount lets us create a file, when it is never freed, and when
     the offsets are not this kernel's.
     """
+    with _attached(module, places, rungs, source):
+        learned = _Lesson(module, source).learn(mounts)
+        return learned, _prove(Viewer(module), mounts, source, offsets)
+
+
+def find(
+    module: Module, places: Places, rungs: Sequence[Rung], mounts: Sequence[str]
+) -> tuple[dict[str, int], str]:
+    """The offsets, found in files of ours where nobody tells them; and why they could not be, "" if
+    they could.  ``module`` is probes/learn.c, compiled with FINDING.
+    """
+    offsets: dict[str, int] = {}
+    unclear = ""
+    with _attached(module, places, rungs, FOUND):
+        for _ in range(_TRIES):
+            files = list(lives(Viewer(module), mounts, _FILES, to_the_end=True))
+            if len(files) < _FILES:
+                return {}, NO_PLACE
+            offsets, unclear = settle(files)
+            if not unclear:
+                break
+    return offsets, f"{name_of(unclear)} is in no place, or in several" if unclear else ""
+
+
+def _prove(view: Viewer, mounts: Sequence[str], source: Source, offsets: Mapping[str, int]) -> str:
+    """Why they are not proven; raises ``EbpfwatchError`` where they are not this kernel's.
+
+    Somebody else may open our file, too (whoever scans all files for viruses does), so each offset
+    has several files to be right in.  What the kernel says itself is believed: then it is we who do
+    not know this kernel well enough.
+    """
+    left: frozenset[str] | None = None
+    for found in lives(view, mounts, _LIVES):
+        bad = wrong(offsets, found)
+        left = bad if left is None else left & bad
+        if not left:
+            return ""
+    if left is None:
+        return NO_PLACE
+    what = min(left)
+    why = f"{name_of(what)} of a file of ours reads wrong"
+    if not source.own:
+        raise _not_of_this_kernel(source, why)
+    return why
+
+
+@contextlib.contextmanager
+def _attached(
+    module: Module, places: Places, rungs: Sequence[Rung], source: Source
+) -> Iterator[None]:
     links = []
     try:
         for rung in rungs:
@@ -103,7 +172,7 @@ def learn(
             program = module.load("raw_tracepoint", attachment.function)
             place = attachment.target
             links.append(_attach("raw_tracepoint", program, attachment, place, source))
-        return _Lesson(module, source).learn(mounts)
+        yield
     finally:
         for link in links:
             os.close(link)
@@ -238,8 +307,7 @@ def _nameless(directory: str) -> File:
     fd = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
         stat = os.fstat(fd)
-        raw = fcntl.ioctl(fd, _FS_IOC_GETVERSION, bytes(8))
+        generation = generation_of(fd)
     finally:
         os.close(fd)
-    generation = struct.unpack_from("<I", raw)[0]
     return File(stat.st_ino, generation, os.major(stat.st_dev), os.minor(stat.st_dev))

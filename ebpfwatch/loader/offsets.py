@@ -21,47 +21,18 @@ from ebpfwatch.kernel.libbpf import map_lookup
 from ebpfwatch.loader.btf import Btf, BtfError
 from ebpfwatch.loader.compiler import Compiler
 from ebpfwatch.loader.image import Module
+from ebpfwatch.loader.members import MEMBERS, OPTIONAL
 from ebpfwatch.system.files import why_not_roots
 
-__all__ = ["from_btf", "from_headers", "headers", "refuse_others"]
+__all__ = [
+    "from_btf",
+    "from_headers",
+    "have_headers",
+    "headers",
+    "missing",
+    "refuse_others",
+]
 
-#: define: (struct, member, and a member inside that one). Their places here are the numbers of
-#: probes/offsets.c.
-_MEMBERS = {
-    "OFF_I_INO": ("inode", "i_ino", ()),
-    "OFF_I_GENERATION": ("inode", "i_generation", ()),
-    "OFF_I_NLINK": ("inode", "i_nlink", ()),
-    "OFF_I_STATE": ("inode", "i_state", ()),
-    "OFF_I_COUNT": ("inode", "i_count", ()),
-    "OFF_I_SB": ("inode", "i_sb", ()),
-    "OFF_I_SB_LIST": ("inode", "i_sb_list", ()),
-    "OFF_I_RCU": ("inode", "i_rcu", ()),
-    "OFF_S_DEV": ("super_block", "s_dev", ()),
-    "OFF_D_INODE": ("dentry", "d_inode", ()),
-    "OFF_D_NAME": ("dentry", "d_name", ("qstr", "name")),
-    "OFF_CACHE_NAME": ("kmem_cache", "name", ()),
-    "OFF_CACHE_OBJECT_SIZE": ("kmem_cache", "object_size", ()),
-    "OFF_D_PARENT": ("dentry", "d_parent", ()),
-    "OFF_I_DENTRY": ("inode", "i_dentry", ()),
-    "OFF_I_WRITECOUNT": ("inode", "i_writecount", ()),
-    "OFF_I_MMAP": ("inode", "i_data", ("address_space", "i_mmap")),
-    "OFF_D_COUNT": ("dentry", "d_lockref", ("lockref", "count")),
-    "OFF_D_U": ("dentry", "d_u", ()),
-    "OFF_D_SB": ("dentry", "d_sb", ()),
-    "OFF_S_TYPE": ("super_block", "s_type", ()),
-    "OFF_FS_NAME": ("file_system_type", "name", ()),
-    "OFF_F_DENTRY": ("file", "f_path", ("path", "dentry")),
-}
-
-#: The same of what a kernel may lack: then the check that needs it is absent (probes/contracts.h).
-_OPTIONAL = {
-    "OFF_I_READCOUNT": ("inode", "i_readcount", ()),
-    "OFF_I_RWSEM_OWNER": ("inode", "i_rwsem", ("rw_semaphore", "owner")),
-    "OFF_D_SUBDIRS": ("dentry", "d_subdirs", ()),
-    "OFF_D_CHILD": ("dentry", "d_child", ()),
-    "OFF_D_CHILDREN": ("dentry", "d_children", ()),
-    "OFF_D_SIB": ("dentry", "d_sib", ()),
-}
 _FIRST_OPTIONAL = 26
 
 _SECONDS = 2.0
@@ -70,14 +41,14 @@ _SECONDS = 2.0
 def from_btf(btf: Btf) -> dict[str, int]:
     """Bytes by define; raises ``EbpfwatchError`` naming the member that is not there."""
     try:
-        found = {define: _offset(btf, *where) for define, where in _MEMBERS.items()}
+        found = {define: _offset(btf, *where) for define, where in MEMBERS.items()}
     except BtfError as error:
         raise EbpfwatchError(
             f"the kernel's types are not what the probes know: {error}",
             "report it with the output of `uname -a`",
             Exit.UNAVAILABLE,
         ) from None
-    for define, where in _OPTIONAL.items():
+    for define, where in OPTIONAL.items():
         with contextlib.suppress(BtfError):
             found[define] = _offset(btf, *where)
     return found
@@ -90,6 +61,23 @@ def _offset(btf: Btf, outer: str, member: str, inner: tuple[str, ...]) -> int:
 def headers() -> Path:
     """Where the running kernel's headers belong."""
     return Path(f"/lib/modules/{platform.release()}/build")
+
+
+def have_headers() -> bool:
+    """Whether any are there."""
+    return (headers() / "include").is_dir()
+
+
+def missing(why_no_btf: str, why_not_found: str = "") -> EbpfwatchError:
+    """The error where nobody tells the offsets, and they cannot be found either."""
+    found = f", and they were not found in files of ours: {why_not_found}" if why_not_found else ""
+    return EbpfwatchError(
+        f"{why_no_btf}, and there are no kernel headers in {headers()}{found}",
+        "install the headers of this kernel, or name BTF of it in hooks.btf: `pahole"
+        " --btf_encode_detached FILE vmlinux` makes it from the vmlinux with debug info of"
+        " this very build, on any machine",
+        Exit.UNAVAILABLE,
+    )
 
 
 def _release(tree: Path) -> str:
@@ -124,14 +112,8 @@ def refuse_others(tree: Path) -> None:
 def from_headers(compiler: Compiler, why_no_btf: str) -> dict[str, int]:
     """Bytes by define, from /lib/modules/.../build; raises ``EbpfwatchError`` without headers."""
     tree = headers()
-    if not (tree / "include").is_dir():
-        raise EbpfwatchError(
-            f"{why_no_btf}, and there are no kernel headers in {tree}",
-            "install the headers of this kernel, or name BTF of it in hooks.btf: `pahole"
-            " --btf_encode_detached FILE vmlinux` makes it from the vmlinux with debug info of"
-            " this very build, on any machine",
-            Exit.UNAVAILABLE,
-        )
+    if not have_headers():
+        raise missing(why_no_btf)
     release = _release(tree)
     if release not in ("", platform.release()):
         raise EbpfwatchError(
@@ -150,10 +132,10 @@ def from_headers(compiler: Compiler, why_no_btf: str) -> dict[str, int]:
         while time.monotonic() < deadline:
             values = {
                 define: struct.unpack("<Q", map_lookup(module.map("offsets"), index, 8))[0]
-                for table, first in ((_MEMBERS, 0), (_OPTIONAL, _FIRST_OPTIONAL))
+                for table, first in ((MEMBERS, 0), (OPTIONAL, _FIRST_OPTIONAL))
                 for index, define in enumerate(table, first)
             }
-            if all(values[define] for define in _MEMBERS):
+            if all(values[define] for define in MEMBERS):
                 return {define: value - 1 for define, value in values.items() if value}
     finally:
         os.close(link)

@@ -17,16 +17,17 @@ from ebpfwatch.kernel.hook import LoadedHook
 from ebpfwatch.kernel.protocol import Features, LoadRequest
 from ebpfwatch.loader import offsets
 from ebpfwatch.loader.btf import Btf, BtfError
-from ebpfwatch.loader.choice import Chooser, configure, insist
+from ebpfwatch.loader.choice import Chooser, configure, insist, object_size
 from ebpfwatch.loader.compiler import Compiler
 from ebpfwatch.loader.image import Image, Module, defines
-from ebpfwatch.loader.offsets import headers
+from ebpfwatch.loader.learn import FOUND, find
+from ebpfwatch.loader.offsets import have_headers, headers
 from ebpfwatch.loader.places import Source, rung_of
 from ebpfwatch.loader.prepared import Prepared
 from ebpfwatch.loader.prober import Prober
 from ebpfwatch.loader.running import find_symbols, version_code
 from ebpfwatch.loader.ticks import Ticks
-from ebpfwatch.loader.verify import STAND_INS, Examiner, step_down
+from ebpfwatch.loader.verify import STAND_IN_OFFSETS, STAND_INS, Examiner, step_down
 from ebpfwatch.system.files import open_regular, resolved
 
 __all__ = ["Preparation"]
@@ -56,14 +57,20 @@ class Preparation:
         self.features = Features(**self.have, btf=self.btf is not None)
         self.ticks = Ticks(self.prober.version)
         self.chooser = Chooser(self.prober, self.btf, request.rungs)
+        #: Those that are told before the start.
         self.members: tuple[str, ...] = ()
+        self._found: dict[str, int] = {}
 
     @property
-    def _source(self) -> Source:
+    def source(self) -> Source:
+        """Where the offsets are from."""
         if self.request.btf:
             return Source(f"hooks.btf ({self.request.btf})", own=False)
-        own = self.btf is not None
-        return Source("the kernel's BTF" if own else f"what lies in {headers()}", own)
+        if self.btf is not None:
+            return Source("the kernel's BTF", own=True)
+        if have_headers() or not self.unit.learns:
+            return Source(f"what lies in {headers()}", own=False)
+        return FOUND
 
     def _open_btf(self, file: str) -> tuple[Btf | None, str]:
         try:
@@ -95,8 +102,8 @@ class Preparation:
         hooks, learning = self._choose(chooser)
         insist(self.unit, hooks, self.why_no_btf)
         compiler = Compiler(self.prober.version, self.have)
-        found = self._offsets(compiler)
-        self.members = tuple(found)
+        found = self._offsets(compiler, learning)
+        self.members = () if self.source is FOUND else tuple(found)
         flags = [f"-D{name}={value}" for name, value in found.items()]
         tick = self.ticks.tick()
         holes = (*_LEARNED, *(_TICK if tick else ()))
@@ -111,7 +118,7 @@ class Preparation:
             self.features,
             found,
             self.prober.places,
-            self._source,
+            self.source,
             tick,
             compiler.compile(self.request.unit, flags),
             learner,
@@ -173,10 +180,30 @@ class Preparation:
         request = dataclasses.replace(self.request, rungs=chooser.rungs)
         return configure(hooks, request), learning
 
-    def _offsets(self, compiler: Compiler) -> dict[str, int]:
+    def _offsets(self, compiler: Compiler, learning: Sequence[LoadedHook]) -> dict[str, int]:
         if self.btf is not None:
             return offsets.from_btf(self.btf)
-        return offsets.from_headers(compiler, self.why_no_btf)
+        if self.source is not FOUND:
+            return offsets.from_headers(compiler, self.why_no_btf)
+        if self.request.verify:
+            return dict(STAND_IN_OFFSETS)
+        # Once: what is compiled again takes the same.
+        self._found = self._found or self._find(compiler, learning)
+        return dict(self._found)
+
+    def _find(self, compiler: Compiler, learning: Sequence[LoadedHook]) -> dict[str, int]:
+        image = compiler.compile("learn.c", self._teach(learning, ["-DFINDING"]))
+        module = Module(image, self.prober.version, {"LEARNER_TGID": os.getpid()})
+        rungs = [rung for rung in (rung_of(one, self.unit.ladder) for one in learning) if rung]
+        try:
+            found, why_not = find(module, self.prober.places, rungs, self.request.mounts)
+        finally:
+            module.close()
+        if not why_not and not object_size():
+            why_not = "the size of ext4's inode objects is not in /sys/kernel/slab"
+        if why_not:
+            raise offsets.missing(self.why_no_btf, why_not)
+        return found
 
     def _sizes(self, chooser: Chooser, hooks: Sequence[LoadedHook]) -> list[str]:
         """The flags that the configuration and the rungs make."""
@@ -202,6 +229,8 @@ class Preparation:
             )
         rungs = filter(None, (rung_of(hook, self.unit.ladder) for hook in learning))
         chosen = [flag for rung in rungs for flag in self.chooser.defines(rung)]
+        if self.source is FOUND:
+            chosen.append(f"-DCACHE_OBJECT_SIZE={object_size()}")
         return [*flags, *chosen, *defines(("LEARNER_TGID",))]
 
 

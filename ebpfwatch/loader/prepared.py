@@ -37,7 +37,7 @@ with absent("_hashlib"):
 
 __all__ = ["MadeFor", "Prepared", "Unusable", "made_for", "path_of", "read", "write"]
 
-_FORMAT = 1
+_FORMAT = 2
 _MAX_BYTES = 4 << 20
 _FILES_KEPT = 8  # a file for each kernel that is installed
 _FORM = ".programs"
@@ -57,7 +57,7 @@ class Prepared:
     """All that is needed to load, but for what only the running kernel tells (``image.HOLES``).
 
     ``learning`` are the rungs of probes/learn.c, which is ``learner``; ``tick_ns`` is 0 where the
-    kernel's tick is not known.
+    kernel's tick is not known.  ``unproven``: as in ``Loaded``, of the start that compiled it.
     """
 
     hooks: tuple[LoadedHook, ...]
@@ -69,6 +69,7 @@ class Prepared:
     tick_ns: int
     unit: Image
     learner: Image
+    unproven: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ebpfwatch.loader.image import Module
 from ebpfwatch.loader.learn import PROGRAMS
 from ebpfwatch.loader.places import Places, rung_of
 
-__all__ = ["STAND_INS", "Examiner", "step_down"]
+__all__ = ["STAND_INS", "STAND_IN_OFFSETS", "Examiner", "step_down"]
 
 #: For what probes/learn.c would find out with programs that are attached. The compiler takes them
 #: as constants of the same size as the real ones, which is all that the verifier sees of them.
@@ -27,6 +27,36 @@ STAND_INS = Learned(
     dead_state=0x60,
     vfs_inode=512,
 )
+
+#: For what is found in files of ours at the start, where neither BTF nor headers tell it (Linux
+#: 4.19.78 on arm64).
+STAND_IN_OFFSETS = {
+    "OFF_I_INO": 64,
+    "OFF_I_GENERATION": 560,
+    "OFF_I_NLINK": 72,
+    "OFF_I_STATE": 152,
+    "OFF_I_COUNT": 336,
+    "OFF_I_SB": 40,
+    "OFF_I_SB_LIST": 280,
+    "OFF_I_RCU": 312,
+    "OFF_S_DEV": 16,
+    "OFF_D_INODE": 48,
+    "OFF_D_NAME": 40,
+    "OFF_CACHE_NAME": 88,
+    "OFF_D_PARENT": 24,
+    "OFF_I_DENTRY": 312,
+    "OFF_I_WRITECOUNT": 344,
+    "OFF_I_MMAP": 400,
+    "OFF_D_COUNT": 92,
+    "OFF_D_U": 176,
+    "OFF_D_SB": 104,
+    "OFF_S_TYPE": 40,
+    "OFF_FS_NAME": 0,
+    "OFF_F_DENTRY": 24,
+    "OFF_I_RWSEM_OWNER": 192,
+    "OFF_D_SUBDIRS": 160,
+    "OFF_D_CHILD": 144,
+}
 
 
 class Examiner:

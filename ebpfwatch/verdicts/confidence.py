@@ -85,6 +85,11 @@ def _doubts_of_contracts(
             Confidence.PROBABLE,
             "what is on its list of children does not say that this is its parent",
         )
+    if event.broken and knowledge.unproven:
+        yield (
+            Confidence.PROBABLE,
+            f"where the kernel keeps what this rule reads is not proven: {knowledge.unproven}",
+        )
     if event.broken == Broken.NO_LINK:
         yield Confidence.PROBABLE, "a damaged filesystem may have names of inodes without links"
     if event.broken and event.flags & Flag.WITNESS_NO_INODE:

@@ -28,6 +28,7 @@ class Knowledge:
     ``preceding(event)`` are the findings before that may have to do with it, and ``named_by(id)``
     whom one of them named.
     ``reduced`` is what is not attached now, or only for a while, in words.
+    ``unproven`` is why the offsets of dentries and open files are not proven, "" if they are.
     ``process(tgid, ns)`` tells a living process, and ``place(major, minor)`` a device's name and
     where it is mounted.
     """
@@ -46,5 +47,6 @@ class Knowledge:
     out_of_tree: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
     reduced: tuple[str, ...] = ()
+    unproven: str = ""
     process: Callable[[int, int], Process | None] = lambda tgid, ns: None
     place: Callable[[int, int], tuple[str, str]] = lambda major, minor: ("", "")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from ebpfwatch.catalogue.ladder import LADDER
+from ebpfwatch.catalogue.ladder import LADDER, Rung
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.protocol import Learned
 from ebpfwatch.loader import learn as learn_module
@@ -17,34 +19,74 @@ from ebpfwatch.loader.btf import Btf, module_fd
 from ebpfwatch.loader.choice import Chooser
 from ebpfwatch.loader.compiler import Compiler
 from ebpfwatch.loader.image import Module
-from ebpfwatch.loader.learn import learn
-from ebpfwatch.loader.places import Source
+from ebpfwatch.loader.learn import find, learn
+from ebpfwatch.loader.places import Places, Source
 from ebpfwatch.loader.prober import Prober
 from ebpfwatch.loader.running import version_code
 
 
-def learned(mount: Path, **changes: int) -> Learned:
-    """Learn with the kernel's own offsets, but for these."""
+@contextlib.contextmanager
+def taught(offsets_: Mapping[str, int]) -> Iterator[tuple[Module, Places, list[Rung]]]:
+    """What ``learn`` and ``find`` take; without offsets they are to be found."""
     btf = Btf()
     prober = Prober(version_code(), {}, btf)
     chooser = Chooser(prober, btf, "")
     rungs = [LADDER[role][0] for role in ("evict", "any_free")]
-    where = {**offsets.from_btf(btf)}
-    where.update({name: where[name] + by for name, by in changes.items()})
-    flags = [f"-D{name}={value}" for name, value in where.items()]
+    flags = [f"-D{name}={value}" for name, value in offsets_.items()]
     flags += [flag for rung in rungs for flag in chooser.defines(rung)]
     flags.append(f"-DLEARNER_TGID={os.getpid()}")
+    flags += [] if offsets_ else ["-DFINDING"]
     compiler = Compiler(prober.version, prober.features())
     module = Module(compiler.compile("learn.c", flags), prober.version, {})
     try:
-        return learn(module, prober.places, rungs, [str(mount)], Source("the test", own=False))
+        yield module, prober.places, rungs
     finally:
         module.close()
 
 
+def learned(mount: Path, changes: Mapping[str, int] = {}, own: bool = False) -> tuple[Learned, str]:
+    """Learn with the kernel's own offsets, but for these."""
+    where = offsets.from_btf(Btf())
+    where.update({name: where[name] + by for name, by in changes.items()})
+    with taught(where) as arguments:
+        return learn(*arguments, [str(mount)], Source("the test", own), where)
+
+
+def found(mount: Path) -> tuple[dict[str, int], str]:
+    """What a file there tells, and why not all."""
+    with taught({}) as arguments:
+        return find(*arguments, [str(mount)])
+
+
 def test_the_kernels_own_are_proven(ext4: Path) -> None:
     """Everything that a file of ours can say agrees with stat()."""
-    assert learned(ext4).cache
+    told, unproven = learned(ext4)
+    assert told.cache and unproven == ""
+
+
+def test_they_are_found_where_nobody_tells_them(ext4: Path) -> None:
+    """In files of ours: all of them, each in one place."""
+    right = offsets.from_btf(Btf())
+    del right["OFF_CACHE_OBJECT_SIZE"]  # /sys/kernel/slab tells it
+    assert found(ext4) == (right, "")
+
+
+def test_without_a_directory_of_roots_own_they_are_not_all_proven(ext4: Path) -> None:
+    """A file without a name has no dentry that a hook shows; the daemon says so."""
+    directory = ext4 / "lost+found"
+    directory.chmod(0o755)
+    try:
+        told, unproven = learned(ext4)
+        assert told.cache and "lost+found" in unproven
+        assert "lost+found" in found(ext4)[1]
+    finally:
+        directory.chmod(0o700)
+
+
+def test_what_the_kernel_says_itself_is_not_refused(ext4: Path) -> None:
+    """Then we do not know this kernel well enough: a reason in every verdict, and no end."""
+    told, unproven = learned(ext4, {"OFF_D_SB": 8}, own=True)
+    assert told.cache and unproven == "struct dentry, d_sb of a file of ours reads wrong"
 
 
 def test_late_callbacks_are_waited_for(ext4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +98,7 @@ def test_late_callbacks_are_waited_for(ext4: Path, monkeypatch: pytest.MonkeyPat
         "_answer",
         lambda lesson: None if next(looks, None) is not None else answer(lesson),
     )
-    assert learned(ext4).cache
+    assert learned(ext4)[0].cache
 
 
 @pytest.mark.parametrize(
@@ -70,12 +112,34 @@ def test_late_callbacks_are_waited_for(ext4: Path, monkeypatch: pytest.MonkeyPat
         ("OFF_I_COUNT", -4),
         ("OFF_I_STATE", 8),
         ("OFF_I_SB_LIST", -16),
+        # What only a file with a name tells:
+        ("OFF_I_DENTRY", 8),
+        ("OFF_I_RCU", 8),
+        ("OFF_I_WRITECOUNT", 4),
+        ("OFF_I_MMAP", 16),
+        ("OFF_D_INODE", 8),
+        ("OFF_D_PARENT", 8),
+        ("OFF_D_NAME", 8),
+        ("OFF_D_COUNT", 4),
+        ("OFF_D_SB", 8),
+        ("OFF_D_U", 16),
+        ("OFF_S_TYPE", 8),
+        ("OFF_FS_NAME", 8),
+        ("OFF_F_DENTRY", 8),
+        ("OFF_I_READCOUNT", 4),
+        ("OFF_I_RWSEM_OWNER", 8),
+        ("OFF_D_CHILDREN", 8),
+        ("OFF_D_SIB", 8),
+        ("OFF_D_SUBDIRS", 8),
+        ("OFF_D_CHILD", 8),
     ],
 )
 def test_one_that_is_not_this_kernels_is_refused(ext4: Path, name: str, by: int) -> None:
     """In one line, as a matter of configuration: the unit does not start again and again."""
+    if name not in offsets.from_btf(Btf()):
+        pytest.skip(f"this kernel has no {name}")
     with pytest.raises(EbpfwatchError) as refused:
-        learned(ext4, **{name: by})
+        learned(ext4, {name: by})
     assert refused.value.exit_code is Exit.CONFIG, refused.value
     assert "is not of this kernel" in refused.value.message
 

@@ -13,9 +13,11 @@ import pytest
 from ebpfwatch.config import Config, loader_request
 from ebpfwatch.kernel import libbpf
 from ebpfwatch.kernel.protocol import LoadRequest
-from ebpfwatch.loader import child
+from ebpfwatch.loader import child, offsets
 from ebpfwatch.loader.bpf import Function
+from ebpfwatch.loader.btf import Btf
 from ebpfwatch.loader.image import Module
+from ebpfwatch.loader.learn import NO_PLACE
 from ebpfwatch.loader.prepare import Preparation
 from ebpfwatch.loader.prepared import made_for, path_of, read, write
 from tests.live.harness import ROOT, command, load_session, selftest, start_daemon, write_config
@@ -96,12 +98,39 @@ def _whose_programs_do_not_load(file: Path, request: LoadRequest) -> None:
     write(file, here, dataclasses.replace(whole, unit=image))
 
 
+def _told_wrong(monkeypatch: pytest.MonkeyPatch, define: str, by: int) -> None:
+    """From now on the kernel's types say that this member lies elsewhere."""
+    right = offsets.from_btf
+
+    def wrong(btf: Btf) -> dict[str, int]:
+        told = right(btf)
+        return {**told, define: told[define] + by}
+
+    monkeypatch.setattr(offsets, "from_btf", wrong)
+
+
+def _with_a_wrong_offset(file: Path, request: LoadRequest, define: str, by: int) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _told_wrong(monkeypatch, define, by)
+        write(file, made_for(request), Preparation(request).prepare())
+
+
+def _of_a_nameless_file(file: Path, request: LoadRequest) -> None:
+    _with_a_wrong_offset(file, request, "OFF_I_NLINK", -8)
+
+
+def _of_a_dentry(file: Path, request: LoadRequest) -> None:
+    _with_a_wrong_offset(file, request, "OFF_D_SB", 8)
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
         (_damage, "is damaged"),
         (_of_another_build, "another build of the kernel"),
         (_whose_programs_do_not_load, "does not load here"),
+        (_of_a_nameless_file, "what was compiled before is not of this kernel: i_nlink"),
+        (_of_a_dentry, "struct dentry, d_sb of a file of ours reads wrong"),
     ],
 )
 def test_a_file_that_is_not_right_is_compiled_anew(
@@ -120,6 +149,35 @@ def test_a_file_that_is_not_right_is_compiled_anew(
     assert says in origin.compiled and "\n" not in origin.compiled
     assert origin.file == str(file)
     assert read(file, made_for(request)) == read(path_of(keep, request.unit), made_for(request))
+
+
+def test_what_did_not_agree_when_it_was_compiled_is_no_reason_to_compile_again(
+    ext4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's own word is believed, and each start says what it could not prove."""
+    _told_wrong(monkeypatch, "OFF_D_SB", 8)
+    tmp_path.chmod(0o700)
+    said = []
+    for _ in range(2):
+        loaded, fds = child._load(asked(ext4, tmp_path), lambda: None)
+        for fd in fds:
+            os.close(fd)
+        said.append((loaded.unproven, bool(loaded.origin.compiled)))
+    why = "struct dentry, d_sb of a file of ours reads wrong"
+    assert said == [(why, True), (why, False)]
+
+
+def test_a_kept_one_starts_where_no_file_can_have_a_name(ext4: Path, keep: Path) -> None:
+    """The compiler could not prove more; it is said."""
+    directory = ext4 / "lost+found"
+    directory.chmod(0o755)
+    try:
+        session = load_session(ext4, **dataclasses.asdict(asked(ext4, keep)))
+        loaded = session.loaded
+        session.close()
+    finally:
+        directory.chmod(0o700)
+    assert (loaded.origin.compiled, loaded.unproven) == ("", NO_PLACE)
 
 
 def test_what_the_verifier_refuses_is_compiled_with_its_values(

@@ -514,6 +514,18 @@ def test_before_the_verifier_grew_two_rules_are_not_checked() -> None:
     assert "RCU runs a callback" in found.why and "the last minute" not in found.why
 
 
+def test_check_says_where_the_offsets_are_from() -> None:
+    """Found in files of ours is a price: the start may fail."""
+    for members, source, level in (
+        (("OFF_I_INO",), "the kernel's BTF", Level.OK),
+        ((), "what files of ours show", Level.WARN),
+        ((), "", Level.UNKNOWN),
+    ):
+        found = Examined(ladder(), FEATURES, tried(), members=members, offsets_from=source)
+        offsets = line(hooks.advise(found), "offsets")
+        assert (offsets.level, source in offsets.value) == (level, True)
+
+
 def test_what_could_not_be_tried_is_unknown() -> None:
     """The rungs that hold without a program that was loaded, and why."""
     error = EbpfwatchError("no compiler", "install it", Exit.UNAVAILABLE)

@@ -51,7 +51,7 @@ def payload(
     for module in kernels.build_modules(kernel, directory / "module"):
         shutil.copy(module, content)
     kernels.copy_modules(kernel, ("loop", "overlay", "fuse", "quota_tree", "quota_v2"), content)
-    if scenario is not None and scenario.detached:
+    if scenario is not None and scenario.detached and kernel.needs_headers:
         shutil.copy(kernels.detached_btf(kernel, directory / "types"), content)
     elif kernel.needs_headers and kernel.headers is not None:
         shutil.copytree(kernel.headers, content / "headers", symlinks=True)

@@ -311,6 +311,13 @@ SCENARIOS = (
         kernels=("4.19",),
     ),
     Scenario(
+        "found",
+        "neither headers nor BTF: the offsets are found, and compared with the right ones",
+        "found",
+        judges=True,
+        detached=True,
+    ),
+    Scenario(
         "warned",
         "dentry_free's own warning under memory pressure, and the early warning that comes of it",
         "warned",
