@@ -7,10 +7,9 @@ that nobody told can be found: it is the one place whose content follows what we
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from ebpfwatch.loader.members import OPTIONAL
 
@@ -35,8 +34,7 @@ _FIRST = frozenset({"OFF_CACHE_NAME", "OFF_F_DENTRY"})
 _NOT_ALIVE = frozenset({"OFF_I_SB_LIST", "OFF_I_STATE", "OFF_CACHE_NAME", "OFF_CACHE_OBJECT_SIZE"})
 
 
-@dataclasses.dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """The inode's memory at a moment, and what we had done to the file by then.
 
     ``references`` is its count, one for each dentry; ``writers`` and ``readers`` how often it is
@@ -51,8 +49,7 @@ class State:
     mapped: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Specimen:
+class Specimen(NamedTuple):
     """A file that lives: what we know of it, and its memory.
 
     ``dev`` is the kernel's number.  The addresses are those of its ``inode``, its ``dentry``, the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import struct
 from collections.abc import Mapping
@@ -191,5 +190,5 @@ def test_the_lock_of_a_realtime_kernel_is_not_looked_at() -> None:
 def test_a_lock_that_we_still_hold_is_another() -> None:
     """Whatever names our task at other times, too, does not tell who holds the lock."""
     one = specimen(OLD, 1)
-    kept = dataclasses.replace(one, released=one.unlinked)
+    kept = one._replace(released=one.unlinked)
     assert anatomy.alive(kept)["OFF_I_RWSEM_OWNER"] == frozenset()
