@@ -236,7 +236,7 @@ def lives(
     made.
     """
     for directory, dev in _closed_directories(mounts):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as taken:
             while count > 0:
                 view.forget()
                 with on_one_cpu():
@@ -247,6 +247,10 @@ def lives(
                     found.update(_end(view, memories))
                 count -= 1
                 yield found
+                # Its number is free again; the next file must have another, which then stands in
+                # fewer of the same places.
+                fd = os.open(".", os.O_TMPFILE | os.O_WRONLY, 0o600, dir_fd=directory)
+                taken.callback(os.close, fd)
         if count <= 0:
             return
 
