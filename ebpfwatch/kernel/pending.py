@@ -42,20 +42,29 @@ class Pending:
     def __init__(self) -> None:
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._child = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "ebpfwatch.loader.child",
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                ],
-                pass_fds=(theirs.fileno(),),
-                env={**os.environ, "PYTHONPATH": _PYTHONPATH},
-                # `-m` looks for modules in the working directory first, and that may be anybody's.
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-            )
+            try:
+                self._child = subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-m",
+                        "ebpfwatch.loader.child",
+                        str(theirs.fileno()),
+                        str(os.getpid()),
+                    ],
+                    pass_fds=(theirs.fileno(),),
+                    env={**os.environ, "PYTHONPATH": _PYTHONPATH},
+                    # `-m` looks for modules in the working directory first, and that may be
+                    # anybody's.
+                    cwd="/",
+                    stdin=subprocess.DEVNULL,
+                )
+            except OSError as error:
+                self._connection.close()
+                raise EbpfwatchError(
+                    f"the loader cannot be started: {error}",
+                    "see what is missing there: a chroot needs /dev, /proc and /sys",
+                    Exit.OSERR,
+                ) from None
 
     def ask(self, request: LoadRequest) -> Pending:
         """Say what to load; raises ``EbpfwatchError`` where the child is gone already."""

@@ -31,7 +31,9 @@ def refuse(words: list[object], directory: Path, cwd: Path = ROOT) -> tuple[int,
         text=True,
         timeout=PATIENCE,
     )
-    said = [line for line in done.stderr.splitlines() if "no journald" not in line]
+    # Where this machine has no journald, and what other tests left in its kernel log.
+    apart = ("no journald", "the kernel log of this boot already holds")
+    said = [line for line in done.stderr.splitlines() if not any(part in line for part in apart)]
     assert len(said) == 1, done.stderr
     assert "Traceback" not in done.stderr
     # The kernel frees them after a grace period.
@@ -108,6 +110,7 @@ def test_no_ext4_can_be_seen(tmp_path: Path) -> None:
         mount -t tmpfs none "$0" && cd "$0" && mkdir up work root &&
         mount -t overlay none -o lowerdir=/,upperdir=up,workdir=work root &&
         mount -t proc proc root/proc && mount -t sysfs sys root/sys && mkdir -p "root$1" &&
+        mount --bind /dev root/dev &&
         cp "$2" "root$2" && shift 2 && exec chroot root "$@"
     """
     place, config = tmp_path / "place", write_config(tmp_path)

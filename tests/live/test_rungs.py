@@ -127,7 +127,9 @@ def test_a_task_that_has_gone_on_is_not_in_its_former_unlink(fentry: Workbench) 
     bed.unlink_enter()  # it returns with an error, unseen
     fentry.run("ext4_unlink_enter", 0, bed.another_dentry())
     other_task(bed.unlink_enter)
-    assert fentry.verdicts() == []
+    # The other name is in no directory here, and that is told; two tasks at one inode are not.
+    found = {event.verdict for event in fentry.verdicts()}
+    assert found <= {Verdict.UNLOCKED_UNLINK}
     bed.evict()
     bed.free()
 
