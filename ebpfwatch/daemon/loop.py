@@ -115,8 +115,12 @@ class Daemon:
         self._session = load(pending)
         self._armed = self._session.loaded.dump.changed
         try:
+            # Before it is ready: descriptors may run out the moment after.
+            selector = selectors.DefaultSelector()
+            selector.register(self._session.fd, selectors.EVENT_READ)
+            selector.register(self._signals.fd, selectors.EVENT_READ)
             self._begin(lock)
-            self._follow()
+            self._follow(selector)
             self._delivery.disk.submit(self._this_boot.try_save)
             self._delivery.disk.submit(lambda: self._boot.remember(clean=True))
         finally:
@@ -186,10 +190,7 @@ class Daemon:
 
     # -- the loop
 
-    def _follow(self) -> None:
-        selector = selectors.DefaultSelector()
-        selector.register(self._session.fd, selectors.EVENT_READ)
-        selector.register(self._signals.fd, selectors.EVENT_READ)
+    def _follow(self, selector: selectors.BaseSelector) -> None:
         next_tick = time.monotonic()
         next_scan = next_tick + _SCAN_SECONDS
         next_canary = self._after_canary(next_tick)
