@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import textwrap
 from pathlib import Path
 
 from ebpfwatch.commands import seconds
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.postmortem.account import Account, Located, audit, in_common, summary
 from ebpfwatch.postmortem.dump import Dump
-from ebpfwatch.text.printable import printable
+from ebpfwatch.text.wrapped import wrapped
 
 EXAMPLES = """\
 exit code 0: every count agrees; 1: something cannot be
@@ -23,7 +22,6 @@ examples:
   ebpfwatch audit live                           this kernel, as root
 """
 
-_WIDTH = 100
 _LIVE = "live"
 
 
@@ -109,17 +107,7 @@ def _text(name: str, account: Account, most: int) -> list[str]:
     if account.moved:
         lines.append(f"Left out: {account.moved} that only one of two looks saw.")
     lines += [f"Not looked at: {what}." for what in account.unread]
-    return [
-        part
-        for line in lines
-        for part in textwrap.wrap(
-            printable(line),
-            _WIDTH,
-            subsequent_indent=" " * (len(line) - len(line.lstrip()) + 2),
-            break_on_hyphens=False,
-        )
-        or [""]
-    ]
+    return list(wrapped(lines))
 
 
 def _one(number: int, one: Located) -> list[str]:

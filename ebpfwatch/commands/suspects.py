@@ -9,7 +9,6 @@ import io
 import json
 import os
 import re
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from ebpfwatch.host.fields import optional
 from ebpfwatch.host.modules import read_modules
 from ebpfwatch.paths import Paths
 from ebpfwatch.sinks import store
-from ebpfwatch.text.printable import printable
+from ebpfwatch.text.wrapped import wrapped
 from ebpfwatch.triage import modulefiles
 from ebpfwatch.triage.kofile import note_build_id
 from ebpfwatch.triage.logs import logs
@@ -34,7 +33,6 @@ examples:
   ebpfwatch suspects --log /var/crash/dmesg.1       with the log of the crash, too
 """
 
-_WIDTH = 100
 _MOST_RECORDS = 100_000
 _SOME = ("named", "suspected", "hidden", "connected")  # something points to the module
 
@@ -191,17 +189,7 @@ def _text(ranking: Ranking) -> list[str]:
     for number, suspect in enumerate(suspects, 1):
         lines += ["", *_one(number, suspect)]
     lines += ["", *(f"Not known: {note}" for note in ranking.notes)] if ranking.notes else []
-    return [
-        part
-        for line in lines
-        for part in textwrap.wrap(
-            printable(line),
-            _WIDTH,
-            subsequent_indent=" " * (len(line) - len(line.lstrip()) + 2),
-            break_on_hyphens=False,
-        )
-        or [""]
-    ]
+    return list(wrapped(lines))
 
 
 def _one(number: int, suspect: Suspect) -> Iterator[str]:
