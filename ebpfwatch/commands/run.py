@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         # While the child loads: importing the daemon takes as long.
         from ebpfwatch.daemon.loop import Daemon
 
-        Daemon(settings, arguments.config, paths, lock, loader).run()
+        Daemon(settings, arguments.config, paths).run(lock, loader)
     finally:
         loader.abandon()
     return Exit.OK

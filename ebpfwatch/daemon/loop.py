@@ -59,25 +59,13 @@ _LOG_SECONDS = 2.0
 
 
 class Daemon:
-    """Owns everything; ``run`` returns when a signal says so.
+    """Owns everything; ``run`` returns when a signal says so."""
 
-    ``lock`` is held, ``loader`` was asked already.
-    """
-
-    def __init__(
-        self,
-        settings: config.Config,
-        config_path: str,
-        paths: Paths,
-        lock: Lock,
-        loader: Pending,
-    ) -> None:
+    def __init__(self, settings: config.Config, config_path: str, paths: Paths) -> None:
         self._config = settings
         self._started_with = settings
         self._config_path = config_path
         self._paths = paths
-        self._lock = lock
-        self._loader = loader
         self._started = time.time()
         self._began = time.monotonic()
         self._symbols = Symbols(paths.proc / "kallsyms")
@@ -88,9 +76,11 @@ class Daemon:
         self._fill = TableFill()
         self._snapshots = Snapshots(self._take_snapshot)
 
-    def run(self) -> None:
-        """Load, say what was loaded, then follow the kernel; raises ``EbpfwatchError``."""
-        lock = self._lock
+    def run(self, lock: Lock, loader: Pending) -> None:
+        """Load, say what was loaded, then follow the kernel; raises ``EbpfwatchError``.
+
+        ``lock`` is held, ``loader`` was asked already.
+        """
         self._signals = Signals(
             *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
         )
@@ -100,7 +90,7 @@ class Daemon:
         self._delivery = Delivery(self._config, self._paths, self._this_boot.not_kept)
         self._actions = Actions(self._config, self._paths)
         self._web = start.bind(self._config)
-        pending = self._loader.go()
+        pending = loader.go()
         # While the child loads:
         self._delivery.connect()
         self._precursors = Precursors(self._paths, self._surroundings.recorder, self._this_boot)

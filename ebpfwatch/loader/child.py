@@ -20,6 +20,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ebpfwatch.catalogue.ladder import UNITS, Attachment, Unit
 from ebpfwatch.errors import EbpfwatchError, Exit, Failure
@@ -247,7 +248,9 @@ class _Start:
         maps = (*self.unit.maps, *(["stacks"] if self.request.first_stacks else []))
         self.values = values
         self.module = module = Module(prepared.unit, self.version, values)
-        module.load_together(self._wanted())
+        module.load_together(
+            [(one.hook.kind, one.attachment.function, one.function) for one in self._pieces()]
+        )
         self.may_attach()
         dump = self._prepare_dump()
         self._attach_all(module)
@@ -317,12 +320,8 @@ class _Start:
         # In the ladder's order: alloc before evict, evict before the frees, so that no life is
         # seen to end that was not seen to begin.
         # Those that wait for a reason come last: what is not attached has no link (kernel.links).
-        for hook in sorted(hooks, key=lambda hook: hook.armed):
-            rung = rung_of(hook, self.unit.ladder)
-            # Within a role the end comes first: a task that was seen to enter ext4_unlink or
-            # shrink_slab, but not to leave, would be in there for ever.
-            for attachment in reversed(rung.attachments if rung else ()):
-                self._attach(module, hook, attachment)
+        for piece in sorted(self._pieces(), key=lambda piece: piece.hook.armed):
+            self._attach(module, piece)
         if costs_a_trap:
             with _for_a_moment(found, "any_free"):
                 found.slab_free_ns = max(0.0, trap_cost.call_ns() - before_ns)
@@ -330,22 +329,19 @@ class _Start:
             found.programs.append(name)
             found.program_fds.append(module.load("raw_tracepoint", name))
 
-    def _wanted(self) -> list[tuple[str, str, Function | None]]:
-        """What will be loaded: kind, name, and what a fentry program stands in."""
+    def _pieces(self) -> Iterator[_Piece]:
+        """What will be loaded, in the ladder's order."""
         places = self.prepared.places
-        wanted: list[tuple[str, str, Function | None]] = []
         for hook in self.prepared.hooks:
             rung = rung_of(hook, self.unit.ladder)
-            for attachment in rung.attachments if rung else ():
+            # Within a role the end comes first: a task that was seen to enter ext4_unlink or
+            # shrink_slab, but not to leave, would be in there for ever.
+            for attachment in reversed(rung.attachments if rung else ()):
                 symbol = places.symbol(hook.kind, attachment)
-                place = places.function(hook.kind, symbol)
-                wanted.append((hook.kind, attachment.function, place))
-        return wanted
+                yield _Piece(hook, attachment, symbol, places.function(hook.kind, symbol))
 
-    def _attach(self, module: Module, hook: LoadedHook, attachment: Attachment) -> None:
-        found, places = self.found, self.prepared.places
-        symbol = places.symbol(hook.kind, attachment)
-        function = places.function(hook.kind, symbol)
+    def _attach(self, module: Module, piece: _Piece) -> None:
+        found, hook, attachment, symbol, function = self.found, *piece
         program = module.load(hook.kind, attachment.function, function)
         if attachment.unless in self.prepared.offsets:
             found.programs.append(attachment.function)
@@ -362,6 +358,15 @@ class _Start:
         found.programs.append(attachment.function)
         found.program_fds.append(program)
         found.places.append(Place(hook.role, hook.kind, symbol, attachment))
+
+
+class _Piece(NamedTuple):
+    """One program of a role; ``function``: what it stands in, where it is a fentry program."""
+
+    hook: LoadedHook
+    attachment: Attachment
+    symbol: str
+    function: Function | None
 
 
 @dataclasses.dataclass
