@@ -19,6 +19,7 @@ from ebpfwatch.commands import seconds
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.fields import optional
 from ebpfwatch.kernel.symbols import Symbols
+from ebpfwatch.loader.balancing import Placed, Watch
 from ebpfwatch.loader.running import capabilities_missing
 from ebpfwatch.paths import Paths
 from ebpfwatch.system.log import say
@@ -79,9 +80,6 @@ def run(arguments: argparse.Namespace) -> int:
             "",
             Exit.UNAVAILABLE,
         )
-    # Here and not above: LLVM comes with it, and what is refused needs none.
-    from ebpfwatch.loader.balancing import Placed, Watch
-
     say("compiling", "info")
     placed = [Placed(site, addresses[site.section] + site.offset) for site in module.sites]
     signals = Signals(signal.SIGINT, signal.SIGTERM)
@@ -179,11 +177,8 @@ def _sections(paths: Paths, name: str, sites: Sequence[Site]) -> dict[str, int]:
     return found
 
 
-def _follow(watch: object, signals: Signals, arguments: argparse.Namespace) -> str:
+def _follow(watch: Watch, signals: Signals, arguments: argparse.Namespace) -> str:
     """Until the time is over, a signal comes, or it costs too much; why it ended."""
-    from ebpfwatch.loader.balancing import Watch
-
-    assert isinstance(watch, Watch)
     ends = watch.began + min(arguments.seconds, _LONGEST)
     calls, at = 0, time.monotonic()
     while not signals.stop:

@@ -87,9 +87,9 @@ def map_lookup(fd: int, key: int, size: int) -> bytes:
     return value.raw
 
 
-def map_update(fd: int, key: int, value: bytes) -> None:
-    """Replace the value of an array map's element."""
-    index = ctypes.c_uint32(key)
+def map_update(fd: int, key: int | bytes, value: bytes) -> None:
+    """Set the value of a map's element; ``key`` is an array's index, or a hash's key."""
+    raw = struct.pack("=I", key) if isinstance(key, int) else key
     library().bpf_map_update_elem.argtypes = [
         ctypes.c_int,
         ctypes.c_void_p,
@@ -98,8 +98,8 @@ def map_update(fd: int, key: int, value: bytes) -> None:
     ]
     buffer = ctypes.create_string_buffer(value, len(value))
     _check(
-        library().bpf_map_update_elem(fd, ctypes.byref(index), buffer, 0),
-        f"writing element {key} of a map",
+        library().bpf_map_update_elem(fd, raw, buffer, 0),
+        f"writing element {key!r} of a map",
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from ebpfwatch.balance.books import Booked, Books, Held
 from ebpfwatch.balance.calls import How, Module, Site
 from ebpfwatch.errors import EbpfwatchError, Exit
-from ebpfwatch.kernel.libbpf import library, map_lookup, prog_info
+from ebpfwatch.kernel.libbpf import library, map_lookup, map_update, prog_info
 from ebpfwatch.loader import offsets
 from ebpfwatch.loader.btf import Btf, BtfError
 from ebpfwatch.loader.compiler import Compiler
@@ -90,8 +90,7 @@ class Watch:
     def _site(self, address: int, index: int, site: Site) -> None:
         call = site.call
         value = _SITE.pack(index, call.how, call.argument, call.sign, site.length, site.tail)
-        key = struct.pack("=Q", address)
-        _update(self._unit.map("sites"), key, value)
+        map_update(self._unit.map("sites"), struct.pack("=Q", address), value)
 
     def _measure(self) -> float | None:
         """What one seen call costs, in ns: a system call with and without it; None = not known."""
@@ -203,15 +202,6 @@ def _lookup(fd: int, key: bytes, size: int) -> bytes | None:
     value = ctypes.create_string_buffer(size)
     found = library().bpf_map_lookup_elem(fd, ctypes.create_string_buffer(key, len(key)), value)
     return value.raw if found == 0 else None
-
-
-def _update(fd: int, key: bytes, value: bytes) -> None:
-    library().bpf_map_update_elem(
-        fd,
-        ctypes.create_string_buffer(key, len(key)),
-        ctypes.create_string_buffer(value, len(value)),
-        ctypes.c_uint64(0),
-    )
 
 
 def _delete(fd: int, key: bytes) -> None:

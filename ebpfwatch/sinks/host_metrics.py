@@ -21,7 +21,7 @@ from ebpfwatch.text.printable import printable
 __all__ = ["collect"]
 
 #: More filesystems than that get no series of their own.
-_MOST_DISKS = 64
+MOST_DISKS = 64
 
 _ZONE = {
     "free": "Free memory of the zone.",
@@ -201,7 +201,7 @@ def _disks(host: HostState) -> Iterator[Metric]:
         "journal",
         "passed_through",
     )
-    for disk in host.disks[:_MOST_DISKS]:
+    for disk in host.disks[:MOST_DISKS]:
         drivers = "+".join(disk.stack.drivers)
         passed = str(bool(disk.stack.passed)).lower()
         labels = (disk.mount, disk.device, drivers, disk.journal, passed)
@@ -215,13 +215,13 @@ def _disks(host: HostState) -> Iterator[Metric]:
                 f"{kind.capitalize()} that ext4 has noted in the superblock since the last e2fsck.",
                 "device",
             ),
-            (((e.device,), getattr(e, kind)) for e in host.ext4[:_MOST_DISKS]),
+            (((e.device,), getattr(e, kind)) for e in host.ext4[:MOST_DISKS]),
         )
 
 
 def _disk_work(host: HostState) -> Iterator[Metric]:
     stats = {stat.number: stat for stat in host.disk_stats}
-    shown = [(disk, stats.get(disk.number)) for disk in host.disks[:_MOST_DISKS]]
+    shown = [(disk, stats.get(disk.number)) for disk in host.disks[:MOST_DISKS]]
     for name, text, values in (
         (
             "filesystem_turned_read_only",

@@ -37,8 +37,6 @@ __all__ = ["COLLECTORS", "SINKS", "WatchCollector", "registry"]
 SINKS = ("journal", "store", "kmsg")
 COLLECTORS = (*SOURCES, "open_files", "mounts", "table", "memory", "boot_id")
 
-_MOST_DISKS = 64
-
 
 def registry(
     status: Callable[[], Status], proc: Path | None = None, host: str = "minimal"
@@ -250,7 +248,7 @@ def _kernel_log(status: Status) -> Iterator[Metric]:
         "Messages of the kernel's log about errors of a device below this ext4, since the boot.",
         labels=["mountpoint", "device"],
     )
-    for disk in status.host.disks[:_MOST_DISKS]:
+    for disk in status.host.disks[: host_metrics.MOST_DISKS]:
         labels = [printable(disk.mount), printable(disk.device)]
         errors.add_metric(labels, errors_of(disk, status.boot.disk_errors))
     yield errors
