@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 from ebpfwatch import config
 from ebpfwatch.errors import EbpfwatchError
-from ebpfwatch.system.lock import running_daemon
+from ebpfwatch.system.lock import Running, running_daemon
 
 __all__ = [
     "CONFIG",
@@ -46,7 +45,7 @@ def add_state_directory(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def running(run_directory: Path) -> dict[str, Any] | None:
+def running(run_directory: Path) -> Running | None:
     """What the running daemon says of itself; None where none runs, or we may not ask."""
     try:
         return running_daemon(run_directory)
@@ -58,9 +57,9 @@ def state_directory(arguments: argparse.Namespace) -> Path:
     """The one that was given, the running daemon's, the configured one, or the default."""
     if arguments.state_directory is not None:
         return Path(arguments.state_directory)
-    facts = running(Path(os.environ.get("RUNTIME_DIRECTORY", RUN))) or {}
-    if "state_directory" in facts:
-        return Path(facts["state_directory"])
+    daemon = running(Path(os.environ.get("RUNTIME_DIRECTORY", RUN)))
+    if daemon is not None and daemon.state_directory:
+        return Path(daemon.state_directory)
     try:
         return Path(config.load(CONFIG).state_directory)
     except EbpfwatchError:

@@ -26,7 +26,7 @@ from ebpfwatch.kernel.playback import Playback
 from ebpfwatch.kernel.protocol import Learned
 from ebpfwatch.sinks import journal, statusfile, store
 from ebpfwatch.system import durable
-from ebpfwatch.system.lock import SELFTEST, running_daemon
+from ebpfwatch.system.lock import SELFTEST, Running, running_daemon
 
 _METRIC = 'ebpfwatch_findings_total{confidence="%s",test="true",verdict="double_free"}'
 
@@ -50,10 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit 1 if a sink did not get the finding."""
     daemon = running_daemon(arguments.run_directory)
-    if "programs" not in daemon:
+    if not daemon.programs:
         raise EbpfwatchError("the daemon is still loading", "try again in a second", Exit.TEMPFAIL)
     wanted = _identity()
-    before = _metric(daemon["url"], arguments.timeout) if daemon["url"] != "off" else None
+    before = _metric(daemon.url, arguments.timeout) if daemon.url != "off" else None
     try:
         bed = open_playback(daemon)
         bed.inode.ino, bed.inode.generation = wanted
@@ -64,24 +64,24 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"NOTE the programs cannot be run by hand here: {error.message}")
         print("     so the sinks get a test record, and the canary proves the hooks")
         began_ns = _made_up(daemon, arguments.run_directory, wanted)
-    report = _Report(Path(daemon["state_directory"]), wanted)
+    report = _Report(Path(daemon.state_directory), wanted)
     sinks: dict[str, Callable[[], object]] = {"report": report.found}
-    if daemon["journal"]:
+    if daemon.journal:
         sinks["journal"] = lambda: _find(journal.read_all(), wanted)
     if before is not None:
-        sinks["metrics"] = lambda: (_metric(daemon["url"], arguments.timeout) or 0) > before
+        sinks["metrics"] = lambda: (_metric(daemon.url, arguments.timeout) or 0) > before
     code = _wait(sinks, began_ns, arguments.timeout, lambda: _problems(arguments.run_directory))
     for sink, why in _left_out(daemon, before).items():
         print(f"NOTE {sink}: not looked at: {why}")
     return Exit.FAILED if code or not report.tell() else Exit.OK
 
 
-def _left_out(daemon: dict[str, Any], before: float | None) -> dict[str, str]:
+def _left_out(daemon: Running, before: float | None) -> dict[str, str]:
     """The other sinks, and why."""
     why = {"kernel log": "a self-test's finding is not written there"}
-    if not daemon["journal"]:
+    if not daemon.journal:
         why["journal"] = "there is no journald here, or journal is off in the configuration"
-    if daemon["url"] == "off":
+    if daemon.url == "off":
         why["metrics"] = "metrics.listen is empty in the configuration"
     elif before is None:
         why["metrics"] = "metrics.web_config asks for a password or a certificate"
@@ -106,16 +106,16 @@ def _identity() -> tuple[int, int]:
     return time.monotonic_ns() >> 10 & 2**32 - 1, os.getpid()
 
 
-def open_playback(daemon: dict[str, Any]) -> Playback:
+def open_playback(daemon: Running) -> Playback:
     """The daemon's programs and maps, by id; raises ``EbpfwatchError``."""
     try:
-        programs = {n: object_fd_by_id("prog", i) for n, i in daemon["programs"].items()}
-        maps = {n: object_fd_by_id("map", i) for n, i in daemon["maps"].items()}
+        programs = {n: object_fd_by_id("prog", i) for n, i in daemon.programs.items()}
+        maps = {n: object_fd_by_id("map", i) for n, i in daemon.maps.items()}
     except OSError as error:
         raise EbpfwatchError(
             f"cannot open the daemon's programs: {error.strerror}", "run it as root", Exit.NOPERM
         ) from None
-    return Playback(programs, maps, daemon["offsets"], Learned(**daemon["learned"]))
+    return Playback(programs, maps, daemon.offsets, Learned(**daemon.learned))
 
 
 def double_free(bed: Playback) -> int:
@@ -133,12 +133,12 @@ def double_free(bed: Playback) -> int:
     return began_ns
 
 
-def _made_up(daemon: dict[str, Any], run: Path, wanted: tuple[int, int]) -> int:
+def _made_up(daemon: Running, run: Path, wanted: tuple[int, int]) -> int:
     """Ask the daemon to judge a record of its own making; CLOCK_MONOTONIC ns of the request."""
     try:
         durable.write(run / SELFTEST, f"{wanted[0]} {wanted[1]}".encode())
         began_ns = time.monotonic_ns()
-        os.kill(int(daemon["pid"]), signal.SIGUSR1)
+        os.kill(daemon.pid, signal.SIGUSR1)
     except OSError as error:
         raise EbpfwatchError(
             f"cannot ask the daemon: {error.strerror}", "run it as root", Exit.NOPERM

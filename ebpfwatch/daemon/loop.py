@@ -166,7 +166,7 @@ class Daemon:
             registry = metrics.registry(status, self._paths.proc, settings.metrics.host)
             self._web.start(registry, status, self._delivery.recent)
             url = self._web.url
-        lock.publish(start.facts(session, settings, url, self._delivery.journal.connected))
+        lock.publish(start.running(session, settings, url, self._delivery.journal.connected))
         self._boot.look_back(self._sources)
         self._this_boot.last_boot_ended(self._boot.last)
         self._armed = self._boot.armed

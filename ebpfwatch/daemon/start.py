@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-from typing import TYPE_CHECKING, Any, Callable
+import os
+from typing import TYPE_CHECKING, Callable
 
 from ebpfwatch import __version__, config
 from ebpfwatch.daemon.delivery import Delivery
@@ -16,12 +17,13 @@ from ebpfwatch.kernel.protocol import Origin
 from ebpfwatch.kernel.session import Session
 from ebpfwatch.system import log, privileges, seccomp
 from ebpfwatch.system.imports import absent, without
+from ebpfwatch.system.lock import Running
 from ebpfwatch.system.log import say
 
 if TYPE_CHECKING:
     from ebpfwatch.sinks.web import Web
 
-__all__ = ["bind", "facts", "give_up", "introduce", "test_page", "tidy"]
+__all__ = ["bind", "give_up", "introduce", "running", "test_page", "tidy"]
 
 
 def bind(settings: config.Config) -> Web | None:
@@ -75,18 +77,19 @@ def give_up(
     return kept
 
 
-def facts(session: Session, settings: config.Config, url: str, journal: bool) -> dict[str, Any]:
+def running(session: Session, settings: config.Config, url: str, journal: bool) -> Running:
     """What other commands (root only) may know of us: ``Lock.publish``."""
-    return {
-        "version": __version__,
-        "url": url,
-        "state_directory": settings.state_directory,
-        "journal": journal,
-        "programs": {n: int(libbpf.prog_info(fd).id) for n, fd in session.programs.items()},
-        "maps": {n: int(libbpf.map_info(fd).id) for n, fd in session.maps.items()},
-        "offsets": session.loaded.offsets,
-        "learned": vars(session.loaded.learned),
-    }
+    return Running(
+        os.getpid(),
+        version=__version__,
+        url=url,
+        state_directory=settings.state_directory,
+        journal=journal,
+        programs={n: int(libbpf.prog_info(fd).id) for n, fd in session.programs.items()},
+        maps={n: int(libbpf.map_info(fd).id) for n, fd in session.maps.items()},
+        offsets=session.loaded.offsets,
+        learned=dict(vars(session.loaded.learned)),
+    )
 
 
 def introduce(

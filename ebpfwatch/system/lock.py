@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.system.files import open_regular, why_not_ours
+from ebpfwatch.text.records import from_json, to_json
 
-__all__ = ["SELFTEST", "Lock", "running_daemon"]
+__all__ = ["SELFTEST", "Lock", "Running", "running_daemon"]
 
 #: In the run directory: the inode number and generation of the self-test's record.
 SELFTEST = "selftest"
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """What a daemon tells other commands of root's; only ``pid`` while it is still loading.
+
+    ``url`` is "off" without metrics.  ``programs`` and ``maps``: name to the kernel's id;
+    ``offsets`` and ``learned``: the constants of probes/ by their names there, and the fields of
+    ``kernel.protocol.Learned``.
+    """
+
+    pid: int
+    version: str = ""
+    url: str = "off"
+    state_directory: str = ""
+    journal: bool = False
+    programs: dict[str, int] = dataclasses.field(default_factory=dict)
+    maps: dict[str, int] = dataclasses.field(default_factory=dict)
+    offsets: dict[str, int] = dataclasses.field(default_factory=dict)
+    learned: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Lock:
@@ -43,18 +64,18 @@ class Lock:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            holder = _read(self._fd).get("pid", "unknown")
+            holder = _read(self._fd).pid or "unknown"
             os.close(self._fd)
             raise EbpfwatchError(
                 f"another ebpfwatch already watches this machine: pid {holder}",
                 "stop it first: systemctl stop ebpfwatch, or end that process",
                 Exit.TEMPFAIL,
             ) from None
-        self.publish({})
+        self.publish(Running(os.getpid()))
 
-    def publish(self, facts: dict[str, Any]) -> None:
+    def publish(self, running: Running) -> None:
         """Tell other commands (root only) what they may want to know of us."""
-        data = json.dumps({"pid": os.getpid(), **facts}).encode()
+        data = json.dumps(to_json(running)).encode()
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, data, 0)
 
@@ -64,7 +85,7 @@ class Lock:
         os.close(self._fd)
 
 
-def running_daemon(directory: Path) -> dict[str, Any]:
+def running_daemon(directory: Path) -> Running:
     """What the running daemon published; raises ``EbpfwatchError`` (exit 69) if there is none."""
     try:
         fd = open_regular(directory / "daemon.json", os.O_NOFOLLOW)
@@ -96,9 +117,12 @@ def _held(fd: int) -> bool:
     return False
 
 
-def _read(fd: int) -> dict[str, Any]:
+def _read(fd: int) -> Running:
+    """Only the pid where another version wrote it; 0 while it is being written."""
+    said = None
     try:
-        facts = json.loads(os.pread(fd, 65536, 0))
+        said = json.loads(os.pread(fd, 65536, 0))
+        return from_json(Running, said)
     except ValueError:
-        return {}
-    return facts if isinstance(facts, dict) else {}
+        pid = said.get("pid") if isinstance(said, dict) else 0
+        return Running(pid if isinstance(pid, int) else 0)

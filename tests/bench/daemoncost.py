@@ -13,10 +13,9 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ebpfwatch.commands.selftest import double_free, open_playback
-from ebpfwatch.system.lock import running_daemon
+from ebpfwatch.system.lock import Running, running_daemon
 from tests.bench.starting import Start, Watched, memory_limit
 from tests.bench.workloads import Bench
 from tests.live.harness import PATIENCE, ROOT, DaemonProcess, start_daemon, write_config
@@ -148,11 +147,11 @@ def _p99(values: list[float]) -> float:
     return sorted(values)[max(0, -(-len(values) * 99 // 100) - 1)]
 
 
-def _latency_ms(facts: dict[str, Any], number: int) -> float:
+def _latency_ms(daemon: Running, number: int) -> float:
     """From a second free through the loaded programs until a new finding is on the disk."""
-    bed = open_playback(facts)
+    bed = open_playback(daemon)
     bed.inode.ino, bed.inode.generation = 10_000_000 + number, number
-    findings = os.path.join(facts["state_directory"], "findings")
+    findings = os.path.join(daemon.state_directory, "findings")
     before = set(os.listdir(findings))
     began_ns = double_free(bed)
     while not any(name.endswith(".json") for name in set(os.listdir(findings)) - before):

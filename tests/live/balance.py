@@ -12,6 +12,7 @@ from typing import Callable
 
 from ebpfwatch.kernel import libbpf
 from ebpfwatch.kernel.session import Session
+from ebpfwatch.system.lock import Running
 
 __all__ = ["Balance", "DaemonMaps", "balance"]
 
@@ -61,8 +62,8 @@ def balance(
 class DaemonMaps(Session):
     """The maps of a running daemon, opened by id; only what reads them works."""
 
-    def __init__(self, facts: dict[str, dict[str, int]]) -> None:
-        self.maps = {n: libbpf.object_fd_by_id("map", i) for n, i in facts["maps"].items()}
-        self.programs = {n: libbpf.object_fd_by_id("prog", i) for n, i in facts["programs"].items()}
+    def __init__(self, daemon: Running) -> None:
+        self.maps = {n: libbpf.object_fd_by_id("map", i) for n, i in daemon.maps.items()}
+        self.programs = {n: libbpf.object_fd_by_id("prog", i) for n, i in daemon.programs.items()}
         self._cpus = libbpf.possible_cpus()
         self._buckets = libbpf.map_info(self.maps["table"]).max_entries

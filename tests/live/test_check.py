@@ -239,8 +239,8 @@ def test_beside_a_daemon(daemon: DaemonProcess) -> None:
         code, said = check("--config", daemon.config)
         assert code in (0, 1) and said["usable"]
     assert_nothing_more(before)
-    assert objects()["prog"] >= set(ours["programs"].values())
-    assert objects()["map"] >= set(ours["maps"].values())
+    assert objects()["prog"] >= set(ours.programs.values())
+    assert objects()["map"] >= set(ours.maps.values())
     assert (sysctl.read_text() if sysctl.exists() else "") == held
     assert selftest(daemon).returncode == 0
     metrics = daemon.settled_metrics()

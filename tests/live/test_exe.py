@@ -14,6 +14,7 @@ from pathlib import Path
 from ebpfwatch.sinks import store
 from ebpfwatch.system.lock import running_daemon
 from ebpfwatch.system.privileges import CAPABILITIES
+from ebpfwatch.text.records import to_json
 from tests.live.conftest import ROOT, DaemonProcess
 from tests.live.harness import until, watching
 
@@ -21,7 +22,8 @@ from tests.live.harness import until, watching
 CRIMINAL = """
 import json, sys
 from ebpfwatch.commands.selftest import double_free, open_playback
-double_free(open_playback(json.loads(sys.stdin.readline())))
+from ebpfwatch.system.lock import Running
+double_free(open_playback(Running(**json.loads(sys.stdin.readline()))))
 print("done", flush=True)
 sys.stdin.readline()
 """
@@ -38,7 +40,7 @@ def crime_of_nobody(daemon: DaemonProcess) -> Iterator[int]:
         words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps(running_daemon(daemon.run_directory)) + "\n")
+        process.stdin.write(json.dumps(to_json(running_daemon(daemon.run_directory))) + "\n")
         process.stdin.flush()
         assert process.stdout.readline() == "done\n"
         assert f"Uid:\t{NOBODY}\t" in Path(f"/proc/{process.pid}/status").read_text()

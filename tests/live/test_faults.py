@@ -25,7 +25,8 @@ from typing import IO
 import pytest
 
 from ebpfwatch.commands.selftest import double_free, open_playback
-from ebpfwatch.system.lock import running_daemon
+from ebpfwatch.errors import EbpfwatchError
+from ebpfwatch.system.lock import Running, running_daemon
 from tests.live.balance import DaemonMaps, balance
 from tests.live.conftest import (
     ROOT,
@@ -57,16 +58,18 @@ def start(
     )
 
 
-def wait_published(directory: Path) -> dict[str, object]:
+def wait_published(directory: Path) -> Running:
     """What the daemon tells other commands, once it has loaded."""
 
-    def published() -> dict[str, object]:
-        with contextlib.suppress(Exception):
-            facts = running_daemon(directory / "run")
-            return facts if "programs" in facts else {}
-        return {}
+    def published() -> Running | None:
+        with contextlib.suppress(EbpfwatchError):
+            daemon = running_daemon(directory / "run")
+            return daemon if daemon.programs else None
+        return None
 
-    return until(published)
+    daemon = until(published)
+    assert daemon is not None
+    return daemon
 
 
 def test_a_log_that_cannot_be_written_costs_nothing_else(tmp_path: Path, ext4: Path) -> None:
@@ -75,7 +78,7 @@ def test_a_log_that_cannot_be_written_costs_nothing_else(tmp_path: Path, ext4: P
         process = start(tmp_path, full, full)
     facts = wait_published(tmp_path)
     assert command("selftest", run_directory=tmp_path / "run").returncode == 0
-    assert facts["url"] != "off"
+    assert facts.url != "off"
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE) == 0
 
@@ -162,7 +165,7 @@ def test_a_disk_that_never_answers_does_not_hold_up_the_stop(tmp_path: Path) -> 
         state = mount / "state"
         state.mkdir()
         daemon = start_daemon(tmp_path, state_directory=str(state))
-        ours = set(running_daemon(daemon.run_directory)["programs"].values())
+        ours = set(running_daemon(daemon.run_directory).programs.values())
         assert ours <= loaded_ids()
         with frozen(mount):
             daemon.process.send_signal(signal.SIGTERM)

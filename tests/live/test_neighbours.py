@@ -83,10 +83,9 @@ def ask_oracle(daemon: DaemonProcess, record: Record, metrics: bool = True) -> N
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.search(r"OK +report: (\d+) ms", done.stdout)
     assert found is not None and int(found.group(1)) < 1000, done.stdout
-    facts: Any = running_daemon(daemon.run_directory)
     unrest = ""
     try:
-        assert balance(DaemonMaps(facts)).unexplained == 0
+        assert balance(DaemonMaps(running_daemon(daemon.run_directory))).unexplained == 0
     except TimeoutError:  # others work on this machine, too
         unrest = "; the counters were never at rest"
     size = attacks.resident(daemon.process.pid)
@@ -440,7 +439,7 @@ def test_nobody_reads_its_log(tmp_path: Path, ext4: Path, record_property: Recor
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with contextlib.suppress(Exception):
-                if "programs" in running_daemon(tmp_path / "run"):
+                if running_daemon(tmp_path / "run").programs:
                     break
             time.sleep(0.1)
         os.set_blocking(writer, False)

@@ -40,13 +40,6 @@ class Kill:
     problems: list[str]
 
 
-def program_ids(facts: dict[str, object]) -> set[int]:
-    """Which BPF programs it told of."""
-    programs = facts.get("programs", {})
-    assert isinstance(programs, dict)
-    return set(programs.values())
-
-
 def loaded_ids() -> set[int]:
     """All BPF programs in the kernel; other watchers' are among them."""
     done = subprocess.run(["bpftool", "-j", "prog"], capture_output=True, text=True, check=True)
@@ -73,10 +66,10 @@ def wait_bed(directory: Path, process: subprocess.Popen[bytes]) -> tuple[Playbac
     """The test object of the daemon, once it has loaded."""
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(EbpfwatchError, KeyError):
-            facts = running_daemon(directory / "run")
-            if "programs" in facts:
-                return open_playback(facts), program_ids(facts)
+        with contextlib.suppress(EbpfwatchError):
+            daemon = running_daemon(directory / "run")
+            if daemon.programs:
+                return open_playback(daemon), set(daemon.programs.values())
         time.sleep(0.01)
     raise RuntimeError(f"the daemon did not start: {(directory / 'log').read_text()}")
 

@@ -19,7 +19,7 @@ from ebpfwatch.kernel.symbols import Symbols
 from ebpfwatch.loader import source
 from ebpfwatch.loader.running import capabilities_missing, find_symbols, version_code
 from ebpfwatch.paths import PROBES
-from ebpfwatch.system.lock import Lock, running_daemon
+from ebpfwatch.system.lock import Lock, Running, running_daemon
 
 ROOT = Path(__file__).parents[2]
 
@@ -317,10 +317,10 @@ def test_the_level_that_debian_adds_to_perf_is_known(
 def test_the_lock_is_held_once(tmp_path: Path) -> None:
     """The second is told the pid; what the first published can be read."""
     lock = Lock(tmp_path)
-    lock.publish({"url": "off"})
+    lock.publish(Running(os.getpid(), url="http://[::1]:9998"))
     with pytest.raises(EbpfwatchError, match=f"pid {os.getpid()}"):
         Lock(tmp_path)
-    assert running_daemon(tmp_path) == {"pid": os.getpid(), "url": "off"}
+    assert running_daemon(tmp_path) == Running(os.getpid(), url="http://[::1]:9998")
     lock.release()
     with pytest.raises(EbpfwatchError, match="no ebpfwatch daemon"):
         running_daemon(tmp_path)

@@ -8,7 +8,7 @@ from ebpfwatch.loader.members import OPTIONAL
 from ebpfwatch.loader.offsets import from_btf
 from ebpfwatch.system.lock import running_daemon
 
-found = running_daemon(Path("/run/ebpfwatch"))["offsets"]
+found = running_daemon(Path("/run/ebpfwatch")).offsets
 for define, offset in from_btf(Btf(file=sys.argv[1])).items():
     if found.get(define, offset) != offset:
         print(f"{define} is {offset}, found was {found[define]}")
