@@ -27,11 +27,9 @@ from typing import Callable
 from ebpfwatch.host import ParseError
 from ebpfwatch.host.fields import numbers, present, text
 from ebpfwatch.paths import Paths
+from ebpfwatch.system.namespaces import in_own_pid_namespace
 
 __all__ = ["OpenFiles", "read"]
-
-#: The inode of the first PID namespace (PROC_PID_INIT_INO of include/linux/proc_ns.h).
-_FIRST_PID_NAMESPACE = "pid:[4026531836]"
 
 _BEHIND_DESCRIPTORS = re.compile(r"^(?:scm_fds|UserFiles):\s*([0-9]{1,9})$", re.MULTILINE)
 
@@ -97,10 +95,7 @@ def read(
 
 def _container(paths: Paths) -> str:
     """Why not all processes are in this /proc; "" if they are."""
-    namespace = ""
-    with contextlib.suppress(OSError):
-        namespace = os.readlink(paths.proc / "self/ns/pid")
-    if namespace in ("", _FIRST_PID_NAMESPACE):
+    if not in_own_pid_namespace(paths.proc):
         return ""
     return "seen from a container: the processes outside it are not in its /proc"
 

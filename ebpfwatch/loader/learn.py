@@ -31,6 +31,7 @@ from ebpfwatch.loader.members import member as name_of
 from ebpfwatch.loader.places import Places, Source
 from ebpfwatch.loader.specimen import Viewer, generation_of, lives
 from ebpfwatch.system.grace import force_grace_period, on_one_cpu
+from ebpfwatch.system.namespaces import in_own_pid_namespace
 
 __all__ = ["FOUND", "NO_PLACE", "PROGRAMS", "File", "find", "learn", "mismatch"]
 
@@ -291,6 +292,14 @@ class _Lesson:
                 f"no file can be created on any ext4 filesystem ({self._refused}), so ext4's cache"
                 " is not known",
                 "mount an ext4 filesystem read-write, with room for a file",
+                Exit.UNAVAILABLE,
+            )
+        if in_own_pid_namespace():
+            return EbpfwatchError(
+                "this process is in a PID namespace of its own, as in a container: the kernel knows"
+                " it by another number, so it cannot find its own files' inodes, and ext4's cache"
+                " is not known",
+                "run it in the machine's own: hostPID: true on Kubernetes, --pid=host elsewhere",
                 Exit.UNAVAILABLE,
             )
         what = "freed" if evicted else "evicted"

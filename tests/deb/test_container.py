@@ -1,7 +1,7 @@
 """deploy/kubernetes: the package with the capabilities and mounts of the DaemonSet, and the plugin.
 
 Mounts, a chroot and setpriv stand in for a container runtime, on this kernel: systemd-nspawn
-cannot, because it always makes a PID namespace, and the DaemonSet has hostPID.
+always makes a PID namespace, and in one the daemon does not start, which is tried here, too.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,20 +76,22 @@ exec chroot {root} /usr/bin/setpriv --bounding-set={only} --no-new-privs /bin/sh
 """
 
 
-@pytest.mark.needs("root")
-def test_the_daemon_runs_with_what_the_daemonset_gives(tmp_path: Path, package: Path) -> None:
-    """Ready, and a self-test that reaches the sinks. The plugin answers; so soon after the start
-    1 is right as long as not all hooks are proven.
-    """
-    root = tmp_path / "root"
-    root.mkdir()
-    system = unpack(root)
-    shutil.copy(package, root / "tmp")
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Iterator[Path]:
+    """What the image of the Dockerfile holds: a Debian 12 with the package."""
+    directory = tmp_path_factory.mktemp("image")
+    system = unpack(directory)
+    shutil.copy(package, directory / "tmp")
     system.run(
         f"apt-get -q update && apt-get -q install -y --no-install-recommends /tmp/{package.name}"
     )
+    yield directory
+    shutil.rmtree(directory)
+
+
+def _run(root: Path, tmp_path: Path, *namespaces: str) -> subprocess.CompletedProcess[str]:
+    """_SCRIPT in a chroot with the mounts and capabilities of the DaemonSet."""
     pod, container = _container()
-    assert pod["hostPID"]
     (rule,) = json.loads((KUBERNETES / "node-problem-detector.json").read_text())["rules"]
     plugin = " ".join([rule["path"], *rule["args"]])
     (root / "try.sh").write_text(_SCRIPT.replace("{plugin}", plugin))
@@ -112,8 +115,26 @@ def test_the_daemon_runs_with_what_the_daemonset_gives(tmp_path: Path, package: 
         ]
     )
     runtime = _RUNTIME.format(root=root, mounts="\n".join(mounts), only=only)
-    words = ["unshare", "--mount", "--uts", "--ipc", "/bin/sh", "-ec", runtime]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    words = ["unshare", "--mount", "--uts", "--ipc", *namespaces, "/bin/sh", "-ec", runtime]
+    return subprocess.run(words, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.needs("root")
+def test_the_daemon_runs_with_what_the_daemonset_gives(root: Path, tmp_path: Path) -> None:
+    """Ready, and a self-test that reaches the sinks. The plugin answers; so soon after the start
+    1 is right as long as not all hooks are proven.
+    """
+    assert _container()[0]["hostPID"]
+    done = _run(root, tmp_path)
     assert "selftest 0\n" in done.stdout, done.stdout + done.stderr
     assert re.search(r"(?m)^plugin [01]$", done.stdout), done.stdout
     assert "daemon 0\n" in done.stdout, done.stdout
+
+
+@pytest.mark.needs("root")
+def test_without_host_pid_it_does_not_start_and_says_why(root: Path, tmp_path: Path) -> None:
+    """The same but for hostPID: a PID namespace alone is enough."""
+    done = _run(root, tmp_path, "--pid", "--fork")
+    assert "daemon 69\n" in done.stdout, done.stdout + done.stderr
+    assert "in a PID namespace of its own" in done.stdout, done.stdout
+    assert "hostPID: true" in done.stdout, done.stdout

@@ -121,6 +121,14 @@ def test_no_ext4_can_be_seen(tmp_path: Path) -> None:
     assert "where this process can see it" in line and "run it outside" in line
 
 
+def test_a_pid_namespace_of_its_own(tmp_path: Path) -> None:
+    """Exit 69: the kernel has other task numbers than the daemon there, and that is said."""
+    words = ["unshare", "--pid", "--fork", "--mount-proc", *RUN, write_config(tmp_path)]
+    code, line = refuse(words, tmp_path)
+    assert code == 69, line
+    assert "in a PID namespace of its own" in line and "--pid=host" in line
+
+
 def test_no_raw_tracepoints(tmp_path: Path) -> None:
     """Exit 69, naming the role that has no rung; seccomp plays the older kernel."""
     deny = tmp_path / "deny"
