@@ -23,7 +23,7 @@ COMMAND := make test SEED=1
 SEED    :=
 EVENTS  := 4000000
 UNLINKS := 1000000
-MINUTES := 60
+SUITE   :=
 
 RUN_PACKAGES  := python3-bpfcc libbpfcc linux-libc-dev procps python3-venv python3-systemd python3-yaml \
                  python3-prometheus-client
@@ -157,8 +157,8 @@ test-deb: install-deb $(VENV)/.test  ## packages in a clean Debian 12: installed
 messages:  ## rewrite tests/golden/messages.txt: every text that a person may see, from the source
 	$(RUN) -m tests.messages >tests/golden/messages.txt
 
-contracts:  ## how often legal work breaks a rule of the VFS: UNLINKS=n, at most MINUTES
-	nice $(RUN) -m tests.trust.contracts --unlinks $(UNLINKS) --minutes $(MINUTES)
+contracts:  ## how often legal work breaks a rule of the VFS: UNLINKS=n, at most MINUTES=60
+	nice $(RUN) -m tests.trust.contracts --unlinks $(UNLINKS) --minutes $(or $(MINUTES),60)
 
 rule-costs: install-test  ## what each rule of the VFS costs, in nanoseconds: FIGURES=1 fills docs/contracts.md
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.trust.rule_costs
@@ -259,9 +259,9 @@ install-bench: $(VENV)/.test  ## as root: what bench needs
 install-vm: $(VENV)/.test  ## as root: what the guests need
 	sh deploy/install-packages.sh $(VM_PACKAGES)
 
-test-install: install-test install-deb  ## as root: docs/install.md, word by word, and the playbook, in a fresh Debian 12 with systemd
+test-install: install-test install-deb  ## as root, in a fresh Debian 12 with systemd: docs/install.md, README's commands, the playbook; SUITE=trixie: 13
 	sh deploy/install-packages.sh systemd-container mmdebstrap git
-	$(RUN) -m pytest -s tests/install
+	EBPFWATCH_SUITE=$(SUITE) $(RUN) -m pytest -s tests/install
 
 image: install-deb  ## dist/ebpfwatch-image_VERSION_arm64.deb: self-contained, for hosts with an old Python
 	sh deploy/install-packages.sh $(IMAGE_PACKAGES)

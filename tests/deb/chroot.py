@@ -1,4 +1,4 @@
-"""A clean Debian 12 to install into: built once by mmdebstrap, unpacked for each test."""
+"""A clean Debian to install into: built once by mmdebstrap, unpacked for each test."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Chroot:
         return {name for name in found if not name.startswith(books)}
 
 
-def unpack(directory: Path) -> Chroot:
-    """A clean system in this empty directory, the package lists read."""
-    packed = CACHE / "bookworm.tar"
+def unpack(directory: Path, suite: str = "bookworm") -> Chroot:
+    """A clean system of this suite in this empty directory, the package lists read."""
+    packed = CACHE / f"{suite}.tar"
     if not packed.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        partial = CACHE / f"bookworm-{os.getpid()}.partial.tar"
+        partial = CACHE / f"{suite}-{os.getpid()}.partial.tar"
         words = ["mmdebstrap", "--variant=minbase", f"--include={_PACKAGES}"]
-        words += ["--skip=cleanup/apt/lists", "bookworm", str(partial)]
+        words += ["--skip=cleanup/apt/lists", suite, str(partial)]
         subprocess.run(words, check=True)
         partial.rename(packed)
     subprocess.run(["tar", "-xpf", packed, "-C", directory, "--exclude=./dev/*"], check=True)

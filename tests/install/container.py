@@ -1,7 +1,8 @@
-"""A fresh Debian 12 with systemd as its PID 1, in which one script runs to its end.
+"""A fresh Debian with systemd as its PID 1, in which one script runs to its end.
 
-The system is a container (systemd-nspawn) on this machine's kernel and network, so it needs the
-ports 9090, 9093, 9866 and 9867.  One thing is not as on a machine of its own: the kernel shows our
+Debian 12, or the suite that EBPFWATCH_SUITE names (`make test-install SUITE=trixie`).  The system
+is a container (systemd-nspawn) on this machine's kernel and network, so it needs the ports 9090,
+9093, 9866 and 9867.  One thing is not as on a machine of its own: the kernel shows our
 programs this machine's process numbers, and a container has others, so Python is told the kernel's.
 """
 
@@ -17,9 +18,13 @@ import pytest
 
 from tests.deb.chroot import unpack
 
-__all__ = ["ROOT", "run", "system"]
+__all__ = ["ROOT", "OWN_NUMBERS", "run", "system"]
 
 ROOT = Path(__file__).parents[2]
+SUITE = os.environ.get("EBPFWATCH_SUITE") or "bookworm"
+_PYTHON = {"bookworm": "python3.11", "trixie": "python3.13"}[SUITE]
+#: Authorities that this machine trusts besides Debian's: of a proxy before the registries.
+_AUTHORITIES = Path("/usr/local/share/ca-certificates")
 
 _RUN = r"""[Unit]
 After=multi-user.target
@@ -27,11 +32,16 @@ After=multi-user.target
 Type=oneshot
 WorkingDirectory=/root/ebpfwatch
 Environment=DEBIAN_FRONTEND=noninteractive HOME=/root LC_ALL=C.UTF-8
+Environment=PIP_CERT=/etc/ssl/certs/ca-certificates.crt
 ExecStart=/bin/sh -c 'bash -ex /root/steps >/root/said 2>&1; echo $? >/root/exit; \
     journalctl --no-pager -n 40 -u ebpfwatch >/root/journal'
 ExecStopPost=systemctl poweroff
 """
 
+
+_PTH = f"usr/local/lib/{_PYTHON}/dist-packages/pid.pth"
+#: A step: Python says the container's process numbers again, as all but a daemon of ours needs it.
+OWN_NUMBERS = f"rm /{_PTH}\n"
 
 #: One line: that is all a .pth file may have. The loader child asks who its parent is, too.
 _PID = (
@@ -48,7 +58,9 @@ def system() -> Iterator[Path]:
     directory = Path("/var/tmp") / f"ebpfwatch-install-{os.getpid()}"
     directory.mkdir()
     try:
-        unpack(directory)
+        chroot = unpack(directory, SUITE)
+        shutil.copytree(_AUTHORITIES, directory / str(_AUTHORITIES)[1:], dirs_exist_ok=True)
+        chroot.run("update-ca-certificates")
         (directory / "usr/sbin/policy-rc.d").unlink()
         subprocess.run(["git", "clone", "-q", ROOT, directory / "root/ebpfwatch"], check=True)
         units = directory / "etc/systemd/system"
@@ -56,9 +68,8 @@ def system() -> Iterator[Path]:
         wants = units / "multi-user.target.wants"
         wants.mkdir(exist_ok=True)
         (wants / "install.service").symlink_to("../install.service")
-        python = directory / "usr/local/lib/python3.11/dist-packages"
-        python.mkdir(parents=True)
-        (python / "pid.pth").write_text(_PID)
+        (directory / _PTH).parent.mkdir(parents=True)
+        (directory / _PTH).write_text(_PID)
         yield directory
     finally:
         shutil.rmtree(directory)

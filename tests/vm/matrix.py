@@ -67,8 +67,8 @@ def payload(
 
 
 def _package(scenario: Scenario, content: Path) -> None:
-    """What "service", "starved" and "image" install, and what "soak" runs."""
-    if scenario.name in ("service", "starved"):
+    """What "service", "starved", "actions" and "image" install, and what "soak" runs."""
+    if scenario.name in ("service", "starved", "actions"):
         subprocess.run(["sh", str(ROOT / "deploy/build-deb.sh"), str(content)], check=True)
     if scenario.name == "soak":
         for part in ("tests/live", "tests/trust"):

@@ -411,4 +411,14 @@ SCENARIOS = (
         append=_RAMOOPS,
         kernels=("4.19", "6.12"),
     ),
+    Scenario(
+        "actions",
+        "the unit with the package's drop-ins: a program that calls out, then the crash",
+        "actions",
+        judges=True,
+        reset=True,
+        timeout=1800,
+        append=_RAMOOPS,
+        kernels=("4.19", "6.12"),
+    ),
 )
