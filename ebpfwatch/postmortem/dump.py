@@ -110,9 +110,11 @@ class Dump:
         return name, next((b for b, size in regions if b <= address < b + size), address)
 
     def taints(self, name: str) -> str:
-        """A module's, as the kernel prints them."""
-        from drgn.helpers.linux.module import find_module, module_taints
-
+        """A module's, as the kernel prints them; "" where this drgn cannot tell."""
+        try:
+            from drgn.helpers.linux.module import find_module, module_taints
+        except ImportError:  # drgn before 0.0.33
+            return ""
         try:
             module = find_module(self._program, name)
             return str(module_taints(module)) if module else ""

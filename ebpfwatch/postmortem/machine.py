@@ -33,6 +33,8 @@ def _try(drgn: Any, read: Callable[[Any], Iterator[str]], program: Any) -> list[
         lines.extend(read(program))
     except (drgn.FaultError, LookupError, ValueError, AttributeError, TypeError) as error:
         lines.append(f"cannot tell more: {error}")
+    except ImportError:  # task_rss, module_taints, helpers.linux.swap and vmstat came in 0.0.33
+        lines.append(f"drgn {drgn.__version__} cannot tell this; 0.0.33 and later can")
     return lines
 
 

@@ -20,7 +20,10 @@ __all__ = ["import_drgn", "open_program"]
 #: How the files of makedumpfile begin; the second is the one for pipes (makedumpfile -F).
 _KDUMP = (b"KDUMP   ", b"DISKDUMP")
 _FLATTENED = b"makedumpfile"
-_OLDEST = [0, 0, 31]  # of drgn
+#: Of drgn: the first with Program.main_module(), and Debian 13's.  What later ones have besides is
+#: told where it lacks; one before 0.1 reads no ELF dump of an arm64 machine that QEMU made.
+_OLDEST = "0.0.31"
+_HOW = "pip install 'drgn>=0.1', or on Debian 13 apt-get install python3-drgn"
 _KCORE = Path("/proc/kcore")
 
 
@@ -31,17 +34,21 @@ def import_drgn() -> Any:
     except ImportError:
         raise EbpfwatchError(
             "the Python module drgn is missing",
-            "install it: pip install 'drgn>=0.1', or apt-get install python3-drgn",
+            f"install it: {_HOW}",
             Exit.UNAVAILABLE,
         ) from None
     version = getattr(drgn, "__version__", "")
-    if [int(part) for part in re.findall(r"\d+", version)[:3]] < _OLDEST:
+    if _numbers(version) < _numbers(_OLDEST):
         raise EbpfwatchError(
             f"drgn {version} is too old: it lacks what is needed here",
-            "install a newer one: pip install 'drgn>=0.1'",
+            f"{_OLDEST} or later is needed: {_HOW}",
             Exit.UNAVAILABLE,
         )
     return drgn
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)[:3]]
 
 
 def open_program(vmcore: Path | None, symbols: Sequence[Path]) -> Any:

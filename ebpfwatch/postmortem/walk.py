@@ -173,7 +173,7 @@ class Walk:
     def _mounts_of(self, superblock: Any) -> Iterator[Any]:
         try:
             from drgn.helpers.linux.fs import super_block_for_each_mount
-        except ImportError:  # drgn before 0.1
+        except ImportError:  # drgn before 0.0.33
             from drgn.helpers.linux.list import list_for_each_entry
 
             mounts = superblock.s_mounts.address_of_()

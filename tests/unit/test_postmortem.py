@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import struct
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ebpfwatch.catalogue.layout import OBJECT_DEAD, OBJECT_QUEUED, LifeFlag
 from ebpfwatch.catalogue.verdicts import Verdict
+from ebpfwatch.errors import EbpfwatchError
 from ebpfwatch.events.wire import ActorStruct, Bucket, VerdictRecord, selftest_record
+from ebpfwatch.postmortem import machine
 from ebpfwatch.postmortem.blackbox import entries, transitions, verdicts
 from ebpfwatch.postmortem.frames import MOST_ALIKE, frame_records, until_circle
+from ebpfwatch.postmortem.opening import import_drgn
 
 ROOT = Path(__file__).parents[2]
 OBJECT = 0xFFFF000012340000
@@ -125,3 +131,26 @@ def test_what_is_no_dump_is_one_line(tmp_path: Path) -> None:
         )
         assert done.returncode in (64, 69) and part in done.stderr, done.stderr
         assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_which_drgn_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One older than the package suggests is refused by number; what one lacks is told."""
+    oldest = re.search(
+        r"python3-drgn \(>= ([0-9.]+)\)", (ROOT / "deploy/debian/control").read_text()
+    )
+    assert oldest is not None
+    drgn = types.ModuleType("drgn")
+    monkeypatch.setitem(sys.modules, "drgn", drgn)
+    for version in (oldest[1], f"{oldest[1]}+unknown", "0.1.0", "1.0"):
+        monkeypatch.setattr(drgn, "__version__", version, raising=False)
+        assert import_drgn() is drgn
+    for version in ("0.0.22", "0.0.30", ""):
+        monkeypatch.setattr(drgn, "__version__", version)
+        with pytest.raises(EbpfwatchError) as refused:
+            import_drgn()
+        assert f"{oldest[1]} or later is needed" in refused.value.hint
+    monkeypatch.setattr(drgn, "__version__", oldest[1])
+    monkeypatch.setattr(drgn, "FaultError", OSError, raising=False)
+    monkeypatch.setitem(sys.modules, "drgn.helpers.linux.mm", None)
+    told = dict(machine.sections(drgn, {"PAGE_SIZE": 4096}))
+    assert told["Tasks"] == [f"drgn {oldest[1]} cannot tell this; 0.0.33 and later can"]
