@@ -25,11 +25,7 @@ _FLAGS = {
     "C": (Level.WARN, "a driver from staging is loaded"),
 }
 
-#: So many files that no process has are a leak, unless a graphics driver keeps its buffers so
-#: (shmem_file_setup() in drm_gem_object_init(), drivers/gpu/drm/drm_gem.c, v4.19).
 _HELD_ITEM = "files without a process"
-_HELD = 500
-_HELD_BY_GRAPHICS = 20_000
 
 _DO = {
     "D": "dmesg >oops.txt; ebpfwatch triage oops.txt   # then reboot",
@@ -126,7 +122,7 @@ def _open_files(found: OpenFiles) -> Advice:
         f" {found.descriptors} descriptors and {found.mapped} mapped files; the kernel's number"
         f" may be off by {found.error})"
     )
-    if found.least < (_HELD_BY_GRAPHICS if found.graphics else _HELD):
+    if found.least < found.limit:
         graphics = "; a graphics driver holds its buffers as files" if found.graphics else ""
         return Advice(
             _SECTION, item, Level.OK, value, "few enough: no module keeps files open" + graphics

@@ -31,6 +31,11 @@ from ebpfwatch.system.namespaces import in_own_pid_namespace
 
 __all__ = ["OpenFiles", "read"]
 
+#: So many files that no process has are a leak, unless a graphics driver keeps its buffers so
+#: (shmem_file_setup() in drm_gem_object_init(), drivers/gpu/drm/drm_gem.c, v4.19).
+_LEAK = 500
+_LEAK_BESIDE_GRAPHICS = 20_000
+
 _BEHIND_DESCRIPTORS = re.compile(r"^(?:scm_fds|UserFiles):\s*([0-9]{1,9})$", re.MULTILINE)
 
 
@@ -65,6 +70,11 @@ class OpenFiles:
     def beyond_descriptors(self) -> int | None:
         """Files that no descriptor leads to: mapped ones, and those of the kernel."""
         return max(0, self.files - self.descriptors) if self.seen else None
+
+    @property
+    def limit(self) -> int:
+        """From so many files without a process on somebody has forgotten to close them."""
+        return _LEAK_BESIDE_GRAPHICS if self.graphics else _LEAK
 
 
 class _TooLong(Exception):

@@ -185,6 +185,12 @@ def _open_files(host: HostState) -> Iterator[Metric]:
         None if found is None else found.least,
     )
     yield _gauge(
+        "files_without_process_limit",
+        "From so many files without a process on they are taken for a leak: more where a graphics"
+        " driver keeps its buffers as files.",
+        None if found is None else found.limit,
+    )
+    yield _gauge(
         "files_beyond_descriptors",
         "Open files that no descriptor of a process leads to: mapped ones, and the kernel's own.",
         None if found is None else found.beyond_descriptors,

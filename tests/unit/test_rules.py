@@ -38,6 +38,10 @@ LOST = "ebpfwatch_lost_events_total{kind='%s'}"
 EVICT = "ebpfwatch_lifecycle_events_total{event='evict'}"
 ZONE = "ebpfwatch_zone_level{node='0',zone='Normal'}"
 READY = "ebpfwatch_crash_ready{item='%s'}"
+DISK = "{mountpoint='/srv',device='vdd'}"
+ON_DISK = {"mountpoint": "/srv", "device": "vdd"}
+DISK_AGE = "ebpfwatch_kernel_log_age_seconds{kind='io_error'}"
+HELD = "ebpfwatch_files_without_process"
 DF = {"verdict": "double_free"}
 
 #: (alert, what fires it, its labels beside or instead of job and instance, what must not fire it).
@@ -233,6 +237,52 @@ CASES: list[tuple[str, dict[str, str], dict[str, str], list[dict[str, str]]]] = 
         {"ebpfwatch_ext4_errors{device='sda1'}": "_x10 9x80"},  # before we came
         {"device": "sda1"},
         [{"ebpfwatch_ext4_errors{device='sda1'}": "NaN " * 80}],
+    ),
+    (
+        "EbpfwatchDiskErrors",
+        {f"ebpfwatch_disk_error_messages{DISK}": "0x10 3x80", DISK_AGE: "NaN " * 11 + "5+60x80"},
+        ON_DISK,
+        [
+            # Of a device that no ext4 lies on; more than a day ago; none.
+            {f"ebpfwatch_disk_error_messages{DISK}": "0x90", DISK_AGE: "5+60x90"},
+            {f"ebpfwatch_disk_error_messages{DISK}": "3x90", DISK_AGE: "86400+60x90"},
+            {f"ebpfwatch_disk_error_messages{DISK}": "0x90", DISK_AGE: "NaN " * 90},
+        ],
+    ),
+    (
+        "EbpfwatchDiskGone",
+        {f"ebpfwatch_filesystem_device_gone{DISK}": "0x10 1x80"},
+        ON_DISK,
+        [
+            {f"ebpfwatch_filesystem_device_gone{DISK}": "0x90"},
+            {f"ebpfwatch_filesystem_device_gone{DISK}": "NaN " * 90},
+        ],
+    ),
+    (
+        "EbpfwatchDiskStalled",
+        {f"ebpfwatch_disk_stalled_seconds{DISK}": "0x10 15+60x80"},
+        ON_DISK,
+        [
+            {f"ebpfwatch_disk_stalled_seconds{DISK}": "0x40 15 75 0x40"},
+            {f"ebpfwatch_disk_stalled_seconds{DISK}": "15x90"},
+        ],
+    ),
+    (
+        "EbpfwatchTurnedReadOnly",
+        {f"ebpfwatch_filesystem_turned_read_only{DISK}": "0x10 1x80"},
+        ON_DISK,
+        [{f"ebpfwatch_filesystem_turned_read_only{DISK}": "0x90"}],
+    ),
+    (
+        "EbpfwatchFilesHeld",
+        {HELD: "12x5 1900x80", f"{HELD}_limit": "500x90"},
+        {},
+        [
+            {HELD: "1900x90", f"{HELD}_limit": "20000x90"},  # a graphics driver's buffers
+            {HELD: "12x30 1900x10 12x50", f"{HELD}_limit": "500x90"},
+            {HELD: "NaN " * 90, f"{HELD}_limit": "500x90"},
+            {HELD: "12x90", f"{HELD}_limit": "500x90"},
+        ],
     ),
     (
         "EbpfwatchReduced",
