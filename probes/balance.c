@@ -1,9 +1,9 @@
 /*
  * Hooks: kprobes on the call instructions of one module, and behind those whose result matters; the unit of `ebpfwatch balance`.
  *
- * Invariant: runs only when that module calls; a call is booked for the object it is about, by the site it is made from.
+ * Invariant: runs only when that module calls; a call is counted for the object it is about, by the site it is made from.
  * The sums by site are exact.  The balance by object is, too, but where two CPUs use one object at the same moment a call
- * beyond the balance may be booked on the other CPU's site.
+ * beyond the balance may be counted on the other CPU's site.
  *
  * MOST_SITES and OFF_D_LOCKREF come from the loader.
  */
@@ -23,7 +23,7 @@ struct site {
 	u32 tail;   /* nothing comes behind it */
 };
 
-struct booked {
+struct counts {
 	u64 calls;   /* with an object */
 	u64 nothing; /* NULL, an error */
 	u64 beyond;  /* given back although the balance of the object was 0 */
@@ -52,7 +52,7 @@ struct waiting {
 /* Hashes that are allocated whole; a module may call in a softirq, where the lock of a bucket may be held below us: then
  * the update fails and is counted. */
 BPF_HASH(sites, u64, struct site, MOST_SITES);
-BPF_ARRAY(books, struct booked, MOST_SITES);
+BPF_ARRAY(counts, struct counts, MOST_SITES);
 BPF_HASH(objects, u64, struct object, MOST_OBJECTS);
 BPF_HASH(waiting, struct waiting_key, struct waiting, 1024);
 
@@ -86,23 +86,23 @@ static __always_inline u64 dentry_of_path(u64 path)
 	return dentry;
 }
 
-static __always_inline void give(struct booked *book, struct object *object)
+static __always_inline void give(struct counts *counted, struct object *object)
 {
 	__sync_fetch_and_add(&object->balance, -1);
 	if (object->balance >= 0)
 		return;
 	/* Beyond what it took: from here on it has nothing again. */
 	__sync_fetch_and_add(&object->balance, 1);
-	__sync_fetch_and_add(&book->beyond, 1);
+	__sync_fetch_and_add(&counted->beyond, 1);
 	if (object->taken && object->beyond)
-		__sync_fetch_and_add(&book->again, 1);
+		__sync_fetch_and_add(&counted->again, 1);
 	__sync_fetch_and_add(&object->beyond, 1);
 }
 
-static __always_inline void book(struct site *site, u64 which)
+static __always_inline void count_call(struct site *site, u64 which)
 {
 	u32 index = site->index;
-	struct booked *found = books.lookup(&index);
+	struct counts *found = counts.lookup(&index);
 	struct object *object, fresh = {};
 
 	if (!found)
@@ -143,14 +143,14 @@ int at_call(struct pt_regs *ctx)
 	value = argument_of(ctx, site->argument);
 	if (site->how == HOW_RESULT || site->how == HOW_RESULT_PATH) {
 		u32 index = site->index;
-		struct booked *found;
+		struct counts *found;
 
 		key.task = bpf_get_current_pid_tgid();
 		key.after = ip + site->length;
 		wait.site = *site;
 		wait.argument = value;
 		if (site->tail || waiting.update(&key, &wait)) {
-			found = books.lookup(&index);
+			found = counts.lookup(&index);
 			if (found)
 				__sync_fetch_and_add(&found->lost, 1);
 		}
@@ -160,7 +160,7 @@ int at_call(struct pt_regs *ctx)
 		value = dentry_of_path(value);
 	if (value && site->how == HOW_LOCKREF)
 		value -= OFF_D_LOCKREF;
-	book(site, value);
+	count_call(site, value);
 	return 0;
 }
 
@@ -179,6 +179,6 @@ int after_call(struct pt_regs *ctx)
 	waiting.delete(&key);
 	if (wait.site.how == HOW_RESULT_PATH)
 		value = (s32)value ? 0 : dentry_of_path(wait.argument);
-	book(&wait.site, value);
+	count_call(&wait.site, value);
 	return 0;
 }

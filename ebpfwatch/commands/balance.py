@@ -13,13 +13,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ebpfwatch.balance.books import judge, lines
 from ebpfwatch.balance.calls import Module, Site, find
+from ebpfwatch.balance.counts import judge, lines
 from ebpfwatch.commands import seconds
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.fields import optional
 from ebpfwatch.kernel.symbols import Symbols
-from ebpfwatch.loader.balancing import Placed, Watch
+from ebpfwatch.loader.balancing import MOST_SITES, Placed, Watch
 from ebpfwatch.loader.running import capabilities_missing
 from ebpfwatch.paths import Paths
 from ebpfwatch.system.log import say
@@ -36,7 +36,6 @@ examples:
 """
 
 _LONGEST = 3600.0
-_MOST_SITES = 1000  # one less than probes/balance.c has room for, and some
 _LOOK_SECONDS = 1.0
 
 
@@ -74,9 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not module.sites:
         print(f"{printable(name)} calls none of the functions that take or give back references")
         return Exit.OK
-    if len(module.sites) > _MOST_SITES:
+    if len(module.sites) > MOST_SITES:
         raise EbpfwatchError(
-            f"{name} calls them from {len(module.sites)} places, and {_MOST_SITES} can be watched",
+            f"{name} calls them from {len(module.sites)} places, and {MOST_SITES} can be watched",
             "",
             Exit.UNAVAILABLE,
         )
@@ -93,9 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
     elapsed = time.monotonic() - watch.began
     symbols = Symbols(paths.proc / "kallsyms")
     symbols.load()
-    books = watch.finish({one.address: symbols.name(one.address) for one in placed})
-    judgements = judge(books)
-    calls = sum(one.calls + one.nothing for one in books.booked)
+    counts = watch.finish({one.address: symbols.name(one.address) for one in placed})
+    judgements = judge(counts)
+    calls = sum(one.calls + one.nothing for one in counts.sites)
     cost = "what a call costs could not be measured"
     if watch.cost_ns is not None:
         percent = calls * watch.cost_ns / elapsed / 1e7
@@ -109,12 +108,12 @@ def run(arguments: argparse.Namespace) -> int:
             "calls": calls,
             "cost_ns": watch.cost_ns,
             "kinds": [dataclasses.asdict(one) for one in judgements],
-            "sites": [dataclasses.asdict(one) for one in books.booked],
+            "sites": [dataclasses.asdict(one) for one in counts.sites],
         }
         print(json.dumps(body))
     else:
         print(f"{printable(name)}: {elapsed:.1f} s, {ended}; {calls} calls were seen, {cost}")
-        print("\n".join(printable(line) for line in lines(books, judgements)))
+        print("\n".join(printable(line) for line in lines(counts, judgements)))
     return Exit.FAILED if any(one.bad for one in judgements) else Exit.OK
 
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ebpfwatch.balance.books import Booked, Books, Held
 from ebpfwatch.balance.calls import How, Module, Site
+from ebpfwatch.balance.counts import Counts, Held, SiteCounts
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.libbpf import library, map_lookup, map_update, prog_info
 from ebpfwatch.loader import offsets
@@ -27,9 +27,11 @@ from ebpfwatch.loader.running import version_code
 
 __all__ = ["MOST_SITES", "Placed", "Watch"]
 
-MOST_SITES = 1024
+#: So many calls of one module can be watched.
+MOST_SITES = 1000
+_ROOM = MOST_SITES + 1  # one more, to measure with
 _SITE = struct.Struct("=IIIiII")
-_BOOKED = struct.Struct("=5Q")
+_COUNTS = struct.Struct("=5Q")
 _OBJECT = struct.Struct("=qQQQQ")
 _KPROBES = Path("/sys/bus/event_source/devices/kprobe")
 #: Of include/linux/lockref.h: the count stands behind a spinlock of four bytes (without its debug
@@ -65,7 +67,7 @@ class Watch:
         lockref = 0
         if any(one.site.call.how is How.LOCKREF for one in placed):
             lockref = _lockref(compiler)
-        flags = [f"-DMOST_SITES={MOST_SITES}", f"-DOFF_D_LOCKREF={lockref}"]
+        flags = [f"-DMOST_SITES={_ROOM}", f"-DOFF_D_LOCKREF={lockref}"]
         self._unit = Unit(compiler.compile("balance.c", flags), prober.version, {})
         self._at = self._unit.load("kprobe", "at_call")
         self._after = self._unit.load("kprobe", "after_call")
@@ -98,7 +100,7 @@ class Watch:
         address = next((symbols[name] for name in _CHEAP if name in symbols), 0)
         if not address:
             return None
-        self._site(address, MOST_SITES - 1, Site("ihold", "", 0, 4))
+        self._site(address, MOST_SITES, Site("ihold", "", 0, 4))
         before = _batch()
         link = _attach(self._at, address)
         if link < 0:
@@ -114,15 +116,15 @@ class Watch:
     @property
     def calls(self) -> int:
         """How many have been seen."""
-        return sum(one.calls + one.nothing for one in self._booked({}))
+        return sum(one.calls + one.nothing for one in self._counts({}))
 
-    def _booked(self, names: Mapping[int, str]) -> Iterator[Booked]:
+    def _counts(self, names: Mapping[int, str]) -> Iterator[SiteCounts]:
         for index, one in enumerate(self._placed):
-            values = _BOOKED.unpack(map_lookup(self._unit.map("books"), index, _BOOKED.size))
+            values = _COUNTS.unpack(map_lookup(self._unit.map("counts"), index, _COUNTS.size))
             where = names.get(one.address) or f"{one.address:#x}"
-            yield Booked(one.site, where, *values)
+            yield SiteCounts(one.site, where, *values)
 
-    def finish(self, names: Mapping[int, str]) -> Books:
+    def finish(self, names: Mapping[int, str]) -> Counts:
         """Detach and read everything; ``names`` of the addresses."""
         while self._links:
             os.close(self._links.pop())
@@ -136,9 +138,9 @@ class Watch:
                 balance, _, _, since, site = _OBJECT.unpack(value)
                 if balance > 0:
                     held.append(Held(site, balance, (now - since) / 1e9))
-        booked = tuple(self._booked(names))
+        sites = tuple(self._counts(names))
         self._unit.close()
-        return Books(self._module, booked, tuple(held), tuple(self.unwatched), missed)
+        return Counts(self._module, sites, tuple(held), tuple(self.unwatched), missed)
 
 
 def _insist() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ebpfwatch.balance.books import Books, judge
 from ebpfwatch.balance.calls import Module, find
+from ebpfwatch.balance.counts import Counts, judge
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.libbpf import library
 from ebpfwatch.loader import balancing
@@ -83,7 +83,7 @@ def lender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]
     yield process
 
 
-def watched(lender: Process, habit: str) -> Books:
+def watched(lender: Process, habit: str) -> Counts:
     """What was counted of one run."""
     with subprocess.Popen([lender.binary, habit, str(ROUNDS)], stdin=subprocess.PIPE) as running:
         watch = balancing.Watch(lender.module, lender.addresses())
@@ -94,38 +94,38 @@ def watched(lender: Process, habit: str) -> Books:
     return watch.finish({})
 
 
-def verdicts(books: Books) -> dict[str, tuple[str, int, int]]:
+def verdicts(counts: Counts) -> dict[str, tuple[str, int, int]]:
     """By kind: the verdict, taken, given back."""
-    return {one.kind: (one.verdict, one.taken, one.given) for one in judge(books)}
+    return {one.kind: (one.verdict, one.taken, one.given) for one in judge(counts)}
 
 
 def test_what_pairs_adds_up(lender: Process) -> None:
     """To the last call, with results that are NULL and calls that are jumps."""
-    books = watched(lender, "pairs")
+    counts = watched(lender, "pairs")
     grabbed = ROUNDS - ROUNDS // 10
-    assert verdicts(books) == {
+    assert verdicts(counts) == {
         "inode": ("adds up", ROUNDS + grabbed, ROUNDS + grabbed),
         "dentry": ("adds up", ROUNDS, ROUNDS),
         "file": ("adds up", ROUNDS, ROUNDS),
     }
-    nothing = {one.site.function: one.nothing for one in books.booked if one.nothing}
+    nothing = {one.site.function: one.nothing for one in counts.sites if one.nothing}
     assert nothing == {"igrab": ROUNDS // 10}
-    assert books.held == ()
+    assert counts.held == ()
 
 
 def test_what_is_wrong_names_its_place(lender: Process) -> None:
     """One iput() too many in 50 rounds, from one jump; files that stay open, from one call."""
-    books = watched(lender, "wrong")
-    found = verdicts(books)
+    counts = watched(lender, "wrong")
+    found = verdicts(counts)
     assert found["inode"][0] == "too many given back"
     assert found["inode"][2] - found["inode"][1] == ROUNDS // 50
-    (wrong,) = (one for one in books.booked if one.again)
+    (wrong,) = (one for one in counts.sites if one.again)
     assert (wrong.site.function, wrong.calls, wrong.beyond) == ("iput", ROUNDS // 50, ROUNDS // 50)
     assert wrong.site.tail
     assert found["dentry"] == ("adds up", ROUNDS, ROUNDS)
     assert found["file"] == ("not given back", 2 * ROUNDS, ROUNDS)
-    assert {books.booked[held.site].site.function for held in books.held} == {"filp_open"}
-    assert sum(held.more for held in books.held) == ROUNDS
+    assert {counts.sites[held.site].site.function for held in counts.held} == {"filp_open"}
+    assert sum(held.more for held in counts.held) == ROUNDS
 
 
 def test_more_objects_than_there_is_room_for(lender: Process) -> None:
@@ -135,7 +135,7 @@ def test_more_objects_than_there_is_room_for(lender: Process) -> None:
         running.communicate(b"\n", timeout=300)
     found = {one.kind: one for one in judge(watch.finish({}))}
     assert found["file"].verdict == "not judged"
-    assert "could not be booked" in " ".join(found["file"].says)
+    assert "could not be counted" in " ".join(found["file"].says)
     assert found["file"].taken == 60000 and found["file"].given == 30000
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ebpfwatch.balance.books import Booked, Books, Held, judge, lines
 from ebpfwatch.balance.calls import FUNCTIONS, UNCOUNTED, How, Module, Site, find
+from ebpfwatch.balance.counts import Counts, Held, SiteCounts, judge, lines
 from ebpfwatch.commands import balance
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.paths import Paths
@@ -111,31 +111,31 @@ CLOSE = Site("filp_close", ".text", 32, 4)
 WHOLE = Module((GET, PUT, ONCE_MORE, OPEN, CLOSE), (), {})
 
 
-def books(*booked: Booked, **more: Any) -> Books:
+def counts(*sites: SiteCounts, **more: Any) -> Counts:
     """With nothing left out, unless ``more`` says so."""
-    return Books(more.pop("module", WHOLE), booked, **more)
+    return Counts(more.pop("module", WHOLE), sites, **more)
 
 
-def verdict(counted: Books, kind: str = "inode") -> tuple[str, str]:
+def verdict(counted: Counts, kind: str = "inode") -> tuple[str, str]:
     """The verdict of one kind, and its words."""
     (found,) = (one for one in judge(counted) if one.kind == kind)
     return found.verdict, " ".join(found.says)
 
 
-PAIRED = (Booked(GET, "a", 500), Booked(PUT, "b", 500))
+PAIRED = (SiteCounts(GET, "a", 500), SiteCounts(PUT, "b", 500))
 
 
 def test_what_pairs_adds_up() -> None:
     """And says so; the kinds that it does not use are not spoken of."""
-    assert verdict(books(*PAIRED)) == ("adds up", "")
-    assert verdict(books(*PAIRED), "file") == ("not used", "")
-    text = "\n".join(lines(books(*PAIRED), judge(books(*PAIRED))))
+    assert verdict(counts(*PAIRED)) == ("adds up", "")
+    assert verdict(counts(*PAIRED), "file") == ("not used", "")
+    text = "\n".join(lines(counts(*PAIRED), judge(counts(*PAIRED))))
     assert "inode: adds up: 500 taken, 500 given back" in text and "file" not in text
 
 
 def test_one_too_many_names_its_place() -> None:
     """Ten returns beyond what was taken, all from one place."""
-    counted = books(*PAIRED, Booked(ONCE_MORE, "work+0x10 [m]", 10, beyond=10, again=9))
+    counted = counts(*PAIRED, SiteCounts(ONCE_MORE, "work+0x10 [m]", 10, beyond=10, again=9))
     found, says = verdict(counted)
     assert found == "too many given back"
     assert "10 of 10 calls of iput at work+0x10 [m]" in says
@@ -143,7 +143,7 @@ def test_one_too_many_names_its_place() -> None:
 
 def test_a_reference_from_before_the_watch_is_no_mistake() -> None:
     """One for each object, however many objects."""
-    counted = books(*PAIRED, Booked(ONCE_MORE, "c", 40, beyond=40, again=0))
+    counted = counts(*PAIRED, SiteCounts(ONCE_MORE, "c", 40, beyond=40, again=0))
     found, says = verdict(counted)
     assert found == "adds up" and "40 were given back that were not seen taken" in says
 
@@ -151,18 +151,18 @@ def test_a_reference_from_before_the_watch_is_no_mistake() -> None:
 def test_files_that_are_never_closed() -> None:
     """Where they were opened, how many, how old; a few are nothing to speak of."""
     held = tuple(Held(0, 1, float(age)) for age in range(1, 31))
-    counted = books(Booked(OPEN, "open", 80), Booked(CLOSE, "close", 50), held=held)
+    counted = counts(SiteCounts(OPEN, "open", 80), SiteCounts(CLOSE, "close", 50), held=held)
     found, says = verdict(counted, "file")
     assert found == "not given back"
     assert "30 references of 30 objects, last taken by filp_open at open" in says
     assert "30.0 s old" in says
-    few = books(Booked(OPEN, "open", 55), Booked(CLOSE, "close", 50))
+    few = counts(SiteCounts(OPEN, "open", 55), SiteCounts(CLOSE, "close", 50))
     assert verdict(few, "file")[0] == "adds up"
 
 
 def test_get_file_leaves_no_call() -> None:
     """So more closed than opened accuses nobody."""
-    counted = books(Booked(OPEN, "o", 50), Booked(CLOSE, "c", 90, beyond=40, again=39))
+    counted = counts(SiteCounts(OPEN, "o", 50), SiteCounts(CLOSE, "c", 90, beyond=40, again=39))
     assert verdict(counted, "file")[0] == "adds up"
 
 
@@ -177,14 +177,14 @@ def test_get_file_leaves_no_call() -> None:
 )
 def test_what_was_not_counted_is_not_judged(more: dict[str, Any], says: str) -> None:
     """Whatever the counts are."""
-    counted = books(*PAIRED, Booked(ONCE_MORE, "c", 10, beyond=10, again=9), **more)
+    counted = counts(*PAIRED, SiteCounts(ONCE_MORE, "c", 10, beyond=10, again=9), **more)
     found, words = verdict(counted)
     assert found == "not judged" and says in words
 
 
 def test_calls_that_were_lost_are_not_judged() -> None:
     """More objects than there is room for."""
-    counted = books(Booked(GET, "a", 500, lost=7), Booked(PUT, "b", 400))
+    counted = counts(SiteCounts(GET, "a", 500, lost=7), SiteCounts(PUT, "b", 400))
     assert verdict(counted)[0] == "not judged"
 
 

@@ -12,15 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ebpfwatch.balance.calls import FUNCTIONS, KINDS, Module, Site
 
-__all__ = ["Booked", "Books", "Held", "Judgement", "judge", "lines"]
+__all__ = ["Counts", "Held", "Judgement", "SiteCounts", "judge", "lines"]
 
 #: So many references more than at the beginning, and fewer are nothing to speak of.
 _MORE = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Booked:
-    """Of one site; see struct booked of probes/balance.c. ``where`` is its name in the kernel."""
+class SiteCounts:
+    """Of one site; see struct counts of probes/balance.c. ``where`` is its name in the kernel."""
 
     site: Site
     where: str
@@ -41,7 +41,7 @@ class Held:
 
 
 @dataclasses.dataclass(frozen=True)
-class Books:
+class Counts:
     """Everything that was counted.
 
     ``unwatched`` are sites that could not be watched, with the reason; ``missed`` are runs that the
@@ -49,7 +49,7 @@ class Books:
     """
 
     module: Module
-    booked: tuple[Booked, ...]
+    sites: tuple[SiteCounts, ...]
     held: tuple[Held, ...] = ()
     unwatched: tuple[tuple[Site, str], ...] = ()
     missed: int = 0
@@ -74,21 +74,21 @@ class Judgement:
         return self.verdict in ("too many given back", "not given back")
 
 
-def judge(books: Books) -> tuple[Judgement, ...]:
+def judge(counts: Counts) -> tuple[Judgement, ...]:
     """One judgement a kind."""
-    return tuple(_judge(books, kind) for kind in KINDS)
+    return tuple(_judge(counts, kind) for kind in KINDS)
 
 
-def _judge(books: Books, kind: str) -> Judgement:
-    booked = [one for one in books.booked if one.site.call.kind == kind]
-    taken = sum(one.calls for one in booked if one.site.call.sign > 0)
-    given = sum(one.calls for one in booked if one.site.call.sign < 0)
-    doubts = tuple(_doubts(books, kind, booked))
-    if not booked and not doubts:
+def _judge(counts: Counts, kind: str) -> Judgement:
+    sites = [one for one in counts.sites if one.site.call.kind == kind]
+    taken = sum(one.calls for one in sites if one.site.call.sign > 0)
+    given = sum(one.calls for one in sites if one.site.call.sign < 0)
+    doubts = tuple(_doubts(counts, kind, sites))
+    if not sites and not doubts:
         return Judgement(kind, "not used", 0, 0, ())
     if doubts:
         return Judgement(kind, "not judged", taken, given, doubts)
-    wrong = [one for one in booked if one.again]
+    wrong = [one for one in sites if one.again]
     if wrong and kind != "file":
         says = [
             f"{one.beyond} of {one.calls} calls of {one.site.function} at {one.where} gave back"
@@ -98,42 +98,42 @@ def _judge(books: Books, kind: str) -> Judgement:
         says.append("a reference taken before the watch would explain one for each object")
         return Judgement(kind, "too many given back", taken, given, tuple(says))
     if taken - given >= _MORE:
-        return Judgement(kind, "not given back", taken, given, tuple(_held(books, kind)))
+        return Judgement(kind, "not given back", taken, given, tuple(_held(counts, kind)))
     says = []
-    beyond = sum(one.beyond for one in booked)
+    beyond = sum(one.beyond for one in sites)
     if beyond:
         why = "get_file() leaves no call" if kind == "file" else "taken before the watch, perhaps"
         says.append(f"{beyond} were given back that were not seen taken ({why})")
     return Judgement(kind, "adds up", taken, given, tuple(says))
 
 
-def _doubts(books: Books, kind: str, booked: Sequence[Booked]) -> Iterator[str]:
+def _doubts(counts: Counts, kind: str, sites: Sequence[SiteCounts]) -> Iterator[str]:
     """Why this kind is not judged."""
-    pointers = [name for name in books.module.by_pointer if _kind(name) == kind]
+    pointers = [name for name in counts.module.by_pointer if _kind(name) == kind]
     if pointers:
         yield f"the module uses the address of {', '.join(pointers)}: a call by it is not seen"
-    uncounted = books.module.uncounted.get(kind, ())
+    uncounted = counts.module.uncounted.get(kind, ())
     if uncounted:
         yield f"the module also calls {', '.join(uncounted)}, which is not counted"
-    missing = [(site, why) for site, why in books.unwatched if site.call.kind == kind]
+    missing = [(site, why) for site, why in counts.unwatched if site.call.kind == kind]
     if missing:
         yield f"{len(missing)} of its calls could not be watched: {missing[0][1]}"
-    lost = sum(one.lost for one in booked)
+    lost = sum(one.lost for one in sites)
     if lost:
-        yield f"{lost} calls could not be booked: too many objects, or a result that was not seen"
-    if books.missed and booked:
-        yield f"the kernel skipped {books.missed} runs of the programs"
+        yield f"{lost} calls could not be counted: too many objects, or a result that was not seen"
+    if counts.missed and sites:
+        yield f"the kernel skipped {counts.missed} runs of the programs"
 
 
 def _kind(function: str) -> str:
     return FUNCTIONS[function].kind
 
 
-def _held(books: Books, kind: str) -> Iterator[str]:
-    for number, one in enumerate(books.booked):
+def _held(counts: Counts, kind: str) -> Iterator[str]:
+    for number, one in enumerate(counts.sites):
         if one.site.call.kind != kind or one.site.call.sign < 0:
             continue
-        held = [object_ for object_ in books.held if object_.site == number]
+        held = [object_ for object_ in counts.held if object_.site == number]
         if held:
             more, oldest = sum(one.more for one in held), max(one.seconds for one in held)
             yield (
@@ -143,7 +143,7 @@ def _held(books: Books, kind: str) -> Iterator[str]:
     yield "the module may still give them back"
 
 
-def lines(books: Books, judgements: Iterable[Judgement]) -> Iterator[str]:
+def lines(counts: Counts, judgements: Iterable[Judgement]) -> Iterator[str]:
     """For people: a table of the sites, and a verdict a kind."""
     for judgement in judgements:
         kind = judgement.kind
@@ -152,7 +152,7 @@ def lines(books: Books, judgements: Iterable[Judgement]) -> Iterator[str]:
         yield ""
         yield f"{kind}: {judgement.verdict}: {judgement.taken} taken, {judgement.given} given back"
         yield from (f"  - {text}" for text in judgement.says)
-        for one in books.booked:
+        for one in counts.sites:
             if one.site.call.kind == kind:
                 sign = "+" if one.site.call.sign > 0 else "-"
                 more = f", {one.nothing} of NULL or failed" if one.nothing else ""
