@@ -41,12 +41,12 @@ journalctl --no-pager -u ebpfwatch | grep 'actions.crash: cannot open' || wrong 
 
 link actions-crash.conf
 timeout 60 ebpfwatch selftest >/results/selftest 2>&1 || wrong "the self-test"
-tried failed
+tried 'failed'
 [ ! -e /results/far ] || wrong "the program called out without the drop-in"
 
 link actions-network.conf
 timeout 60 ebpfwatch selftest >>/results/selftest 2>&1 || wrong "the second self-test"
-tried done
+tried 'done'
 grep -q '"test": *true' /results/far || wrong "the finding did not arrive"
 journalctl --no-pager -u ebpfwatch >/results/err-first
 sync
