@@ -154,7 +154,8 @@ def test_a_finding_reaches_the_collector(two_hosts: tuple[str, str], tmp_path: P
         remote.wait(PATIENCE)
     got = _read(arrived, finding.id)
     for name, value in fields(finding).items():
-        assert value.splitlines()[0] in got, name
+        first, _, _ = value.partition("\n")  # a field may be empty
+        assert f"{name}={first}" in got
 
 
 def _write_journal(file: Path, values: dict[str, str]) -> None:

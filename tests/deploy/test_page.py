@@ -49,6 +49,7 @@ def found(daemon: DaemonProcess) -> DaemonProcess:
 def test_a_hostile_name_is_text(found: DaemonProcess, browser: Any) -> None:
     """No element of it exists, no script has run, every character of it can be read."""
     view(browser, "light", 1100)
+    browser.get_log("browser")  # of the pages that other tests looked at
     browser.get(found.url)
     shown = browser.find_element("css selector", ".findings").text
     assert "<img src=x onerror=document.title='owned'>\\u202e&amp;'\"" in shown
