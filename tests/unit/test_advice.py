@@ -592,6 +592,7 @@ def test_every_tree_gets_advice_that_a_shell_can_take(name: str) -> None:
     assert (parsed.returncode, parsed.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60))
 def test_hostile_names_cannot_move_a_cursor(name: str) -> None:
     """A mount point called like an escape sequence is shown as text, and JSON holds it."""

@@ -119,6 +119,7 @@ def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
     assert look(tmp_path).asked == 0
 
 
+@pytest.mark.slow
 def test_it_ends_in_time_and_says_so(tmp_path: Path) -> None:
     """No second left: nothing is asked, and that is said."""
     cached(tmp_path / "file")

@@ -99,6 +99,7 @@ def test_a_module_that_is_not_installed(
     assert list(tmp_path.iterdir()) == [config]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "code", "out", "err"), TABLE)
 def test_the_table(words: list[str], code: int, out: str, err: str) -> None:
     """Never a traceback, never more than usage and one line."""

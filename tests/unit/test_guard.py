@@ -292,6 +292,7 @@ def test_who_was_not_wrong_goes_first() -> None:
     bench.hasher.stop()
 
 
+@pytest.mark.slow
 def test_who_has_gone_is_not_hashed_for() -> None:
     """The queue empties with its sockets, and the next is done at once."""
     bench = Bench()

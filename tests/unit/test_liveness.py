@@ -127,6 +127,7 @@ def test_steps_that_come_before_the_thread_are_matched(tmp_path: Path) -> None:
     assert canary.finished(11, 1000) == [run]
 
 
+@pytest.mark.slow
 def test_hanging_mounts_hold_few_threads_and_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,6 +172,7 @@ def test_hanging_mounts_hold_few_threads_and_nobody_up(
         gate.set()
 
 
+@pytest.mark.slow
 def test_a_failing_try_comes_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not at the speed of the loop."""
     calls: list[str] = []

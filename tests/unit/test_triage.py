@@ -393,6 +393,7 @@ def test_one_file_is_the_whole_command(packed: Path, tmp_path: Path) -> None:
         assert {name: right[name] for name in verdicts} == verdicts and len(found) > 90
 
 
+@pytest.mark.slow
 def test_a_checker_finds_nothing_newer_than_3_7(packed: Path, tmp_path: Path) -> None:
     """vermin: syntax and library of every module that is packed."""
     vermin = pytest.importorskip("vermin", reason="vermin is not installed: pip install vermin")

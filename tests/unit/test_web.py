@@ -385,6 +385,7 @@ def test_the_reserve_is_for_who_was_served(served: web.Web) -> None:
     assert server._network("2001:db8:0:1::1") != server._network("2001:db8::1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pause", [0.05, 3.0])
 def test_a_client_that_trickles_is_shown_out(
     served: web.Web, monkeypatch: pytest.MonkeyPatch, pause: float
@@ -400,6 +401,7 @@ def test_a_client_that_trickles_is_shown_out(
     assert 1.0 <= time.monotonic() - began < 7.0
 
 
+@pytest.mark.slow
 def test_without_descriptors_it_neither_spins_nor_dies(
     served: web.Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
