@@ -308,3 +308,23 @@ def test_a_part_of_the_matrix_rewrites_its_part_of_the_page(tmp_path: Path) -> N
     assert outside.sub("", page.read_text()) == outside.sub("", before)
     for mark in sections([], {}):
         assert before.count(f"<!-- {mark} -->") == 1
+
+
+def test_legal_work_is_counted_over_all_guests() -> None:
+    """What scripts/sums.py prints, a line for each guest; the last line is their sum."""
+    figures = (
+        "9 files\nevicted 1000 in_reclaim 5 freed 999 missed 1 forgotten 0 torn 0"
+        " unlinked 800 dentries 2000 put 3000 closed 4000"
+    )
+    row = Row(
+        *("6.12", "6.12.1", "legal-load", "", [], {}, False, None, None, None),  # type: ignore[arg-type]
+        *("silent", figures, True, ""),  # type: ignore[arg-type]
+        minutes=5,
+    )
+    other = dataclasses.replace(row, release="6.1.1", ok=False, why="2 double_free")
+    lines = sections([row, other], {})["legal"].splitlines()[-3:]
+    numbers = "1000 | 5 | 999 | 1 | 0 | 0 | 800 | 2000 | 3000 | 4000"
+    assert lines[0] == f"| 6.12.1 | legal-load | 5 | {numbers} | 0 |"
+    assert lines[1] == f"| 6.1.1 | legal-load | 5 | {numbers} | 2 double_free |"
+    numbers = "2000 | 10 | 1998 | 2 | 0 | 0 | 1600 | 4000 | 6000 | 8000"
+    assert lines[2] == f"| all | 2 guests | 10 | {numbers} | 1 |"

@@ -33,7 +33,7 @@ class Row:
     causes.ko to the first verdict; ``word_ms``: from that to the kernel's first word, negative if
     the kernel was first; ``default_ms``: from the mistake to the first verdict that needs no armed
     hook, if that came before the kernel's word.
-    ``extra`` is what a script that judges itself found.
+    ``extra`` is what a script that judges itself found; ``minutes`` is how long its load lasted.
     """
 
     kernel: str
@@ -53,6 +53,7 @@ class Row:
     told_ms: float | None = None
     word_ms: float | None = None
     default_ms: float | None = None
+    minutes: float = 0
 
 
 def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
@@ -105,6 +106,7 @@ def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
         when.told_ms,
         when.word_ms,
         when.default_ms,
+        scenario.minutes,
     )
 
 
@@ -122,18 +124,18 @@ def _objection(
     watched = not scenario.alone and not scenario.unwatched
     if watched and "ready after" not in outcome.text("err"):
         return "the daemon was not ready"
+    said = "; ".join(outcome.text("why").split("\n")).strip("; ")
     if scenario.judges:
         if outcome.exit_code == 0:
             return ""
-        said = "; ".join(outcome.text("why").split("\n")).strip("; ")
         return said or f"the script ended with {outcome.exit_code}"
     if scenario.script == "cause":
-        return untold(scenario, findings, when)
+        return said or untold(scenario, findings, when)
     if scenario.name == "legal":
         return ", ".join(f["verdict"] for f in findings)
     confessed = re.search(r"crime: \w+ object=\S+ ino=(\d+) generation=(\d+)", outcome.console)
     if not confessed:
-        return outcome.text("why").strip() or "the crime was not committed"
+        return said or "the crime was not committed"
     return "" if scenario.alone else _miss(scenario, findings, dumped, int(confessed.group(1)))
 
 

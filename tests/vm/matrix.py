@@ -225,6 +225,7 @@ def _lasting(scenario: Scenario, minutes: float) -> Scenario:
         scenario,
         arguments=(*scenario.arguments, f"{minutes:g}"),
         timeout=scenario.timeout + 60 * minutes,
+        minutes=minutes,
     )
 
 

@@ -68,7 +68,7 @@ class Scenario:
 
 _FROM_READY = (
     *("crime", "shrink", "cause", "legal", "legal-load", "neighbours"),
-    *("churn", "rungs", "loads", "warned", "faults"),
+    *("churn", "rungs", "loads", "warned", "faults", "traced"),
 )
 
 #: name, the verdict it must get, whether the module is on the stack, and what it does.
@@ -169,8 +169,8 @@ _IN_THE_ACT = (
     *("unlink_each", "free_live"),
 )
 
-#: Before Linux 5.8 RCU's crossed lists are not told (docs/contracts.md); PREEMPT_RT was not tried.
-_CROSSED = ("5.10", "6.1", "6.1-generic", "6.12", "6.12-16k", "6.12-generic")
+#: Before Linux 5.8 RCU's crossed lists are not told (docs/contracts.md).
+_CROSSED = ("5.10", "6.1", "6.1-generic", "6.12", "6.12-16k", "6.12-rt", "6.12-generic")
 
 
 def _mistakes() -> tuple[Scenario, ...]:
@@ -256,7 +256,7 @@ SCENARIOS = (
         "legal work that lies near the mistakes: renames, handles, mounts, quota, hotplug ...",
         "neighbours",
         judges=True,
-        minutes=0.2,
+        minutes=3,
         timeout=900,
     ),
     Scenario("churn", "storms, trees, drop_caches, kswapd", "churn", judges=True, timeout=900),
@@ -322,6 +322,13 @@ SCENARIOS = (
         "dentry_free's own warning under memory pressure, and the early warning that comes of it",
         "warned",
         judges=True,
+    ),
+    Scenario(
+        "traced",
+        "others trace kmem_cache_free (kretprobe, function_graph), hooks.rungs rcu_free=none",
+        "traced",
+        judges=True,
+        kernels=("4.19", "5.10", "6.12"),
     ),
     Scenario(
         "faults",

@@ -69,6 +69,19 @@ missed + forgotten + torn; the difference to the evicted are inodes in their gra
 |---|---|---|---|---|---|---|---|
 """
 
+_LEGAL = """\
+## Legal work
+
+What looks like a mistake from near, and is none. The armed hooks are attached. *legal-load*: files, pipes and sockets at
+different priorities while a CPU goes and comes, `find` and `drop_caches`. *neighbours*: deep trees in reclaim, renames, dying
+processes, FUSE, overlayfs, file handles, unnamed files, hard links, directories and files deleted while open, mounts,
+quota, CPU hotplug, one after the other. *Missed*: frees that no program saw, which the table knows; the difference to
+the evicted are inodes in their grace period.
+
+| kernel | work | minutes | evicted | in reclaim | freed | missed | forgotten | torn | unlinked | dentries killed | `iput` | `__fput` | false verdicts |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+"""
+
 _PRICE = """\
 ## What a rung costs
 
@@ -95,7 +108,7 @@ _MISSING = """\
 |---|---|
 """
 
-_OWN_TABLES = ("churn", "price")
+_OWN_TABLES = ("churn", "price", "legal-load", "neighbours")
 _TOOLS = ("nothing", "slub_debug", "kfence", "kfence-sampled")
 
 
@@ -109,6 +122,7 @@ def sections(rows: list[Row], missing: Mapping[str, str]) -> dict[str, str]:
     crimes = [row for row in rows if row.scenario not in alone + judges and row not in mistakes]
     compared = [row for row in rows if row.scenario in alone]
     churned = [row for row in rows if row.scenario == "churn"]
+    legal = [row for row in rows if row.scenario in ("legal-load", "neighbours")]
     prices = [row.extra.splitlines() for row in rows if row.scenario == "price" and row.ok]
     priced = [f"| {' | '.join(line.split('|'))} |\n" for lines in prices for line in lines]
     rest = [row for row in rows if row.scenario in judges and row.scenario not in _OWN_TABLES]
@@ -117,6 +131,7 @@ def sections(rows: list[Row], missing: Mapping[str, str]) -> dict[str, str]:
         "mistakes": (_MISTAKES, map(_mistake, mistakes)),
         "alone": (_ALONE, [_comparison(compared, crimes)] if compared else []),
         "churn": (_CHURN, map(_churn, churned)),
+        "legal": (_LEGAL, _legal(legal)),
         "price": (_PRICE, priced),
         "rest": (_REST, (f"| {r.release} | {r.what} | {r.why or 'passed'} |\n" for r in rest)),
         "missing": (_MISSING, (f"| {guest} | {why} |\n" for guest, why in missing.items())),
@@ -182,8 +197,37 @@ def _comparison(compared: list[Row], crimes: list[Row]) -> str:
 
 
 def _churn(row: Row) -> str:
-    words = row.extra.splitlines()[0].split() if row.extra else []
-    numbers = dict(zip(words[::2], words[1::2]))
+    numbers = _numbers(row)
     cells = [numbers.get(name, "") for name in ("evicted", "in_reclaim", "freed")]
     cells += [numbers.get(name, "") for name in ("missed", "forgotten", "torn")]
     return f"| {row.release} | {' | '.join(cells)} | {'0' if row.ok else row.why} |\n"
+
+
+def _numbers(row: Row) -> dict[str, str]:
+    """What scripts/sums.py printed: "evicted 1000 in_reclaim 10 ..."."""
+    for line in row.extra.splitlines():
+        words = line.split()
+        if words[:1] == ["evicted"]:
+            return dict(zip(words[::2], words[1::2]))
+    return {}
+
+
+#: The columns of the table of legal work, as scripts/sums.py names them.
+_COUNTED = (
+    *("minutes", "evicted", "in_reclaim", "freed", "missed", "forgotten", "torn"),
+    *("unlinked", "dentries", "put", "closed"),
+)
+
+
+def _legal(rows: list[Row]) -> list[str]:
+    """A line for each guest, and one that sums them up."""
+    lines, sums = [], dict.fromkeys(_COUNTED, 0.0)
+    for row in rows:
+        numbers = {"minutes": f"{row.minutes:g}", **_numbers(row)}
+        cells = [row.release, row.scenario, *(numbers.get(name, "") for name in _COUNTED)]
+        lines.append(f"| {' | '.join(cells)} | {'0' if row.ok else row.why} |\n")
+        for name in _COUNTED:
+            sums[name] += float(numbers.get(name, 0))
+    wrong = len([row for row in rows if not row.ok])
+    cells = ["all", f"{len(rows)} guests", *(f"{sums[name]:.10g}" for name in _COUNTED)]
+    return [*lines, f"| {' | '.join(cells)} | {wrong or 0} |\n"] if lines else []

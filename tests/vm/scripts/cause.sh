@@ -2,7 +2,8 @@
 watch
 cause=$1
 # The hooks that are attached only for a while, and on request (docs/contracts.md).
-grep -q '^contracts:' /tmp/config.yaml && kill -USR2 $daemon && sleep 5
+kill -USR2 $daemon
+for i in $(seq 60); do grep -q 'armed for' /results/err && break || sleep 1; done
 cd /mnt/vdb || exit 3
 echo x >victim
 sync
@@ -118,7 +119,8 @@ files_leaked) # no crime: what do those say who are asked?
     ready path=/mnt/vdb/victim count=2000
     go
     cd /payload || exit 3
-    python3 -m ebpfwatch check >/results/check 2>&1
+    python3 accounts.py >/results/check 2>&1 # what check says of files, without trying each program
+    grep -q '^WARN files without a process: \(1[5-9]\|20\)[0-9][0-9] to ' /results/check || wrong "$(cat /results/check)"
     python3 -m ebpfwatch cache >/results/cache 2>&1
     ;;
 esac
@@ -126,7 +128,7 @@ reclaim
 ls -lR >/dev/null
 storm
 reclaim
-sleep 10
-storm
+sleep 5
+storm 500
 cd /payload || exit 3
 finish

@@ -1,7 +1,8 @@
 """In a guest: MINUTES DIRECTORY; legal work that looks like a mistake from near, kind after kind.
 
-Prints a line for each kind: how often it was done, how many inodes ended meanwhile, and how many
-verdicts fell; a verdict is WRONG. A kind that this kernel has not is "absent", with the reason.
+MINUTES are for all kinds together. Prints a line for each kind: how often it was done, how many
+inodes ended meanwhile, and how many verdicts fell; a verdict is WRONG. A kind that this kernel has
+not is "absent", with the reason.
 """
 
 import ctypes
@@ -372,7 +373,7 @@ def metrics():
 
 def main():
     """One kind of work after another; then what was said of it."""
-    seconds = float(sys.argv[1]) * 60
+    seconds = float(sys.argv[1]) * 60 / len(KINDS)
     for kind in KINDS:
         ended, before = metrics()
         times, work, why = 0, kind(), ""

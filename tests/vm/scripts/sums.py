@@ -26,6 +26,8 @@ def lost(name):
 print(
     f"evicted {event('evict')} in_reclaim {event('evict_in_reclaim')} freed {event('free')}"
     f" missed {lost('free_missed')} forgotten {lost('forgotten_dying')} torn {lost('torn')}"
+    f" unlinked {event('unlink')} dentries {event('dentry')} put {event('put')}"
+    f" closed {event('close')}"
 )
 for kind in ("submit", "decode", "queue", "reclaim_context"):
     if lost(kind):
