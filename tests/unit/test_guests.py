@@ -317,8 +317,8 @@ def test_legal_work_is_counted_over_all_guests() -> None:
         " unlinked 800 dentries 2000 put 3000 closed 4000"
     )
     row = Row(
-        *("6.12", "6.12.1", "legal-load", "", [], {}, False, None, None, None),  # type: ignore[arg-type]
-        *("silent", figures, True, ""),  # type: ignore[arg-type]
+        *("6.12", "6.12.1", "legal-load", "", [], {}, False, None, None, None),
+        *("silent", figures, True, ""),
         minutes=5,
     )
     other = dataclasses.replace(row, release="6.1.1", ok=False, why="2 double_free")
