@@ -23,7 +23,7 @@ from typing import Any, Callable
 from tests.vm.kernels import Kernel, page_kib
 from tests.vm.root import root_image
 
-__all__ = ["READY", "Outcome", "Ready", "held_up", "prepare", "qmp", "resume", "run"]
+__all__ = ["READY", "Outcome", "Ready", "held_up", "kept", "prepare", "qmp", "resume", "run"]
 
 #: What a guest prints on its console when it waits for an order on its last disk.
 READY = "guest: ready"
@@ -104,7 +104,20 @@ def prepare(kernel: Kernel, payload: Path, directory: Path, timeout: float = 120
             _keep(monitor, directory / "memory")
         finally:
             machine.kill()
-    return Ready(kernel, directory, time.monotonic() - began, console.read_text(errors="replace"))
+    seconds = time.monotonic() - began
+    (directory / "seconds").write_text(f"{seconds:.0f}")
+    return Ready(kernel, directory, seconds, console.read_text(errors="replace"))
+
+
+def kept(kernel: Kernel, directory: Path) -> Ready | None:
+    """What ``prepare`` has kept there before; None if it did not come to its end."""
+    try:
+        seconds = float((directory / "seconds").read_text())
+        return Ready(
+            kernel, directory, seconds, (directory / "console").read_text(errors="replace")
+        )
+    except (OSError, ValueError):
+        return None
 
 
 def resume(ready: Ready, order: str, results: Path, timeout: float = 300) -> Outcome:

@@ -104,7 +104,12 @@ class Waiting:
                     raise TimeoutError("its kernel did not get ready")
                 self._tried.add(kernel.name)
                 directory = self._directory / kernel.name
-                directory.mkdir()
+                kept = guest.kept(kernel, directory)
+                if kept is not None:
+                    self._ready[kernel.name] = kept
+                    return kept
+                shutil.rmtree(directory, ignore_errors=True)
+                directory.mkdir(parents=True)
                 content = payload(kernel, directory, ". ./ready.sh\n")
                 with _turn():
                     self._ready[kernel.name] = guest.prepare(kernel, content, directory)
@@ -189,6 +194,9 @@ def _arguments() -> argparse.Namespace:
         "--resume", action="store_true", help="keep what has passed in --results, run the rest"
     )
     parser.add_argument(
+        "--ready", type=Path, help="keep the guests that wait here, and take them again next time"
+    )
+    parser.add_argument(
         "--collect", action="store_true", help="run nothing: the table of what is in --results"
     )
     parser.add_argument("--table", type=Path, help="write the table here")
@@ -267,7 +275,7 @@ def main() -> int:
             return str(error).splitlines()[0]
 
     with tempfile.TemporaryDirectory(prefix="ebpfwatch-ready-", dir="/var/tmp") as name:
-        waiting = Waiting(Path(name))
+        waiting = Waiting(arguments.ready or Path(name))
         root_image()
         found = [kernels.kernel(name) for name in possible]
         wanted, minutes = arguments.scenarios, arguments.minutes

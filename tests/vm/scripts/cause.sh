@@ -12,7 +12,7 @@ hold() { for file in "$@"; do sleep 1000 9<>"$file" & holders="$holders $!"; don
 release() { kill $holders; sleep 2; }
 ready() { insmod /payload/causes.ko cause=$cause "$@" || exit 3; noted causes; }
 go() { echo 1 >/sys/module/causes/parameters/go; }
-many() { for i in $(seq $1); do : >victim$i; done; }
+many() { made $1 victim; }
 on_each_cpu() {
     jobs=
     for cpu in 0 1; do taskset -c $cpu sh -c "cpu=$cpu; $1" & jobs="$jobs $!"; done
@@ -23,7 +23,7 @@ reclaim() { on_each_cpu 'for i in 1 2 3; do echo 2 >/proc/sys/vm/drop_caches; do
 case $cause in
 dir_put) # each of 200 children holds a reference of its directory: 54 are left
     mkdir dir
-    for i in $(seq 200); do : >dir/$i; done
+    made 200 dir/
     sync
     ready path=/mnt/vdb/dir often=146
     go
@@ -34,10 +34,10 @@ dirs_put)
         # the second's kills it again. A call of the shrinker takes 1024 dentries, oldest first: two CPUs end the first and
         # the second children at the same time.
         echo 2 >/proc/sys/vm/drop_caches
-        for i in $(seq 300); do mkdir dir$i; done
-        for i in $(seq 300); do : >dir$i/1; done
-        for i in $(seq 724); do : >between$i; done
-        for i in $(seq 300); do : >dir$i/2; done
+        seq -f dir%g 300 | xargs mkdir
+        made 300 dir /1
+        made 724 between
+        made 300 dir /2
         many 1000
         sync
         ready path=/mnt/vdb/dir count=300 often=1

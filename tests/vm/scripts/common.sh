@@ -19,6 +19,8 @@ start() {
     python3 -m ebpfwatch run --config /tmp/config.yaml >/results/out 2>/results/$1 &
     daemon=$!
 }
+# $1 empty files, $2NUMBER$3. Not in a loop of this shell: each traced line waits for a disk that is mounted sync.
+made() { seq -f "$2%g$3" $1 | xargs touch; }
 wrong() { echo "$*" >>/results/why; }
 alive='hook_alive.hook=.rcu_free.. 1.0'
 # Untraced, and seldom: each look costs an emulated guest half a second. Limits here are for what never comes: the

@@ -2,7 +2,7 @@
 stop
 sed -i "s/  rungs: \"\"/  rungs: \"$*\"/" /tmp/config.yaml
 watch
-for file in $(seq 300); do : >/mnt/vdb/f-$file; done
+made 300 /mnt/vdb/f-
 rm /mnt/vdb/f-*
 find /usr >/dev/null
 echo 2 >/proc/sys/vm/drop_caches

@@ -8,7 +8,7 @@ tracing=/sys/kernel/tracing
 [ -e $tracing/kprobe_events ] || mount -t tracefs none $tracing
 files() {
     for round in 1 2 3; do
-        for i in $(seq 400); do : >/mnt/vdb/f-$i; done
+        made 400 /mnt/vdb/f-
         rm /mnt/vdb/f-*
         find /usr -xdev >/dev/null
         echo 2 >/proc/sys/vm/drop_caches

@@ -6,7 +6,7 @@ sed -i 's/burst_inodes: .*/burst_inodes: 200/' /tmp/config.yaml
 kill -HUP $daemon
 # A tenth of memory from mark to mark, so that kswapd works long before anything is killed.
 echo 1000 >/proc/sys/vm/watermark_scale_factor
-for i in $(seq 3000); do : >/mnt/vdb/crowd-$i; done
+made 3000 /mnt/vdb/crowd-
 mkdir /mnt/vdb/dir
 for i in 1 2 3; do : >/mnt/vdb/dir/$i; done
 sync
@@ -19,7 +19,7 @@ for i in $(seq 10); do
     sleep 10
     dmesg | grep -q 'WARNING.*dentry_free\|dcache.c' && break
     echo 2 >/proc/sys/vm/drop_caches
-    for j in $(seq 1000); do : >/mnt/vdb/more-$i-$j; done
+    made 1000 /mnt/vdb/more-$i-
 done
 await 'ebpfwatch_early_warning 1.0'
 finish
