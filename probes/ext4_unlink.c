@@ -28,11 +28,34 @@ struct dentry_seen {
 
 static __always_inline bool read_dentry(u64 dentry, struct dentry_seen *seen)
 {
-#if DENTRY_WHOLE
+#ifdef WORDS_TYPE
+	u64 words = WORDS(dentry);
+
+	seen->parent = LOAD(64, words, OFF_D_PARENT);
+	seen->name = LOAD(64, words, OFF_D_NAME);
+	seen->inode = LOAD(64, words, OFF_D_INODE);
+#if DENTRY_WHOLE && !defined(NO_NAMES)
+	*(u64 *)&seen->inline_name[0] = LOAD(64, words, OFF_D_INODE + 8);
+	*(u64 *)&seen->inline_name[8] = LOAD(64, words, OFF_D_INODE + 16);
+	*(u64 *)&seen->inline_name[16] = LOAD(64, words, OFF_D_INODE + 24);
+	*(u64 *)&seen->inline_name[24] = LOAD(64, words, OFF_D_INODE + 32);
+#endif
+	return true;
+#elif DENTRY_WHOLE
 	return !READ(*seen, dentry + OFF_D_PARENT);
 #else
 	return !READ(seen->inode, dentry + OFF_D_INODE) && !READ(seen->name, dentry + OFF_D_NAME) &&
 	       !READ(seen->parent, dentry + OFF_D_PARENT);
+#endif
+}
+
+/* Whether the directory above the name is `parent`, as far as an instruction can see: for sure where it says yes. */
+static __always_inline bool is_below(const struct dentry_seen *seen, u64 parent)
+{
+#ifdef WORDS_TYPE
+	return LOAD(64, WORDS(seen->parent), OFF_D_INODE) == parent;
+#else
+	return false;
 #endif
 }
 
@@ -110,7 +133,7 @@ static __always_inline void on_unlink_enter(void *ctx, u64 parent, u64 dentry)
 		return;
 	if (read_unlinked(parent, &directory) && read_unlinked(inode, &victim))
 		broken = check_unlink(&directory, &victim, &found);
-	if (!READ(above, seen.parent + OFF_D_INODE) && above != parent)
+	if (!is_below(&seen, parent) && !READ(above, seen.parent + OFF_D_INODE) && above != parent)
 		broken |= BROKEN_PARENT;
 	/* A former life's note is spent: its inode was evicted. */
 	concurrent = note->inode == inode && !(note->flags & NOTE_SPENT) &&

@@ -163,11 +163,10 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 				    bool unknown_caller)
 {
 	u64 ns = coarse_ns();
-	struct inode_seen seen = {};
 	struct suspicion why = {};
 	struct bucket *bucket = bucket_of(object);
 	struct life *life = NULL, *before = NULL;
-	u64 key = 0, grace_ns = 0;
+	u64 key = 0, grace_ns = 0, super = 0;
 	u32 way, flags = 0;
 	bool other = false;
 
@@ -177,10 +176,8 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 	why.call_site = call_site;
 	/* Early, so that the wait for the table's memory overlaps with the read. */
 	way = find_way(bucket, object);
-	if (read_inode(inode_of(object), &seen))
+	if (read_identity(inode_of(object), &why.ino, &why.generation))
 		why.flags |= WITNESS_IDENTITY;
-	why.ino = seen.ino;
-	why.generation = seen.generation;
 	if (way != NO_WAY) {
 		life = life_in(bucket, way);
 		flags = life->flags;
@@ -203,7 +200,8 @@ static __always_inline void on_free(void *ctx, u32 hook, u64 object, u64 call_si
 	before = key ? life : NULL;
 	if (!key || key & OBJECT_DEAD || other || unknown_caller) {
 		why.flags |= read_witness(inode_of(object), &why.state, &why.count);
-		why.dev = dev_of_witness(&why, before, seen.super);
+		READ(super, inode_of(object) + OFF_I_SB);
+		why.dev = dev_of_witness(&why, before, super);
 	}
 	if (!key)
 		free_of_unknown(&why);

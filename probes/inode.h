@@ -30,6 +30,22 @@ struct inode_seen {
 #define IN_BLOCK(offset) ((offset) >= OFF_I_SB && (offset) + 8 <= OFF_I_SB + INODE_BLOCK)
 #define AT(offset) ((void *)block + ((offset) - OFF_I_SB))
 
+#ifdef WORDS_TYPE
+static __always_inline bool read_inode(u64 inode, struct inode_seen *seen)
+{
+	u64 words = WORDS(inode);
+
+	seen->super = LOAD(64, words, OFF_I_SB);
+	seen->ino = LOAD(64, words, OFF_I_INO);
+	seen->nlink = LOAD(32, words, OFF_I_NLINK);
+	seen->generation = LOAD(32, words, OFF_I_GENERATION);
+	seen->state = LOAD(32, words, OFF_I_STATE);
+#ifdef OFF_I_RWSEM_OWNER
+	seen->owner = LOAD(64, words, OFF_I_RWSEM_OWNER);
+#endif
+	return true;
+}
+#else
 static __always_inline bool read_inode(u64 inode, struct inode_seen *seen)
 {
 	u64 block[INODE_BLOCK / 8];
@@ -65,6 +81,21 @@ static __always_inline bool read_inode(u64 inode, struct inode_seen *seen)
 #endif
 #endif
 	return true;
+}
+#endif
+
+/* Which inode it is. */
+static __always_inline bool read_identity(u64 inode, u64 *ino, u32 *generation)
+{
+#ifdef WORDS_TYPE
+	u64 words = WORDS(inode);
+
+	*ino = LOAD(64, words, OFF_I_INO);
+	*generation = LOAD(32, words, OFF_I_GENERATION);
+	return true;
+#else
+	return !READ(*ino, inode + OFF_I_INO) && !READ(*generation, inode + OFF_I_GENERATION);
+#endif
 }
 
 static __always_inline u32 dev_of(u64 super)

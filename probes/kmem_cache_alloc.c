@@ -14,11 +14,28 @@
  * The memory of a new life is dead: on no superblock's list (evict() takes it off), and, where we saw it freed, its
  * i_state is what clear_inode() left, or 0: fresh from the slab's constructor, or freed before it ever lived.
  */
+/* Whether it is so, as far as an instruction can see: for sure where it says yes. */
+static __always_inline bool is_dead_memory(u64 inode, u64 key)
+{
+#ifdef WORDS_TYPE
+	u64 words = WORDS(inode);
+	u64 next = LOAD(64, words, OFF_I_SB_LIST);
+	u32 state = LOAD(32, words, OFF_I_STATE);
+
+	return (!next || next == inode + OFF_I_SB_LIST) &&
+	       (!(key & OBJECT_DEAD) || !state || state == DEAD_STATE);
+#else
+	return false;
+#endif
+}
+
 static __always_inline void check_memory(void *ctx, u64 object, const struct life *life, u64 key)
 {
 	u64 inode = inode_of(object);
 	struct suspicion why = {};
 
+	if (is_dead_memory(inode, key))
+		return;
 	WHOLE(life); /* old verifiers do not connect it with the key */
 	why.flags = read_witness(inode, &why.state, &why.count);
 	if (!(why.flags & WITNESS_READ))

@@ -24,6 +24,7 @@ _FEATURES = {
     "ringbuf": "one buffer in order (Linux 5.8); else one a CPU, sorted afterwards",
     "cmpxchg": "the table is claimed without a gap (Linux 5.12); else two CPUs may tear an entry",
     "probe_read_kernel": "kernel memory has a helper of its own (Linux 5.5)",
+    "direct_read": "kernel memory is read without a helper (Linux 6.2)",
 }
 
 

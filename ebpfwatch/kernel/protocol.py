@@ -65,6 +65,7 @@ class Features:
     ringbuf: bool
     cmpxchg: bool
     probe_read_kernel: bool
+    direct_read: bool
     btf: bool
 
 

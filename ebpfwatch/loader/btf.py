@@ -128,6 +128,11 @@ class Btf:
             raise BtfError(f"struct {struct} has no member {member}")
         return found // 8
 
+    def struct(self, name: str) -> tuple[int, int]:
+        """The type id of a struct, and its size in bytes; raises ``BtfError`` if there is none."""
+        number = self._find(name, _KIND_STRUCT)
+        return number, int(self._type(number)[0].size_or_type)
+
     def function(self, name: str) -> int:
         """The type id of a function (what fentry needs); 0 if BTF does not describe it."""
         found = library().btf__find_by_name_kind(self._btf, name.encode(), _KIND_FUNC)

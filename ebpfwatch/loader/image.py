@@ -43,6 +43,9 @@ HOLES: dict[str, int] = {
 
 _LD_IMM64 = 0x18
 _PSEUDO_MAP_FD = 1
+_CALL = 0x85
+_PSEUDO_KFUNC_CALL = 2
+_FIRST_FUNCTION = 4096  #: no helper has such a number: it is a kernel function's type in BTF
 _SIZE = 8
 _RINGBUF, _PERF_EVENT_ARRAY = 27, 4  #: enum bpf_map_type
 
@@ -114,6 +117,16 @@ def scan(code: bytes) -> Iterator[tuple[int, int, int]]:
         at += 2 if wide else 1
 
 
+def _kernel_calls(code: bytes) -> Iterator[int]:
+    """Where a kernel function is called: to the compiler it is a helper of that number."""
+    at = 0
+    while at * _SIZE < len(code):
+        opcode, registers, number = struct.unpack_from("<BBxxi", code, at * _SIZE)
+        if opcode == _CALL and not registers >> 4 and number >= _FIRST_FUNCTION:
+            yield at
+        at += 2 if opcode == _LD_IMM64 else 1
+
+
 def without_fds(name: str, code: bytes, fds: Mapping[int, str]) -> Code:
     """A program as it was compiled; ``fds`` says which map each fd in it means.
 
@@ -123,6 +136,8 @@ def without_fds(name: str, code: bytes, fds: Mapping[int, str]) -> Code:
     holes: dict[str, list[int]] = {}
     by_value = {value: name for name, value in HOLES.items()}
     bare = bytearray(code)
+    for at in _kernel_calls(code):
+        bare[at * _SIZE + 1] |= _PSEUDO_KFUNC_CALL << 4
     for at, source, value in scan(code):
         if source == _PSEUDO_MAP_FD:
             if value not in fds:

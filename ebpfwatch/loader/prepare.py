@@ -110,6 +110,7 @@ class Preparation:
         learner = Image()
         if self.unit.learns:
             learner = compiler.compile("learn.c", self._teach(learning, flags))
+        flags += [f"-D{name}={value}" for name, value in self.prober.direct_read.items()]
         flags += defines(holes) if values is None else _constants(holes, values)
         flags += self._sizes(chooser, hooks)
         return Prepared(

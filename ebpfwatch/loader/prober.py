@@ -10,10 +10,12 @@ import functools
 import os
 
 from ebpfwatch.catalogue.ladder import Attachment, Rung
+from ebpfwatch.errors import EbpfwatchError
 from ebpfwatch.kernel.attach import attach, perf_is_restricted
 from ebpfwatch.kernel.libbpf import ENOTSUPP, library
 from ebpfwatch.loader.bpf import EXIT, PROGRAM_TYPES, instruction, load_program
 from ebpfwatch.loader.btf import Btf, BtfError, module_fd
+from ebpfwatch.loader.offsets import from_btf
 from ebpfwatch.loader.places import Places
 
 __all__ = ["Prober"]
@@ -46,6 +48,19 @@ _PROBE_READ_KERNEL = (
     + instruction(0x85, imm=113)  # bpf_probe_read_kernel(r1, r2, r3)
     + EXIT
 )
+
+#: A struct of nothing but numbers, which is longer than an inode: counters of the kernel's memory.
+_WORDS = "vm_event_state"
+
+
+def _direct_read(words: int, cast: int) -> bytes:
+    return (
+        instruction(0xB7, dst=1)  # r1 = NULL
+        + instruction(0xB7, dst=2, imm=words)
+        + instruction(0x85, src=2, imm=cast)  # r0 = bpf_rdonly_cast(r1, r2)
+        + instruction(0x79)  # r0 = *(u64 *)(r0 + 0)
+        + EXIT
+    )
 
 
 def _says(code: int) -> str:
@@ -150,12 +165,34 @@ class Prober:
         """Whether there is a helper of its own for kernel memory (Linux >= 5.5)."""
         return self._loads(PROGRAM_TYPES["raw_tracepoint"], _PROBE_READ_KERNEL)
 
+    @functools.cached_property
+    def direct_read(self) -> dict[str, int]:
+        """What probes/compat.h needs to read kernel memory without a helper; {} where the kernel
+        cannot: bpf_rdonly_cast (Linux >= 6.2), and a struct of numbers that reaches as far as we
+        read.
+        """
+        if self._btf is None:
+            return {}
+        try:
+            words, size = self._btf.struct(_WORDS)
+            furthest = max(from_btf(self._btf).values())
+        except (BtfError, EbpfwatchError):
+            return {}
+        cast = self._btf.function("bpf_rdonly_cast")
+        if not cast or size < furthest + 8:
+            return {}
+        code = _direct_read(words, cast)
+        if not self._loads(PROGRAM_TYPES["raw_tracepoint"], code):
+            return {}
+        return {"WORDS_TYPE": words, "RDONLY_CAST": cast}
+
     def features(self) -> dict[str, bool]:
         """All of them, by the name in HAVE_*."""
         return {
             "ringbuf": self.has_ringbuf(),
             "cmpxchg": self.has_cmpxchg(),
             "probe_read_kernel": self.has_probe_read_kernel(),
+            "direct_read": bool(self.direct_read),
         }
 
     def _loads(self, kind: int, code: bytes) -> bool:

@@ -22,10 +22,12 @@ INODE_MEMBERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Workbench]:
-    """All programs, attached nowhere, so that nobody else's inodes are told of."""
-    loaded = Workbench()
+@pytest.fixture(scope="module", params=["direct_read", "helpers"])
+def bench(request: pytest.FixtureRequest) -> Iterator[Workbench]:
+    """All programs, attached nowhere, so that nobody else's inodes are told of; also as they are
+    where the kernel's memory is read by helpers only.
+    """
+    loaded = Workbench(["NO_DIRECT_READ"] if request.param == "helpers" else [])
     yield loaded
     loaded.close()
 

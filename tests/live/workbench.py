@@ -123,6 +123,7 @@ class Workbench:
             "TABLE_BUCKETS": 64,
             "NOTE_SLOTS": 64,
             "RING_PAGES": 64,
+            **({} if "NO_DIRECT_READ" in defines else prober.direct_read),
             **places,
         }
         flags = [f"-D{name}={value}" for name, value in values.items()]

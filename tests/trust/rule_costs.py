@@ -79,7 +79,7 @@ _LOCKS = """\
 		broken = check_unlink(&directory, &victim, &found);
 """
 _PARENT = """\
-	if (!READ(above, seen.parent + OFF_D_INODE) && above != parent)
+	if (!is_below(&seen, parent) && !READ(above, seen.parent + OFF_D_INODE) && above != parent)
 		broken |= BROKEN_PARENT;
 """
 

@@ -394,7 +394,7 @@ def test_crash_readiness(parts: dict[str, Any], item: str, level: Level) -> None
 # -- hooks
 
 
-FEATURES = Features(ringbuf=True, cmpxchg=True, probe_read_kernel=True, btf=True)
+FEATURES = Features(ringbuf=True, cmpxchg=True, probe_read_kernel=True, direct_read=True, btf=True)
 
 
 def ladder(**changes: LoadedHook) -> tuple[LoadedHook, ...]:

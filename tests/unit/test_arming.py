@@ -99,7 +99,9 @@ def test_a_file_from_before_is_read_and_told(
 
 def test_check_says_what_is_not_seen() -> None:
     """One line of the role, with what would keep it on."""
-    features = Features(ringbuf=False, cmpxchg=False, probe_read_kernel=False, btf=False)
+    features = Features(
+        ringbuf=False, cmpxchg=False, probe_read_kernel=False, direct_read=False, btf=False
+    )
     hooks = tuple(configured(RCU, TRAP).values())
     programs = tuple(Program(hook.role, hook.functions[0], "") for hook in hooks)
     lines = advice.advise(Examined(hooks, features, DryRun(programs)))

@@ -41,7 +41,7 @@ CODE = without_fds("f", program(5, HOLES["EXT4_INODE_CACHE"]), {5: "table"})
 WHOLE = Prepared(
     hooks=(LoadedHook("evict", "raw_tracepoint", "ext4_evict_inode", ("ext4_evict_inode",)),),
     learning=(LoadedHook("evict", "raw_tracepoint", "ext4_evict_inode"),),
-    features=Features(True, True, True, True),
+    features=Features(True, True, True, True, True),
     offsets={"OFF_I_INO": 64},
     places=Places({"iput": "iput"}, {"iput": 7}, ("iput",)),
     source=Source("the test", own=True),

@@ -23,7 +23,9 @@ from ebpfwatch.kernel.protocol import Examined, Features, Learned, Loaded, LoadR
 from ebpfwatch.kernel.tracebuffer import Dump
 from ebpfwatch.text.records import from_json, to_json
 
-FEATURES = Features(ringbuf=True, cmpxchg=False, probe_read_kernel=True, btf=False)
+FEATURES = Features(
+    ringbuf=True, cmpxchg=False, probe_read_kernel=True, direct_read=False, btf=False
+)
 HOOKS = (
     LoadedHook("evict", "kprobe", "ext4_evict_inode", ("ext4_evict_inode",), reason="no such"),
     LoadedHook("rcu_free", "kprobe", "kmem_cache_free", ("kmem_cache_free",), shared=True),

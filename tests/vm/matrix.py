@@ -67,9 +67,13 @@ def payload(
 
 
 def _package(scenario: Scenario, content: Path) -> None:
-    """What "service", "starved", "actions" and "image" install, and what "soak" runs."""
+    """What "service", "starved", "actions" and "image" install, what "soak" runs, what "tight"
+    watches with.
+    """
     if scenario.name in ("service", "starved", "actions"):
         subprocess.run(["sh", str(ROOT / "deploy/build-deb.sh"), str(content)], check=True)
+    if scenario.name == "tight":
+        shutil.copy(ROOT / "tests/bench/starting.py", content)
     if scenario.name == "soak":
         for part in ("tests/live", "tests/trust"):
             shutil.copytree(ROOT / part, content / part)

@@ -355,6 +355,15 @@ SCENARIOS = (
         kernels=("4.19", "6.12"),
     ),
     Scenario(
+        "tight",
+        "a restart with 100 MB available: from what was compiled before, and with the compiler",
+        "tight",
+        judges=True,
+        unwatched=True,
+        timeout=2400,
+        kernels=("4.19",),
+    ),
+    Scenario(
         "leads",
         "20 double destroys, each with a second free: which the journal had before it",
         "leads",
