@@ -36,7 +36,7 @@ BOOTS = (
 _TRAP_NS, _COLD_TRAP_NS = 290, 1530
 
 _HEAD = f"""\
-Two thousand files created and deleted by one task, fifteen pairs, in an arm64 guest whose clock
+Two thousand files created and deleted by one task, nine pairs, in an arm64 guest whose clock
 counts instructions (QEMU `-icount`), so a kprobe's trap, caches and pipelines are not in it: the
 median ratio, and where it lies with 96 %. The kernel's own debugging has a boot of its own, and
 is compared with the plain boot.
