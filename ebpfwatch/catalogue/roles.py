@@ -25,6 +25,8 @@ class Proof(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
+    """What is said of one role."""
+
     number: int
     #: Why it matters, for `ebpfwatch check`.
     watches: str

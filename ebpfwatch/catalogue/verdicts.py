@@ -42,6 +42,8 @@ class Sentence:
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
+    """What is said of one verdict."""
+
     number: int
     kind: Kind
     #: Kernel memory is damaged, or will be within a grace period: critical when it is confirmed.

@@ -94,7 +94,8 @@ class Preparation:
         With ``values`` (by the names of ``image.HOLES``) these stand in the code for good, and
         nothing of it is of use at another start.  The compiler can calculate with them then, so
         the programs are a little shorter: Linux 4.19's verifier follows 131072 instructions
-        (BPF_COMPLEXITY_LIMIT_INSNS), and the longest program is not far from that.
+        (BPF_COMPLEXITY_LIMIT_INSNS), and the longest program is not far from that.  What made the
+        verifier refuse the others may also be the reading without helpers, so these have none.
         """
         return self._prepare(self.chooser, values)
 
@@ -110,8 +111,11 @@ class Preparation:
         learner = Image()
         if self.unit.learns:
             learner = compiler.compile("learn.c", self._teach(learning, flags))
-        flags += [f"-D{name}={value}" for name, value in self.prober.direct_read.items()]
-        flags += defines(holes) if values is None else _constants(holes, values)
+        if values is None:
+            flags += defines(holes)
+            flags += [f"-D{name}={value}" for name, value in self.prober.direct_read.items()]
+        else:
+            flags += _constants(holes, values)
         flags += self._sizes(chooser, hooks)
         return Prepared(
             hooks,

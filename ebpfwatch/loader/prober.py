@@ -58,7 +58,9 @@ def _direct_read(words: int, cast: int) -> bytes:
         instruction(0xB7, dst=1)  # r1 = NULL
         + instruction(0xB7, dst=2, imm=words)
         + instruction(0x85, src=2, imm=cast)  # r0 = bpf_rdonly_cast(r1, r2)
-        + instruction(0x79)  # r0 = *(u64 *)(r0 + 0)
+        + instruction(0xBF, dst=6)  # r6 = r0
+        + instruction(0x79, src=6, off=8)  # r0 = *(u64 *)(r6 + 8)
+        + instruction(0x61, src=6, off=12)  # r0 = *(u32 *)(r6 + 12)
         + EXIT
     )
 

@@ -7,6 +7,8 @@ import dataclasses
 import json
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,28 @@ def test_a_map_of_another_unit_is_refused() -> None:
     """Its fd would be anybody's at the next start."""
     with pytest.raises(ValueError, match="map"):
         without_fds("f", wide(5, 1) + EXIT, {})
+
+
+def test_a_kernel_functions_call_is_told_from_a_helpers() -> None:
+    """To the compiler both are numbers."""
+    before = instruction(0x85, imm=1) + wide(0x85)
+    code = before + instruction(0x85, imm=65477) + EXIT
+    expected = before + instruction(0x85, src=2, imm=65477) + EXIT
+    assert without_fds("f", code, {}).filled({}, {}) == expected
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="dataclasses itself asks inspect there")
+def test_the_loader_starts_without_pythons_parser() -> None:
+    """What nothing needs on the way to a start is not in memory, and there for who needs it."""
+    code = (
+        "import sys, ebpfwatch.loader.child\n"
+        "assert not {'ast', 'dis', 'ipaddress'} & set(sys.modules), sys.modules.keys()\n"
+        "import inspect, pathlib, urllib.parse\n"
+        "assert inspect.isfunction(ebpfwatch.loader.child.main)\n"
+        "assert pathlib.Path('/a b').as_uri() == 'file:///a%20b'\n"
+        "assert urllib.parse.urlsplit('http://a/b').netloc == 'a'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_a_value_that_is_missing_is_an_error() -> None:
