@@ -239,6 +239,8 @@ static __always_inline bool is_locked(const struct inode_seen *seen)
 #endif
 
 #ifdef TRACE_VERDICTS
+#define TRACED_FRAMES 15
+
 /*
  * The verdict in the trace buffer before the kernel goes on: ftrace_dump_on_oops brings it to the
  * console when it dies of the very free we stand before.  ebpfwatch/postmortem/last_boot.py reads it back.
@@ -260,6 +262,24 @@ static __always_inline void trace_verdict(const struct suspicion *why, const str
 			 first->caller);
 	bpf_trace_printk("ebpfwatch evicted pid=%u by %s\n", life->evicted.pid, life->evicted.comm);
 }
+
+/*
+ * Its callers, nearest first: a tracepoint and a fentry program have no caller of their own (call_site is 0), so without them
+ * the dump would name no module.  Before Linux 5.8 only for the hooks that are tracepoints there: 4.19's verifier
+ * follows 131072 instructions, and kprobes have their caller.
+ */
+static __always_inline void trace_stack(const struct verdict_record *record)
+{
+#pragma unroll
+	for (int i = 0; i + 2 < TRACED_FRAMES; i += 3)
+		bpf_trace_printk("ebpfwatch stack %llx %llx %llx\n", record->stack[i],
+				 record->stack[i + 1], record->stack[i + 2]);
+}
+#ifdef HAVE_RINGBUF
+#define STACK_IS_TRACED(hook) true
+#else
+#define STACK_IS_TRACED(hook) ((hook) == HOOK_EVICT || (hook) == HOOK_UNLINK)
+#endif
 #endif
 
 /*
@@ -444,6 +464,10 @@ static __always_inline void report(void *ctx, u32 hook, const struct suspicion *
 	fill_actor(&record->actor, ns, why->call_site);
 	bytes = bpf_get_stack(ctx, record->stack, sizeof(record->stack), 0);
 	record->stack_bytes = bytes > 0 ? bytes : 0;
+#ifdef TRACE_VERDICTS
+	if (STACK_IS_TRACED(hook) && why->verdict != VERDICT_FOREIGN_FREE)
+		trace_stack(record);
+#endif
 	submit(ctx, record, sizeof(*record));
 	*in_use = 0;
 }

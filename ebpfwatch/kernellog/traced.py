@@ -34,15 +34,23 @@ class TracedVerdict:
     evicted_by: str = ""
     evicted_pid: int = 0
     softirq: bool = False
+    stack: tuple[int, ...] = ()
 
     def text(self, name: Callable[[int], str] | None = None) -> str:
-        """One line for people; ``name`` names an address of that boot."""
+        """One line for people; ``name`` names an address of that boot.
+
+        Of the stack it tells the modules: no symbols of that boot are left.
+        """
+        modules = [name(frame) for frame in self.stack] if name else []
+        modules = [frame for frame in modules if frame.startswith("[")]
         name = name or (lambda address: f"{address:#x}" if address else "?")
         major, minor = device(self.dev)
         line = (
             f"{self.verdict}: inode {self.ino} generation {self.generation} on {major}:{minor},"
             f" object {self.object:#x}; now {self._by()}, called from {name(self.caller)}"
         )
+        if modules:
+            line += f", modules on the stack: {' < '.join(modules)}"
         if self.first_pid or self.first_caller:
             line += f"; first by pid {self.first_pid}, called from {name(self.first_caller)}"
         if self.evicted_by:
@@ -66,6 +74,7 @@ _TRACE = re.compile(
     r"(?P<who>\S.{0,15}?-\d+|<\.\.\.>-\d+)\s+(?:\[(?P<cpu>\d+)\]\s+|(?P<tight>\d+))"
     r"(?P<flags>[a-zA-Z.][^\s]{2,4})\s[^\n]*?ebpfwatch (?P<body>[^\n]*)"
 )
+_MOST_FRAMES = 15  # probes/verdict.h, TRACED_FRAMES
 _PAIR = re.compile(r"(\w+)=(\w+)")
 
 
@@ -103,6 +112,9 @@ def _add(verdict: TracedVerdict, body: str, pairs: dict[str, str]) -> None:
         verdict.caller = int(pairs["caller"], 16)
         verdict.generation = int(pairs["gen"])
         verdict.dev = int(pairs["dev"], 16)
+    elif body.startswith("stack "):
+        frames = [int(word, 16) for word in body.split()[1:4]]
+        verdict.stack = (*verdict.stack, *filter(None, frames))[:_MOST_FRAMES]
     elif body.startswith("first "):
         verdict.first_pid = int(pairs["pid"])
         verdict.first_caller = int(pairs["caller"], 16)

@@ -58,6 +58,21 @@ def test_a_dumped_verdict_is_read_back(console: str) -> None:
     assert verdict.softirq and "now in a softirq on cpu" in verdict.text()
 
 
+def test_the_modules_of_a_dumped_stack_are_named() -> None:
+    """A tracepoint and a fentry program have no caller; the module stands behind the kernel's own."""
+    line = "   sh-227   1.N... 403231336us : bpf_trace_printk: ebpfwatch "
+    console = [
+        line + "verdict=9 ino=12 obj=ffff0b7f0a062480",
+        line + "caller=0 gen=3555 dev=fe00030",
+        line + "stack ffff000008080010 ffff00000089b4ac ffff000008080020",
+        line + "stack ffff00000089b500 0 0",
+    ]
+    (verdict,) = traced(console)
+    assert len(verdict.stack) == 4
+    named = ", modules on the stack: [crime]+0x4ac (OE) < [crime]+0x500 (OE)"
+    assert named in verdict.text(BOOT.name) and "stack" not in verdict.text()
+
+
 def test_a_task_is_named_for_what_it_did_itself() -> None:
     """Flags with and without a space before them, and no softirq in them."""
     told = "7.5: bpf_trace_printk: ebpfwatch verdict=1 ino=12 obj=ff"

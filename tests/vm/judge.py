@@ -82,7 +82,8 @@ def judge(kernel: Kernel, scenario: Scenario, outcome: guest.Outcome) -> Row:
     names = [f"{f['verdict']} {f['confidence']}" for f in findings]
     if dumped:
         names = names or [f"{dumped[0].verdict} (by the probe)"]
-        modules += [boot.name(verdict.caller).partition("[")[2] for verdict in dumped if boot]
+        callers = [at for verdict in dumped for at in (verdict.caller, *verdict.stack)]
+        modules += [boot.name(at).partition("[")[2] for at in callers if boot]
     if when.verdict:
         names = [when.verdict, *(name for name in dict.fromkeys(names) if when.verdict not in name)]
     named = any(module.startswith(("crime", "causes")) for module in modules)

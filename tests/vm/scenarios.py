@@ -162,11 +162,10 @@ _MISTAKES = (
 )
 
 
-#: Those that are told while the module makes them, so that its code is on the stack.  Of
-#: unlink_shared only the trace buffer may be left, and a tracepoint's verdict has no caller there.
+#: Those that are told while the module makes them, so that its code is on the stack.
 _IN_THE_ACT = (
     *("iput_open", "iput_idle", "iput_stale", "iput_reused", "dput_deleted"),
-    *("unlink_each", "free_live"),
+    *("unlink_each", "unlink_shared", "free_live"),
 )
 
 #: Before Linux 5.8 RCU's crossed lists are not told (docs/contracts.md).
