@@ -108,7 +108,7 @@ live:  ## as root, on the running kernel
 
 test-vm: install-vm install-deb  ## crimes in arm64 guests: KERNELS=4.19 or KERNEL=/an/image, SCENARIOS=benign,destroy
 	EBPFWATCH_FIGURES=$(FIGURES) $(RUN) -m tests.vm.matrix \
-	    --kernels "$(or $(KERNEL),$(KERNELS))" --scenarios "$(SCENARIOS)" $(if $(MINUTES),--minutes $(MINUTES)) $(if $(READY),--ready $(READY)) \
+	    --kernels "$(or $(KERNEL),$(KERNELS))" --scenarios "$(SCENARIOS)" $(if $(MINUTES),--minutes $(MINUTES)) $(if $(GUESTS),--ready $(GUESTS)) \
 	    $(if $(SCENARIOS)$(KERNEL)$(KERNELS),$(if $(FIGURES),--sections docs/detection.md),--table docs/detection.md --survival docs/evidence.md)
 
 test-postmortem: install-vm  ## vmcores of a second free, of other mistakes and of a busy guest, made in guests and read here
