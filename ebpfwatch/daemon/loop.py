@@ -182,7 +182,7 @@ class Daemon:
 
     def _follow(self, selector: selectors.BaseSelector) -> None:
         next_tick = time.monotonic()
-        next_scan = next_tick + _SCAN_SECONDS
+        next_scan = next_tick + _TICK_SECONDS  # soon: until then the metrics show an empty table
         next_canary = self._after_canary(next_tick)
         while not self._signals.stop:
             now = time.monotonic()

@@ -60,8 +60,7 @@ EXPECTED: dict[str, tuple[str, str, str]] = {
     "From eviction to free": ("value", "value", "value"),
     "What the watcher costs": ("value", "value", "value"),
     "The watcher's memory": ("value", "value", "value"),
-    # The table is read once a minute, so not yet.
-    "How far back a second free is found": ("any", "any", "any"),
+    "How far back a second free is found": ("value", "value", "value"),
 }
 #: Which annotations have a mark by then.  An alert waits for its rule's time.
 MARKS: dict[str, set[str]] = {
