@@ -67,7 +67,7 @@ TARGETS := $(shell sed -n 's/^\([a-z-]*\):.*  \#\# .*/\1/p' $(MAKEFILE_LIST))
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1: \2/p' $(MAKEFILE_LIST) | \
-	    while IFS=: read -r name text; do printf '%-16s%s\n' "$$name" "$$text"; done
+	    while IFS=: read -r name text; do printf '%-20s%s\n' "$$name" "$$text"; done
 
 run: install-run  ## install what the daemon needs and follow the kernel in the foreground
 	$(RUN) -m ebpfwatch run --config $(CONFIG)

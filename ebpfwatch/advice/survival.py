@@ -168,7 +168,7 @@ def _ftrace(crash: CrashReadiness) -> Advice:
         Level.WARN,
         "0",
         why + "; `ebpfwatch run` sets it to 1 while it runs (evidence.dump_on_oops)",
-        "systemctl start ebpfwatch",
+        "sysctl -w kernel.ftrace_dump_on_oops=1",
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 import errno
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Container, Sequence
@@ -27,7 +28,7 @@ COMMANDS = {
     "build": "compile the programs for this kernel now, so that a start needs no compiler",
     "status": "is it watching, was anything found: one screen, and an exit code for monitoring",
     "check": "examine this machine: hooks, evidence of a crash, memory, storage, modules, remedies",
-    "selftest": "simulate a double free in the running daemon: does every sink report it?",
+    "selftest": "simulate a double free in the running daemon: is it reported everywhere?",
     "unlinks": "show every unlink as it happens: who, which path, which inode, the result",
     "postmortem": "read verdicts, dying inodes and the last transitions out of a kernel dump",
     "audit": "count every reference to files and names in a dump, or in the running kernel",
@@ -51,6 +52,12 @@ exit codes: 0 fine, 1 the answer is no, 64 usage, 69 not available here,
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         put("stderr", self.format_usage().rstrip())
+        wrong = re.match(r"argument COMMAND: invalid choice: '(.*?)'", message)
+        if wrong is not None:
+            import difflib  # only for a mistake
+
+            near = difflib.get_close_matches(wrong[1], COMMANDS, 1)
+            message = f"there is no command {wrong[1]}" + (f"; is it {near[0]}?" if near else "")
         say(f"{message}; see `{self.prog} --help`", "err")
         raise SystemExit(int(Exit.USAGE))
 
@@ -76,7 +83,7 @@ def parser(wanted: Container[str] = COMMANDS) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(
             name,
             help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
+            description=f"{text[0].upper()}{text[1:]}{'' if text.endswith('?') else '.'}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name in wanted:

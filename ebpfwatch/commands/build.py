@@ -7,7 +7,7 @@ import dataclasses
 import os
 
 from ebpfwatch import config
-from ebpfwatch.commands.daemon import CONFIG
+from ebpfwatch.commands.daemon import add_config, settings
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host.mounts import ext4_mounts
 from ebpfwatch.kernel.pending import build
@@ -23,16 +23,14 @@ Only the running kernel can be built for: which hooks it offers is found out by 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Where the configuration is: it decides what is compiled."""
-    parser.add_argument(
-        "--config", default=CONFIG, help="configuration file (default: %(default)s)"
-    )
+    add_config(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit 1 if the kernel refuses a program, 73 if nothing can be written."""
     os.umask(0o077)
-    settings = config.load(arguments.config)
-    request = config.loader_request(settings, keep=config.programs_directory(settings))
+    chosen, file = settings(arguments.config)
+    request = config.loader_request(chosen, keep=config.programs_directory(chosen))
     # Where nobody tells the offsets, they are found in files there.
     mounts = tuple(mount.path for mount in ext4_mounts(Paths()) if not mount.read_only)
     examined = build(dataclasses.replace(request, mounts=mounts))
@@ -46,5 +44,5 @@ def run(arguments: argparse.Namespace) -> int:
             "make it writable for root, or set state_directory to another place",
             Exit.CANTCREAT,
         )
-    print(f"compiled for this kernel and {arguments.config}: {examined.origin.file}")
+    print(f"compiled for this kernel and {file}: {examined.origin.file}")
     return Exit.OK

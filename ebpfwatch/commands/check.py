@@ -17,6 +17,7 @@ from typing import Any
 from ebpfwatch import config
 from ebpfwatch.advice import Advice, Level, hooks, memory, modules, plans, storage, survival
 from ebpfwatch.catalogue.ladder import wishes
+from ebpfwatch.commands.daemon import CONFIG, settings
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.host import openfiles, room
 from ebpfwatch.host.sources import Sources
@@ -42,8 +43,6 @@ _ABOUT = {
     "plans": "what people try against this bug, judged for this machine; nothing of it was done",
 }
 
-
-_CONFIG = "/etc/ebpfwatch/config.yaml"
 
 _CANNOT = (Exit.UNAVAILABLE, Exit.SOFTWARE)
 
@@ -84,7 +83,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help=f"whose programs are tried (default: {_CONFIG}, or the defaults where it is not)",
+        help=f"whose programs are tried (default: {CONFIG}, or the defaults where it is not)",
     )
     parser.add_argument("--btf", metavar="FILE", help="instead of hooks.btf: this kernel's BTF")
     parser.add_argument(
@@ -127,8 +126,7 @@ def _try_hooks(arguments: argparse.Namespace) -> _Hooks:
 
 def _request(arguments: argparse.Namespace) -> LoadRequest:
     """What the daemon would ask of the loader."""
-    file = arguments.config or (_CONFIG if os.path.exists(_CONFIG) else None)
-    request = config.loader_request(config.load(file) if file else config.Config())
+    request = config.loader_request(settings(arguments.config)[0])
     return dataclasses.replace(
         request,
         btf=request.btf if arguments.btf is None else arguments.btf,

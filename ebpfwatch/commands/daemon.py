@@ -13,8 +13,10 @@ from ebpfwatch.system.lock import Running, running_daemon
 __all__ = [
     "CONFIG",
     "RUN",
+    "add_config",
     "add_run_directory",
     "add_state_directory",
+    "settings",
     "running",
     "state_directory",
 ]
@@ -45,6 +47,23 @@ def add_state_directory(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """The option that names the configuration file."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"configuration file (default: {CONFIG}, or the defaults where it is not)",
+    )
+
+
+def settings(file: str | None) -> tuple[config.Config, str]:
+    """The configuration, and the file that it is, or would be, in; raises ``EbpfwatchError``."""
+    if file is None and not os.path.exists(CONFIG):
+        return config.Config(), CONFIG
+    file = file or CONFIG
+    return config.load(file), file
+
+
 def running(run_directory: Path) -> Running | None:
     """What the running daemon says of itself; None where none runs, or we may not ask."""
     try:
@@ -61,6 +80,6 @@ def state_directory(arguments: argparse.Namespace) -> Path:
     if daemon is not None and daemon.state_directory:
         return Path(daemon.state_directory)
     try:
-        return Path(config.load(CONFIG).state_directory)
+        return Path(settings(None)[0].state_directory)
     except EbpfwatchError:
         return Path(config.Config().state_directory)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.commands import positive
-from ebpfwatch.commands.daemon import add_state_directory, state_directory
+from ebpfwatch.commands.daemon import RUN, add_state_directory, running, state_directory
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.paths import Paths
 from ebpfwatch.postmortem.last_boot import kernel_boot_id
@@ -105,9 +105,11 @@ def run(arguments: argparse.Namespace) -> int:
         missing = set(arguments.id) - {body.get("id") for body in bodies}
         if not arguments.json:
             for id_ in sorted(missing):
-                print(f"no finding {printable(id_)}")
+                print(f"no finding {printable(id_)}; `ebpfwatch report` lists them")
             if not bodies and not arguments.id and not arguments.follow:
-                print(f"no findings{_which(arguments)} in {printable(str(directory))}")
+                print(
+                    f"no findings{_which(arguments)} in {printable(str(directory))}{_unwatched()}"
+                )
             elif len(bodies) == _MOST and not arguments.limit and not full:
                 print(f"\nonly the last {_MOST} are shown; --limit N shows more")
     if other:
@@ -115,6 +117,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.follow:
         _follow(directory, arguments)
     return Exit.FAILED if missing else Exit.OK
+
+
+def _unwatched() -> str:
+    """What makes "no findings" say nothing, for those who may know: root."""
+    if os.geteuid() != 0 or running(Path(os.environ.get("RUNTIME_DIRECTORY", RUN))) is not None:
+        return ""
+    return "; no ebpfwatch daemon is running here now, so nothing is watched"
 
 
 def _which(arguments: argparse.Namespace) -> str:
@@ -290,7 +299,7 @@ def _acknowledge(directory: Path, ids: list[str], because: str) -> int:
                 store.acknowledge(directory, id_, by, because)
                 print(f"acknowledged: {id_}")
             else:
-                print(f"no finding {printable(id_)}")
+                print(f"no finding {printable(id_)}; `ebpfwatch report` lists them")
                 missing = True
     except OSError as error:
         raise EbpfwatchError(

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 from ebpfwatch import config
+from ebpfwatch.commands.daemon import add_config
+from ebpfwatch.commands.daemon import settings as chosen
 from ebpfwatch.daemon.request import load_request
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.pending import Pending
@@ -19,12 +21,7 @@ from ebpfwatch.system.log import say
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Where the configuration is."""
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        default="/etc/ebpfwatch/config.yaml",
-        help="configuration file (default: %(default)s)",
-    )
+    add_config(parser)
     parser.add_argument(
         "--verbose", action="store_true", help="show what the compiler says while loading"
     )
@@ -34,8 +31,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Watch until SIGTERM or SIGINT."""
     # Whatever we were started with: directories above those with a mode of their own get it, too.
     os.umask(0o077)
-    settings = config.load(arguments.config)
-    _judge_hands(os.path.abspath(arguments.config), settings)
+    settings, file = chosen(arguments.config)
+    if os.path.exists(file):
+        _judge_hands(os.path.abspath(file), settings)
+    else:
+        say(f"{file} is not there: every key has its default")
     if settings.metrics.listen:
         # Before anything is made or loaded.
         require("prometheus_client", ', or set metrics.listen: ""')
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         # While the child loads: importing the daemon takes as long.
         from ebpfwatch.daemon.loop import Daemon
 
-        Daemon(settings, arguments.config, paths).run(lock, loader)
+        Daemon(settings, file, paths).run(lock, loader)
     finally:
         loader.abandon()
     return Exit.OK
@@ -68,4 +68,4 @@ def _judge_hands(path: str, settings: config.Config) -> None:
             " actions.crash never",
             Exit.CONFIG,
         )
-    say(f"others decide what {path} says: {why_not}", "warning")
+    say(f"others than root could change {path}: {why_not}; no action is set, so that does no harm")

@@ -14,6 +14,7 @@ from ebpfwatch.commands.daemon import add_run_directory, running
 from ebpfwatch.kernel.contracts import in_words
 from ebpfwatch.sinks import statusfile
 from ebpfwatch.sinks.summary import Level, armed_in_words
+from ebpfwatch.system.lock import LOCK
 from ebpfwatch.text.printable import printable
 from ebpfwatch.text.sizes import size
 from ebpfwatch.text.times import ago, utc
@@ -42,11 +43,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The level as the exit code."""
+    body: dict[str, Any] = {}
+    age, hidden = 0.0, os.geteuid() != 0
     try:
         body, age = statusfile.read(arguments.run_directory)
+    except PermissionError:
+        hidden = True
     except (OSError, ValueError):
-        body, age = {}, 0.0
-    level, first = _first(body, age, running(arguments.run_directory) is not None)
+        hidden = hidden and (arguments.run_directory / LOCK).exists()
+    level, first = _first(body, age, running(arguments.run_directory) is not None, hidden)
     if arguments.json:
         print(json.dumps({**body, "level": level.name, "what": first, "age_seconds": age}))
     else:
@@ -56,8 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
     return {0: 0, 1: 1, 2: 1, 3: 2}[level.value] if arguments.npd else level.value
 
 
-def _first(body: dict[str, Any], age: float, locked: bool) -> tuple[Level, str]:
-    """``locked``: a daemon runs; only root can know."""
+def _first(body: dict[str, Any], age: float, locked: bool, hidden: bool) -> tuple[Level, str]:
+    """``locked``: a daemon runs, which only root can know; ``hidden``: we may not look."""
+    if not body and hidden:
+        return Level.UNKNOWN, "only root can see whether a daemon runs here; run it as root"
     if not body and locked:
         return Level.UNKNOWN, "the daemon is still loading its programs; nothing is watched yet"
     if not body:

@@ -64,6 +64,12 @@ def run(arguments: argparse.Namespace) -> int:
             "give the directory with the files of the modules",
             Exit.USAGE,
         )
+    if os.geteuid() != 0 and not arguments.log:
+        raise EbpfwatchError(
+            "only root may read the kernel's log and the findings, which point to a module",
+            "run it as root, or give a log: --log FILE",
+            Exit.NOPERM,
+        )
     paths = Paths()
     directory = arguments.modules or modulefiles.default_directory(os.uname().release)
     notes: list[str] = []

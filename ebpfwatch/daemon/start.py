@@ -72,7 +72,7 @@ def give_up(
     kept = privileges.drop(touch, exe, dormant=dormant)
     why_not = seccomp.confine(bool(settings.actions.command))
     if why_not:
-        say(f"system calls are not filtered: {why_not}", "notice")
+        say(f"system calls are not filtered, which is optional: {why_not}", "notice")
     log.from_a_thread()
     return kept
 

@@ -23,7 +23,10 @@ _FLATTENED = b"makedumpfile"
 #: Of drgn: the first with Program.main_module(), and Debian 13's.  What later ones have besides is
 #: told where it lacks; one before 0.1 reads no ELF dump of an arm64 machine that QEMU made.
 _OLDEST = "0.0.31"
-_HOW = "pip install 'drgn>=0.1', or on Debian 13 apt-get install python3-drgn"
+_HOW = (
+    "apt-get install python3-drgn (Debian 13), .venv/bin/pip install 'drgn>=0.1' in a clone, or in"
+    " a venv (docs/audit.md)"
+)
 _KCORE = Path("/proc/kcore")
 
 

@@ -48,6 +48,12 @@ class Headline:
     alert: str = ""
 
 
+#: While no canary has lived and died.
+_FIRST = (
+    " In the first minute after a start that is normal: the first test of the hooks is running."
+)
+
+
 def headline(status: Status) -> Headline:
     """What to say first."""
     if not status.ready:
@@ -115,10 +121,11 @@ def _unproven(status: Status) -> Headline | None:
     proofs = status.proofs.alive
     unproven = [role for role, alive in proofs.items() if alive is None and role in BY_CANARY]
     if unproven or not any(proofs.values()):
+        first = "" if any(status.proofs.success.values()) else _FIRST
         return Headline(
             Level.WARNING,
             "Nothing found, not all proven",
-            f"Not proven alive: {', '.join(unproven) or 'any hook'}.",
+            f"Not proven alive: {', '.join(unproven) or 'any hook'}.{first}",
             "EbpfwatchHookUnproven",
         )
     return None

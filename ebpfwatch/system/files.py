@@ -20,8 +20,11 @@ def open_regular(path: str | Path, flags: int = 0) -> int:
     first read.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | flags)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
         os.close(fd)
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, "is a directory", str(path))
         raise OSError(errno.EINVAL, "is not a regular file", str(path))
     return fd
 

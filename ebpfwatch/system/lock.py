@@ -12,7 +12,10 @@ from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.system.files import open_regular, why_not_ours
 from ebpfwatch.text.records import from_json, to_json
 
-__all__ = ["SELFTEST", "Lock", "Running", "running_daemon"]
+__all__ = ["LOCK", "SELFTEST", "Lock", "Running", "running_daemon"]
+
+#: In the run directory: the lock, which stays when its holder has ended.
+LOCK = "daemon.json"
 
 #: In the run directory: the inode number and generation of the self-test's record.
 SELFTEST = "selftest"
@@ -44,7 +47,7 @@ class Lock:
     def __init__(self, directory: Path) -> None:
         """Take the lock; raises ``EbpfwatchError`` (exit 75) naming who holds it."""
         try:
-            directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            _make(directory)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             why_not = why_not_ours(directory)
             if why_not:
@@ -54,10 +57,10 @@ class Lock:
                     Exit.CANTCREAT,
                 )
             # Not O_EXCL: it stays for the next one, whose lock it is then.
-            self._fd = os.open(directory / "daemon.json", flags, 0o600)
+            self._fd = os.open(directory / LOCK, flags, 0o600)
         except OSError as error:
             raise EbpfwatchError(
-                f"cannot create {directory}/daemon.json: {error.strerror}",
+                f"cannot create {directory / LOCK}: {error.strerror}",
                 "run it as root, with a writable /run",
                 Exit.NOPERM if error.errno in (1, 13) else Exit.CANTCREAT,
             ) from None
@@ -85,13 +88,22 @@ class Lock:
         os.close(self._fd)
 
 
+def _make(directory: Path) -> None:
+    """For all to read, whatever the umask: any user may ask how the machine is (status.json)."""
+    try:
+        directory.mkdir(parents=True)
+    except FileExistsError:
+        return
+    directory.chmod(0o755)
+
+
 def running_daemon(directory: Path) -> Running:
     """What the running daemon published; raises ``EbpfwatchError`` (exit 69) if there is none."""
     try:
-        fd = open_regular(directory / "daemon.json", os.O_NOFOLLOW)
+        fd = open_regular(directory / LOCK, os.O_NOFOLLOW)
     except PermissionError:
         raise EbpfwatchError(
-            f"{directory}/daemon.json may only be read by root", "run it as root", Exit.NOPERM
+            f"{directory / LOCK} may only be read by root", "run it as root", Exit.NOPERM
         ) from None
     except OSError:
         fd = -1

@@ -27,7 +27,8 @@ TABLE = [
     ([], 64, "usage: ebpfwatch", ""),
     (["--version"], 0, "ebpfwatch 0.", ""),
     (["--help"], 0, "exit codes:", ""),
-    (["nonsense"], 64, "", "invalid choice: 'nonsense'"),
+    (["nonsense"], 64, "", "there is no command nonsense; see"),
+    (["statu"], 64, "", "there is no command statu; is it status?"),
     (["report", "--limit", "x"], 64, "", "--limit: must be a whole number, at least 1"),
     (["report", "--limit", "9" * 10], 64, "", "at least 1 and below 10^9"),
     (["report", "--limit", "-3"], 64, "", "--limit: must be a whole number, at least 1"),
@@ -93,7 +94,7 @@ def test_a_module_that_is_not_installed(
         text=True,
         cwd=ROOT,
     )
-    lines = [line for line in ran.stderr.splitlines() if "others decide" not in line]
+    lines = [line for line in ran.stderr.splitlines() if "others than root" not in line]
     assert (ran.returncode, len(lines)) == (69, 1), ran.stderr
     assert f"{module} is missing; install it: apt-get install {package}" in lines[0]
     assert list(tmp_path.iterdir()) == [config]

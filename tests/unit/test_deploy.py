@@ -314,3 +314,11 @@ def test_every_file_of_deploy_is_exercised_by_a_test() -> None:
     assert not [key for key in EXERCISED if not fnmatch.filter(names, key)]
     for key, test in EXERCISED.items():
         assert (ROOT / test).exists(), (key, test)
+
+
+def test_each_folder_of_the_package_is_installed() -> None:
+    """A checkout has each folder, whether or not it is listed; a package only what is listed."""
+    listed = re.findall(r'(?m)^    "(ebpfwatch[\w.]*)",$', (ROOT / "pyproject.toml").read_text())
+    folders = {file.parent for file in (ROOT / "ebpfwatch").rglob("*.py")}
+    there = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert sorted(there | {"ebpfwatch.docs", "ebpfwatch.probes"}) == sorted(set(listed))

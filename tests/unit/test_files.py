@@ -85,7 +85,7 @@ def test_actions_need_a_configuration_of_root_s(
     _judge_hands(str(file), acting)
     file.chmod(0o666)
     _judge_hands(str(file), Config())
-    assert "others decide what" in capsys.readouterr().err
+    assert "others than root could change" in capsys.readouterr().err
     with pytest.raises(EbpfwatchError, match="asks for actions") as raised:
         _judge_hands(str(file), acting)
     assert raised.value.exit_code is Exit.CONFIG
