@@ -19,12 +19,14 @@ from typing import Callable, TypeVar
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel import handoff
 from ebpfwatch.kernel.protocol import Examined, Go, Loaded, LoadRequest
+from ebpfwatch.system.log import say
 
 __all__ = ["Pending", "build", "probe", "start_loader"]
 
 _Reply = TypeVar("_Reply", Loaded, Examined)
 _WAIT_SECONDS = 0.2
 _END_SECONDS = 2.0
+_TELL_SECONDS = 3.0
 
 #: Compiling and attaching took 1 s on x86-64, half a minute on an emulated arm64; the unit's
 #: TimeoutStartSec is longer, so that the reason is in the log before systemd's axe falls.
@@ -87,11 +89,15 @@ class Pending:
         Raises ``EbpfwatchError`` if that takes longer.
         """
         deadline = time.monotonic() + seconds
+        told = False
         while not stop():
             if select.select([self._connection], [], [], _WAIT_SECONDS)[0]:
                 return not stop()
             if time.monotonic() > deadline:
                 raise self._too_late(seconds)
+            if not told and time.monotonic() > deadline - seconds + _TELL_SECONDS:
+                told = True
+                say("still loading: the first start under a kernel compiles the programs")
         return False
 
     def collect(
