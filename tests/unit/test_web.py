@@ -189,7 +189,7 @@ def test_the_page_says_where_a_finding_would_be_lost() -> None:
     )
     text = shown(full)
     assert "The sink store could take no finding now: no room in /x." in text
-    assert "3 findings could not be written to store since the start." in text
+    assert "Findings not written to store since the start: 3." in text
     assert "All quiet" not in text
 
 

@@ -171,7 +171,7 @@ def _notices(status: Status) -> str:
         notices.append(f"The sink {sink} could take no finding now: {why}.")
     for sink, count in status.sink_errors.items():
         if count:
-            notices.append(f"{count} findings could not be written to {sink} since the start.")
+            notices.append(f"Findings not written to {sink} since the start: {count}.")
     if status.governed.off:
         notices.append(
             "The watcher has cost more than governor.cpu_percent,"
