@@ -12,10 +12,22 @@ import dataclasses
 import enum
 import re
 
-__all__ = ["DISK_ERROR", "KINDS", "KNOWN", "KnownMessage", "Relation", "disk_of", "recognise"]
+__all__ = [
+    "DISK_ERROR",
+    "KINDS",
+    "KNOWN",
+    "OOM_KILLED",
+    "KnownMessage",
+    "Relation",
+    "disk_of",
+    "recognise",
+]
 
 
 DISK_ERROR = "io_error"
+#: What the line begins with that names whom the OOM killer ended (mm/oom_kill.c:
+#: __oom_kill_process(); oom_kill_process() before Linux 4.20).
+OOM_KILLED = ("Memory cgroup out", "Out of memory")
 
 
 class Relation(enum.Enum):
@@ -232,7 +244,7 @@ KNOWN = (
         _R,
         "memory ran out and a process was killed",
         "mm/oom_kill.c",
-        ("Memory cgroup out", "Out of memory"),
+        OOM_KILLED,
     ),
     KnownMessage(
         "soft_lockup",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ebpfwatch.kernellog.known import KnownMessage, Relation
+from ebpfwatch.kernellog.known import OOM_KILLED, KnownMessage, Relation
 from ebpfwatch.kernellog.report import Frame, Module, Record, Report
 
 __all__ = ["HEAD_LOST", "Parser"]
@@ -233,6 +233,9 @@ class Parser:
             _add_modules(report, text.partition(":")[2], first=True)
             return
         text = text[:_LONGEST]
+        if report.kind == "oom" and text.startswith(OOM_KILLED) and text != report.headline:
+            report.more.append(text)  # whom it killed
+            return
         frames = _frames(text)
         if frames:
             self._add_frames(report, frames, " from " in text)

@@ -7,15 +7,37 @@ from ebpfwatch.triage.assess import Weight
 from ebpfwatch.triage.causes import accused
 from ebpfwatch.triage.summary import Triage
 
-__all__ = ["modules", "next_steps"]
+__all__ = ["WHERE", "modules", "next_steps"]
+
+
+#: Where the log of a crash may lie; docs/troubleshooting.md has the same places.
+WHERE = (
+    "look for the log of the crash: `journalctl -k -b -1 -o export` prints that of the boot before;"
+    " /var/lib/systemd/pstore and /var/crash keep what a crash left. `ebpfwatch triage` takes a"
+    " file, or such a directory"
+)
+_OTHER_CAUSE = (
+    "begin with the first complaint in *What the kernel said*, and with what prints it; it has"
+    " another cause than the one that ebpfwatch looks for"
+)
 
 
 def modules(triage: Triage) -> list[str]:
     """The out-of-tree ones, and whether any is on a stack."""
     foreign = triage.foreign()
     said: list[str] = []
+    letters = ", ".join(letter for letter in "PFOE" if letter in triage.taint)
+    if not triage.modules_listed and letters:
+        which = "from outside the kernel" if triage.outside else "unsigned, or loaded by force,"
+        said.append(
+            f"modules {which} were loaded (taint {letters}); the log does not have the list of"
+            " modules, so it does not name them"
+        )
+    elif not triage.modules_listed and (triage.weight or 0) > Weight.OTHER:
+        said.append("the log does not have the list of the loaded modules")
     if triage.modules and not foreign and not triage.modules_cut:
-        said.append(f"{len(triage.modules)} loaded, none of them out of tree")
+        before = "; the taint says that one had been loaded before" if triage.outside else ""
+        said.append(f"{len(triage.modules)} loaded, none of them out of tree{before}")
     if foreign:
         names = ", ".join(module.listed for module in foreign)
         said.append(f"out of tree: {names}. They are suspects, not culprits")
@@ -40,7 +62,7 @@ def next_steps(triage: Triage) -> list[str]:
     """Steps in the order in which to take them."""
     steps = _get_the_rest(triage)
     if triage.verdict == "nothing_found":
-        return steps
+        return [WHERE, *steps] if triage.may_be_no_log else steps or [WHERE]
     if triage.hardware_first:
         steps.insert(
             0,
@@ -48,7 +70,7 @@ def next_steps(triage: Triage) -> list[str]:
             " or the machine's own log; a flipped bit in a pointer looks like this bug",
         )
     if triage.verdict == "not_this_bug":
-        return [*steps, "follow the first complaint above; ebpfwatch has nothing to add to it"]
+        return [*steps, _OTHER_CAUSE]
     steps += _vmcore(triage)
     if triage.traced:
         steps.append(
@@ -56,7 +78,7 @@ def next_steps(triage: Triage) -> list[str]:
             " itself, and `ebpfwatch report` shows what reached the disk"
         )
     steps += _first_free(triage)
-    if triage.foreign():
+    if triage.foreign() or triage.outside:
         steps.append(
             "leave the out-of-tree modules out, half of them at a time, those that hook into files"
             " first; if the machine still crashes without them, they are not the cause"
@@ -92,9 +114,9 @@ def _first_free(triage: Triage) -> list[str]:
     if any(heading == "freed" for heading, _ in triage.first_freer):
         return ["look at the stack of the free before, which this log has, and at who called it"]
     return [
-        "find who was first: no stack of a first free is in this log. Run `ebpfwatch run` with"
-        " evidence.first_stacks on and do again what users did; a finding names both"
-        " contexts and the module of each frame"
+        "find who was first: no stack of a first free is in this log. Set `first_stacks: true`"
+        " below `evidence:` in /etc/ebpfwatch/config.yaml, let `ebpfwatch run` watch, and do again"
+        " what users did; a finding names both contexts and the module of each frame"
     ]
 
 

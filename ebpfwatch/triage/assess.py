@@ -32,11 +32,14 @@ class Assessment:
     """The weight of a report and the reason in one sentence.
 
     ``thing`` is what was damaged ("an inode of fuse", "a dentry"), "" where that is not known.
+    ``event`` is what happened, for the first line, where the general words for its weight say less
+    than the log.
     """
 
     weight: Weight
     why: str
     thing: str = ""
+    event: str = ""
 
 
 EXT4_CACHE = "ext4_inode_cache"
@@ -277,7 +280,7 @@ def _slab_damage(report: Report) -> Assessment | None:
 
 
 def _freed_by(report: Report, symbols: list[str]) -> Assessment:
-    callers = [s for s in symbols if s not in functions.SLAB_FREE and s != "kfree"]
+    callers = [s for s in symbols if s not in functions.SLAB_FREE | functions.KFREE]
     if not callers and report.caller and report.caller != report.at:
         callers = [report.caller.symbol.split(".")[0]]
     if not callers or callers[0] in functions.SLAB_FREE:
@@ -286,11 +289,28 @@ def _freed_by(report: Report, symbols: list[str]) -> Assessment:
             "the slab could not take back an object; the stack that would name who freed it is not"
             " in the log",
         )
+    around = [*report.frames, *([report.caller] if report.caller else [])]
+    module = next((f.module for f in around if f.symbol.split(".")[0] == callers[0]), "")
+    if report.kind == "head_lost" and not report.fatal and not module:
+        return Assessment(
+            Weight.UNDECIDED,
+            f"registers and stack are those of the slab's free below {callers[0]}; the lines that"
+            " say whether it was a fault or only a lockup are not in the log",
+        )
     if callers[0] in functions.RCU or callers[0] in functions.SOFTIRQ:
         return Assessment(
-            Weight.SUSPECTED,
-            "an RCU callback freed an object that the slab could not take; the callback's name is"
-            " not on the stack (it jumped to kmem_cache_free), so it may be ext4's",
+            Weight.UNDECIDED,
+            "an RCU callback freed an object that the slab could not take back; the callback's name"
+            " is not on the stack (it jumped to the slab's free), so the log does not say what kind"
+            " of object it was: "
+            + (
+                "it is no inode of ext4, which kfree does not free, but the slab may have been"
+                " damaged before"
+                if functions.KFREE.intersection(symbols)
+                else "an inode of ext4 is freed in this way, and so are many others"
+            ),
+            event="RCU freed an object that the slab could not take back; what kind of object, the"
+            " log does not say",
         )
     if callers[0] in ("__d_free", "__d_free_external", "dentry_free"):
         why = "the slab could not take back the memory of a dentry: it had been freed before"
@@ -302,9 +322,20 @@ def _freed_by(report: Report, symbols: list[str]) -> Assessment:
             f"it was {named} that freed the object, by a jump to the slab; the log does not say"
             " whether that was an inode",
         )
-    module = next((f.module for f in report.frames if f.symbol.split(".")[0] == callers[0]), "")
     named = f"{callers[0]} [{module}]" if module else callers[0]
-    if module and report.modules.get(module, Module("")).foreign and "kfree" not in symbols:
+    if not module:
+        # A second free of an inode whose page another cache has by now puts an object of that
+        # cache on its free list while it is in use (mm/slub.c: __slab_free(), 4.19): its owner's
+        # own and only free is then the one that is caught.
+        return Assessment(
+            Weight.UNDECIDED,
+            f"the slab could not take back an object that {named} freed: either it had been freed"
+            " already, or the pointer to it or the slab was damaged before, and then"
+            f" {named} is a victim; the log does not say which",
+            event=f"the slab could not take back an object that {named} freed; the log does not say"
+            " who damaged it",
+        )
+    if report.modules.get(module, Module("")).foreign and not functions.KFREE.intersection(symbols):
         return Assessment(
             Weight.UNDECIDED,
             f"it was {named}, out of tree, that freed the object; the log does not say whether it"

@@ -31,10 +31,11 @@ def tell(
     """
     lines = [*textwrap.wrap(f"{name}: {headline(triage)}", width), ""]
     lines += _paragraph("In short: " + " ".join(f"{one}." for one in in_short(triage)), width)
-    lines += ["", *_machine(triage, width), ""]
+    machine = _machine(triage, width)
+    lines += ["", *machine] if machine else []
     events: list[Group | Single] = [*triage.groups, *triage.singles.values()]
     if events:
-        lines.append("What the kernel said, in order:")
+        lines += ["", "What the kernel said, in order:"]
     for event in sorted(events, key=_when):
         lines += _group(event, resolve, width) if isinstance(event, Group) else _single(event)
     own_lines = _own(triage)[:20]
@@ -77,6 +78,9 @@ def headline(triage: Triage) -> str:
             f" shown{who}"
         )
     if verdict == "undecided":
+        event = _event(triage)
+        if event:
+            return f"UNDECIDED: {event}{who}"
         if triage.slab_damaged:
             return f"UNDECIDED: memory was corrupted; the log does not say by whom{who}"
         return (
@@ -85,9 +89,22 @@ def headline(triage: Triage) -> str:
         )
     if verdict == "not_this_bug":
         return "NOT THIS BUG: what the log complains about has other causes"
-    if triage.counts.behind:
+    if triage.counts.behind and not triage.may_be_no_log:
         return "NOTHING FOUND, but kernel messages stand behind a prefix that is not understood"
+    if not triage.counts.lines:
+        return "NOTHING FOUND: the log is empty"
+    if triage.may_be_no_log:
+        return f"NOTHING FOUND: this may be no kernel log: {_NO_LOG}"
     return "NOTHING FOUND: no complaint of the kernel that is known here"
+
+
+_NO_LOG = "no line has the time since boot, or the version of the kernel"
+
+
+def _event(triage: Triage) -> str:
+    """What happened, where the first report of an undecided log says more than that."""
+    heaviest = triage.heaviest(Weight.UNDECIDED)
+    return heaviest.assessment.event if heaviest is not None else ""
 
 
 def _thing(triage: Triage, weight: Weight) -> str:
@@ -130,6 +147,12 @@ def _what(triage: Triage) -> str:
             " before an inode is freed twice, or what follows it"
         )
     if verdict == "undecided":
+        event = _event(triage)
+        if event:
+            return (
+                f"{event[0].upper()}{event[1:]}. Whether an inode that was freed twice is the"
+                " reason, it does not say either"
+            )
         return (
             "The kernel crashed on damaged memory, or in code that works on inodes; whether an"
             " inode that was freed twice is the reason, the log does not say"
@@ -137,12 +160,16 @@ def _what(triage: Triage) -> str:
     if verdict == "not_this_bug":
         kinds = ", ".join(f"{count} x {kind}" for kind, count in list(triage.kinds.items())[:4])
         return f"The log has complaints ({kinds}), but none of them is this bug"
-    if triage.counts.behind:
+    if triage.counts.behind and not triage.may_be_no_log:
+        have = "line has a message" if triage.counts.behind == 1 else "lines have messages"
         return (
-            f"{triage.counts.behind} lines have messages of a kernel behind a prefix that this"
+            f"{triage.counts.behind} {have} of a kernel behind a prefix that this"
             f' program does not understand, such as "{triage.counts.example[:60]}"'
         )
-    return "No message of the kernel that is known here stands in the log"
+    if not triage.counts.lines:
+        return "The log is empty"
+    said = "No message of the kernel that is known here stands in the log"
+    return f"This may be no kernel log: {_NO_LOG}. {said}" if triage.may_be_no_log else said
 
 
 def _whose(triage: Triage) -> str:
@@ -189,13 +216,17 @@ def _section(title: str, sentences: list[str], width: int) -> list[str]:
 
 
 def _machine(triage: Triage, width: int) -> list[str]:
+    if triage.verdict == "nothing_found" and (not triage.counts.lines or triage.may_be_no_log):
+        return []  # there is nothing to say of a machine
     build = f" ({triage.build})" if triage.build else ""
     parts = [f"kernel {triage.release or 'unknown'}{build}", triage.arch, triage.hardware]
     line = ", ".join(part for part in parts if part)
     if triage.taint:
         line += f"; tainted: {triage.taint}"
     if triage.first is not None and triage.last is not None:
-        line += f"; log from {triage.first:.3f} s to {triage.last:.3f} s after boot"
+        first, last = f"{triage.first:.3f} s", f"{triage.last:.3f} s"
+        line += f"; log of {first}" if first == last else f"; log from {first} to {last}"
+        line += " after boot"
     return textwrap.wrap(line, width)
 
 
@@ -205,6 +236,9 @@ def _group(group: Group, resolve: Callable[[Frame], str], width: int) -> list[st
     lines.append(f"      {_who(group)}")
     if report.headline not in lines[0]:
         lines += _indented(report.headline, width)
+    if report.kind == "oom":
+        for text in report.more[:1]:
+            lines += _indented(text, width)
     stack = [frame for frame in report.frames if frame.sure]
     if stack:
         path = " < ".join(resolve(frame) for frame in stack)
@@ -327,11 +361,12 @@ def _about_nothing(triage: Triage) -> list[str]:
         return ["the log is empty"]
     if counts.behind:
         return [
-            f"{counts.behind} lines have a kernel's message behind something else; the first is:"
-            f' "{counts.example}"'
+            f"a kernel's message stands behind something else in {_many(counts.behind, 'line')};"
+            f' the first is: "{counts.example}"',
+            *([f"{_NO_LOG}: it may be no log of a kernel"] if triage.may_be_no_log else []),
         ]
-    if triage.first is None and not triage.release:
-        return ["no line has the time since boot, or the version: it may be no log of a kernel"]
+    if triage.may_be_no_log:
+        return [f"{_NO_LOG}: it may be no log of a kernel"]
     return []
 
 
@@ -393,6 +428,10 @@ def _repeated(triage: Triage) -> list[str]:
     return said
 
 
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def unread(triage: Triage) -> list[str]:
     """What of the file was not read, or not as it stood."""
     counts, said = triage.counts, []
@@ -402,10 +441,10 @@ def unread(triage: Triage) -> list[str]:
             f" {len(triage.groups)} are told apart"
         )
     facts = {
-        f"the rest of {counts.cut} lines that were too long": counts.cut,
-        f"{counts.unreadable} records could not be read": counts.unreadable,
-        f"bytes that are no text, in {counts.garbled} lines": counts.garbled,
-        f"{counts.foreign} lines that other programs wrote": counts.foreign,
+        f"the rest of {_many(counts.cut, 'line')} too long to be read whole": counts.cut,
+        f"{_many(counts.unreadable, 'record')} could not be read": counts.unreadable,
+        f"bytes that are no text, in {_many(counts.garbled, 'line')}": counts.garbled,
+        f"{_many(counts.foreign, 'line')} that other programs wrote": counts.foreign,
         f"the newest line came first: {triage.records} records were turned around": counts.turned,
         "the newest line comes first, and the log is too long to be turned around": (
             counts.upside_down
@@ -418,8 +457,8 @@ def unread(triage: Triage) -> list[str]:
     said += [fact for fact, true in facts.items() if true]
     if counts.behind and triage.verdict != "nothing_found":
         said.append(
-            f"{counts.behind} lines with a kernel's message behind a prefix that is not understood,"
-            f' such as "{counts.example}"'
+            f"{_many(counts.behind, 'line')} with a kernel's message behind a prefix that is not"
+            f' understood, such as "{counts.example}"'
         )
     return said
 

@@ -15,6 +15,7 @@ __all__ = [
     "DISPATCH",
     "EXT4_FREE",
     "INODE_FREE",
+    "KFREE",
     "LIFE",
     "NOISE",
     "RCU",
@@ -54,6 +55,8 @@ SLAB_FREE = {
     ),
     *("discard_slab", "__free_slab", "build_detached_freelist", "free_large_kmalloc"),
 }
+#: They free what kmalloc() gave, which is no inode of ext4 and no dentry.
+KFREE = {"kfree", "kvfree", "kzfree", "kfree_sensitive"}
 SLAB_ALLOC = {
     *("kmem_cache_alloc", "kmem_cache_alloc_lru", "kmem_cache_alloc_noprof", "slab_alloc_node"),
     *("kmem_cache_alloc_lru_noprof", "kmem_cache_alloc_trace", "___slab_alloc", "__slab_alloc"),

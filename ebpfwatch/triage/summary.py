@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Callable
 
-from ebpfwatch.kernellog.known import KNOWN, KnownMessage, Relation, recognise
+from ebpfwatch.kernellog.known import KNOWN, OOM_KILLED, KnownMessage, Relation, recognise
 from ebpfwatch.kernellog.oops import Parser
 from ebpfwatch.kernellog.report import Module, Record, Report
 from ebpfwatch.kernellog.traced import TracedVerdict, traced
@@ -29,6 +29,7 @@ _MOST_TRACED = 400  # lines of ebpfwatch itself that are kept: some four a verdi
 _MOST_LINES = 512  # different lines whose repetitions are counted
 _REPEATED = 20  # times: below that a repeated line is not worth a word
 _KEPT_LINES = 8
+_FEW = 20  # lines
 _BOOTED = 300.0  # seconds: a log that begins later does not begin with the boot
 
 #: What the probes see of a second free; their other verdicts are context.
@@ -124,6 +125,8 @@ class Triage:
     kinds: dict[str, int] = dataclasses.field(default_factory=dict)
     modules: dict[str, Module] = dataclasses.field(default_factory=dict)
     modules_cut: bool = False
+    #: the line "Modules linked in:" is in the log, whatever is on it
+    modules_listed: bool = False
     at_work: set[str] = dataclasses.field(default_factory=set)
     release: str = ""
     build: str = ""
@@ -227,6 +230,23 @@ class Triage:
                     found.append((heading, [str(frame) for frame in frames[:8]]))
         return found
 
+    @property
+    def may_be_no_log(self) -> bool:
+        """Whether nothing shows that a kernel wrote it.  More than one line with a kernel's message
+        behind something else shows a form that is not understood; one in many may be a quotation.
+        """
+        counts = self.counts
+        shown = counts.behind > 1 or counts.behind == 1 and counts.lines <= _FEW
+        timed = self.first is not None
+        return self.verdict == "nothing_found" and not (shown or timed or self.release)
+
+    @property
+    def outside(self) -> bool:
+        """Whether the taint says that a module from outside the kernel's tree was loaded at any
+        time: a proprietary one or one out of tree (kernel/panic.c: taint_flags).
+        """
+        return "P" in self.taint or "O" in self.taint
+
     def foreign(self) -> list[Module]:
         """The loaded modules that are not of the kernel's own tree."""
         return [module for module in self.modules.values() if module.foreign]
@@ -303,6 +323,7 @@ class _Boot:
         self._groups: dict[tuple[object, ...], Group] = {}
         self._lines = _Repetitions()
         self._own: list[str] = []
+        self._oom = False  # the OOM killer was invoked, and has not named whom it killed
 
     def add(self, record: Record) -> None:
         """The next one."""
@@ -313,13 +334,17 @@ class _Boot:
                 result.first = record.seconds
             result.last = record.seconds
         known = recognise(text)
+        if known is not None and known.kind == "oom" and self._of_one_kill(text):
+            known = None
         if "+0x" in text:
             result.at_work.update(_MODULE_OF_FRAME.findall(text))
+        elif text.startswith("Modules linked in:"):
+            result.modules_listed = True
         if "ebpfwatch" in text:
             self._note_own(text)
         if known is not None:
             self._note(record, known)
-        elif not self._parser.busy:
+        elif not self._parser.busy and not text.startswith(OOM_KILLED):
             self._ordinary(record)
         elif "free:" in text[:6]:
             self._memory(text)
@@ -334,6 +359,13 @@ class _Boot:
         result.repeated = self._lines.most()
         result.traced = list(traced(self._own))
         return result
+
+    def _of_one_kill(self, text: str) -> bool:
+        """Whether the line names whom the OOM killer ended that was told of before: that is one
+        event. The kernel does one after another, under oom_lock (mm/oom_kill.c).
+        """
+        invoked, self._oom = self._oom, not text.startswith(OOM_KILLED)
+        return invoked and not self._oom
 
     def _ordinary(self, record: Record) -> None:
         self._lines.add(record)

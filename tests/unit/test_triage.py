@@ -541,8 +541,8 @@ def test_the_command(words: list[str], code: int, out: str, err: str) -> None:
         (b"", "the log is empty."),
         (b"\xff\xfa\n\xe9\nplain\n", "bytes that are no text, in 2 lines."),
         (b"hello\n", "it may be no log of a kernel."),
-        (b"Mar  2 11:20:02 desk x[1]: hello\n", "1 lines that other programs wrote."),
-        (b"__CURSOR=a\n_TRANSPORT=stdout\nMESSAGE=x\n\n", "1 lines that other programs wrote."),
+        (b"Mar  2 11:20:02 desk x[1]: hello\n", "1 line that other programs wrote."),
+        (b"__CURSOR=a\n_TRANSPORT=stdout\nMESSAGE=x\n\n", "1 line that other programs wrote."),
     ],
 )
 def test_nothing_found_in_nothing_says_so(data: bytes, words: str) -> None:

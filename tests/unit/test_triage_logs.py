@@ -141,7 +141,7 @@ def test_crashes_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "out-of-tree modules: dlp_fcore" in out
     assert "further out-of-tree modules: (1, 2, 3) vfs_monitor; (4) (not in the log)" in out
     assert "task: (1) task0; (2) task1; (3) task2; (4) task3" in out
-    assert "not format is right" in out.partition("Different:")[0]
+    assert "format is not right" in out.partition("Different:")[0]
     code, out = said(capsys, "--json", *names)
     body = json.loads(out)
     assert len(body["logs"]) == 4 and body["compared"]["same"]["verdict"] == "this_bug"
@@ -201,7 +201,7 @@ PRINTER = """\
 int printk(const char *, ...);
 void dput(void *); void iput(void *); int register_kprobe(void *);
 int scan(void *d) {
-    printk("\\0016this %s not format is right , so can not luopan !\\n", "file");
+    printk("\\0016this %s format is not right , so can not luopan !\\n", "file");
     dput(d); iput(d);
     return register_kprobe(d);
 }
@@ -239,7 +239,7 @@ def test_whose_line_it_is(
 
 def test_a_line_that_nobody_prints(modules: Path) -> None:
     """Said, and so is a module without a file."""
-    log = CASE.replace(b"luopan", b"qqqqqq").replace(b"not format is right", b"zz yy xx ww vv")
+    log = CASE.replace(b"luopan", b"qqqqqq").replace(b"format is not right", b"zz yy xx ww")
     log = log.replace(b"vfs_monitor(O)", b"other_one(O)")
     found = " ".join(modulefiles.look_up(triage(log), modules))
     assert "is in no module below" in found and "there is no file of other_one" in found

@@ -91,6 +91,10 @@ def false_sentences(triage: Triage, text: str) -> list[str]:
     claim("no stack came with it", any(not group.report.symbols for group in triage.groups))
     complaint = re.search(r"^(?!user).*kernel BUG at \S+:\d+!$", text, re.M)
     claim("may be no log of a kernel", not complaint)
+    claim("may be no kernel log", not complaint)
+    claim("RCU freed an object", "rcu" in text or "softirq" in text)
+    listed = whole and "Modules linked in:" in text
+    claim("does not have the list of", not listed)
     claim("(numbers differ)", bool(triage.repeated))
     claim("memory was short", bool(re.search("oom-killer|ut of memory|allocation failure", text)))
     freed = any(heading == "freed" for heading, _ in triage.first_freer)
