@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.bench.verdicts import by_role, table
 from tests.trust.figures import between
 from tests.vm import guest, kernels
 from tests.vm.matrix import payload
@@ -31,6 +32,9 @@ BOOTS = (
     Boot("4.19", "ebpfwatch"),
     Boot("4.19", "slub_debug=FZPU on ext4's cache", "slub_debug=FZPU,ext4_inode_cache"),
 )
+
+#: What a line of scripts/cost.py about a program begins with.
+_PROGRAM = "program "
 
 #: What a kprobe costs on arm64, in nanoseconds, when it is hit again and again, and the first time.
 _TRAP_NS, _COLD_TRAP_NS = 290, 1530
@@ -89,6 +93,7 @@ def main() -> None:
     wanted = named or [boot.kernel for boot in BOOTS]
     plain: dict[str, float] = {}
     rows: list[tuple[str, ...]] = []
+    verdicts: list[str] = []
     for number, boot in enumerate(BOOTS):
         if boot.kernel not in wanted or (arguments.plain and boot.append):
             continue
@@ -101,11 +106,18 @@ def main() -> None:
             rows.append((boot.kernel, boot.name, f"{ratio:.4f}", "another boot"))
             continue
         plain[boot.kernel] = float(us)
+        if programs := [line for line in ratios if line[0].startswith(_PROGRAM)]:
+            cost = {name[len(_PROGRAM) :]: (float(runs), float(n)) for name, n, runs in programs}
+            verdicts += ["", f"What each verdict costs on {boot.kernel}:", ""]
+            verdicts += table("instructions", by_role(cost))
         for line in ratios:
+            if line in programs:
+                continue
             rows.append((boot.kernel, *line))
             if line[0].endswith(("traps a life", "traps a pipe made and closed")):
                 rows.append((boot.kernel, *_priced(*line)))
     text = _HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    text += "".join(f"{line}\n" for line in verdicts)
     print(text)
     if arguments.write:
         between(arguments.write, "bench-vm", text)

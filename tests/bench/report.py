@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.bench.measure import Row
 from tests.bench.subjects import Subject
+from tests.bench.verdicts import by_role, table
 from tests.bench.workloads import WORKLOADS
 
 __all__ = ["GOALS", "Results", "machine", "render"]
@@ -130,12 +131,8 @@ def _range(ends: tuple[float, float]) -> str:
 
 
 def _programs(programs: Mapping[str, tuple[float, float]]) -> list[str]:
-    lines = ["", "**a life, by the kernel's own clock**", ""]
-    lines += ["| program | runs a life | ns a life |", "|---|---|---|"]
-    for name, (runs, ns) in programs.items():
-        lines.append(f"| {name} | {runs:.2f} | {ns:.0f} |")
-    total = sum(ns for _, ns in programs.values())
-    return [*lines, f"| together | | {total:.0f} |"]
+    """The clock's two readings around each run are taken off."""
+    return ["", "**what each verdict costs**", "", *table("ns", by_role(programs))]
 
 
 def about(subjects: Sequence[Subject]) -> dict[str, str]:

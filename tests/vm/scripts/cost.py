@@ -170,7 +170,7 @@ def main():
     tell("evictions and contracts only", watched(session, few))
     if STATS.exists():
         for name, runs, instructions in programs(session, default):
-            print(f"program {name}: instructions a life|{instructions:.0f}|{runs:.2f} runs")
+            print(f"program {name}|{instructions:.0f}|{runs:.2f}")
     else:
         for role in default:
             tell(f"only {role}", watched(session, [role], FEW_ROUNDS))
