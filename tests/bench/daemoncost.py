@@ -50,6 +50,8 @@ def starts(bench: Bench) -> dict[str, float]:
         rounds = [_watched(bench, directory, keep=not way) for _ in range(count)]
         assert all(start.compiled is bool(way) for start in rounds), way
         figures[f"start to ready{way}, s"] = statistics.median(s.seconds for s in rounds)
+        cpu = statistics.median(s.cpu_seconds for s in rounds)
+        figures[f"CPU time of all processes until ready{way}, s"] = cpu
         figures[f"peak of all processes at a start{way}, MB"] = max(s.peak_mb for s in rounds)
     with memory_limit(_SMALL << 20) as wrapper:
         for way, directory in (("", kept), (", compiling", fresh)) if wrapper else ():

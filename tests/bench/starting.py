@@ -28,11 +28,14 @@ class Start:
     """``seconds`` until the log said so, infinite if it ended before; ``peak_mb``: of the processes
     that were there at one time, the sum of the most that each had had by then (VmHWM), so not less
     than what all had together; ``compiled``: what the log says of where the programs are from.
+    ``cpu_seconds`` is what the daemon and the children that have ended took until then: other work
+    on the machine hardly changes it.
     """
 
     seconds: float
     peak_mb: float
     compiled: bool
+    cpu_seconds: float = 0.0
 
 
 class Watched:
@@ -59,7 +62,8 @@ class Watched:
             if "ready after" in text or self.process.poll() is not None:
                 ready = "ready after" in text
                 seconds = now if ready else float("inf")
-                return Start(seconds, self._most / 1e6, "compiled now" in text)
+                cpu = _cpu(self.process.pid)
+                return Start(seconds, self._most / 1e6, "compiled now" in text, cpu)
             if now > patience:
                 raise TimeoutError(f"not ready within {patience:g} s:\n{text}")
             time.sleep(_LOOK_SECONDS)
@@ -84,6 +88,16 @@ def _children(parent: int) -> list[int]:
                 if int(stat.rpartition(")")[2].split()[1]) == parent:
                     found.append(int(name))
     return found
+
+
+def _cpu(pid: int) -> float:
+    """utime, stime, cutime and cstime; 0 where the process has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    ticks = sum(map(int, stat.rpartition(")")[2].split()[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _peak(pid: int) -> int:
