@@ -50,7 +50,8 @@ static __always_inline u64 coarse_ns(void)
  * (Linux 6.2; the verifier makes a plain move of it) gives an address the type that we name, and a load through such a pointer
  * is 0 where there is no memory (BPF_PROBE_MEM).  WORDS_TYPE is a struct that holds nothing but numbers, so what is
  * loaded is a number, too; the loader has seen that it is long enough for every offset (ebpfwatch/loader/prober.py).
- * For what ordinary work shows: whoever finds something wrong reads it again with READ(), which tells what cannot be read.
+ * For objects that the kernel itself uses at that moment.  What may be none (a neighbour, a parent, the memory of a free object) is
+ * read with READ() before anything is said of it, which tells what cannot be read.
  */
 static u64 (*words_at)(u64 address,
 		       u64 type) = (void *)RDONLY_CAST; /* see ebpfwatch/loader/image.py */
