@@ -17,7 +17,7 @@ import pytest
 from tests.trust.figures import between
 from tests.unit.test_verdicts import judged
 from tests.vm import kernels
-from tests.vm.guest import Outcome, held_up
+from tests.vm.guest import Outcome, held_up, kept
 from tests.vm.judge import Row, untold
 from tests.vm.leads import leads
 from tests.vm.moments import Moments, moments
@@ -328,3 +328,14 @@ def test_legal_work_is_counted_over_all_guests() -> None:
     assert lines[1] == f"| 6.1.1 | legal-load | 5 | {numbers} | 2 double_free |"
     numbers = "2000 | 10 | 1998 | 2 | 0 | 0 | 1600 | 4000 | 6000 | 8000"
     assert lines[2] == f"| all | 2 guests | 10 | {numbers} | 1 |"
+
+
+def test_a_guest_that_did_not_get_ready_is_not_taken_again(tmp_path: Path) -> None:
+    """What says that it got ready is written last."""
+    kernel = kernels.Kernel("6.12", "6.12.1", tmp_path)
+    (tmp_path / "console").write_text("guest: ready")
+    (tmp_path / "memory").write_text("half")
+    assert kept(kernel, tmp_path) is None
+    (tmp_path / "seconds").write_text("381")
+    ready = kept(kernel, tmp_path)
+    assert ready is not None and (ready.seconds, ready.console) == (381, "guest: ready")
