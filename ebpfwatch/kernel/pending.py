@@ -20,6 +20,7 @@ from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel import handoff
 from ebpfwatch.kernel.protocol import Examined, Go, Loaded, LoadRequest
 from ebpfwatch.system.log import say
+from ebpfwatch.text.printable import printable
 
 __all__ = ["Pending", "build", "probe", "start_loader"]
 
@@ -43,6 +44,9 @@ class Pending:
 
     def __init__(self) -> None:
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # The child's stderr while it loads.  LLVM ends the process by itself (exit(1) in
+        # report_fatal_error()); then these are the only words that are left.
+        self._stderr = os.memfd_create("loader-stderr")
         with theirs:
             try:
                 self._child = subprocess.Popen(
@@ -52,8 +56,9 @@ class Pending:
                         "ebpfwatch.loader.child",
                         str(theirs.fileno()),
                         str(os.getpid()),
+                        str(self._stderr),
                     ],
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), self._stderr),
                     env={**os.environ, "PYTHONPATH": _PYTHONPATH},
                     # `-m` looks for modules in the working directory first, and that may be
                     # anybody's.
@@ -61,7 +66,7 @@ class Pending:
                     stdin=subprocess.DEVNULL,
                 )
             except OSError as error:
-                self._connection.close()
+                self._close()
                 raise EbpfwatchError(
                     f"the loader cannot be started: {error}",
                     "see what is missing there: a chroot needs /dev, /proc and /sys",
@@ -112,19 +117,25 @@ class Pending:
         except (EOFError, OSError) as error:
             status = self._end()
             raise EbpfwatchError(
-                f"the loader child died (status {status}): {error}",
+                f"the loader child died (status {status}): {_last_line(self._stderr) or error}",
                 "out of memory? compiling takes some 130 MB for a second",
                 Exit.OSERR,
             ) from None
         finally:
-            self._connection.close()
+            self._close()
         self._child.wait()
         return reply, fds
 
     def abandon(self) -> None:
         """Stop the child; nothing stays loaded."""
-        self._connection.close()
+        self._close()
         self._end()
+
+    def _close(self) -> None:
+        self._connection.close()
+        if self._stderr >= 0:
+            os.close(self._stderr)
+        self._stderr = -1
 
     def _too_late(self, seconds: float) -> EbpfwatchError:
         where = _waits_in(self._child.pid)
@@ -143,6 +154,15 @@ class Pending:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(_END_SECONDS)
         return self._child.returncode
+
+
+def _last_line(file: int) -> str:
+    """The last words of a child that died, "" if it left none."""
+    with contextlib.suppress(OSError):
+        size = os.fstat(file).st_size
+        lines = os.pread(file, 4096, max(0, size - 4096)).decode("utf-8", "replace").splitlines()
+        return next((printable(line.strip()) for line in reversed(lines) if line.strip()), "")
+    return ""
 
 
 def _waits_in(pid: int) -> str:

@@ -3,8 +3,9 @@
 It takes what an earlier start has compiled (``prepared``); else it tries the ladder and compiles
 (``prepare``).
 
-Run as ``python3 -m ebpfwatch.loader.child FD PARENT``: one end of a socketpair, and the pid of who
-has the other end (``session``).  LLVM lives and dies here: some 120 MB that the daemon never has.
+Run as ``python3 -m ebpfwatch.loader.child FD PARENT LOG``: one end of a socketpair, the pid of who
+has the other end (``session``), and the file that is stderr while it loads.  LLVM lives and dies
+here: some 120 MB that the daemon never has.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> int:
     connection = socket.socket(fileno=int(argv[0]))
     reply: Loaded | Examined | Failure
     fds: list[int] = []
-    with open(os.memfd_create("loader-stderr"), "w+", encoding="utf-8") as log:
+    with open(int(argv[2]), "w+", encoding="utf-8", errors="replace") as log:
         try:
             request, _ = handoff.receive(connection, LoadRequest)
             if not request.verbose:

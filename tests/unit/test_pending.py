@@ -12,6 +12,7 @@ import pytest
 from ebpfwatch.config import Config, loader_request
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.kernel.pending import Pending
+from ebpfwatch.kernel.protocol import Loaded
 
 
 @pytest.fixture
@@ -37,3 +38,12 @@ def test_a_stop_is_heard_at_once(pending: Pending) -> None:
     assert not pending.wait(lambda: True, 60)
     assert time.monotonic() - began < 1
     assert pending._child.poll() is None
+
+
+def test_what_a_child_said_before_it_died_is_told() -> None:
+    """LLVM ends the process by itself; the bytes may be anything."""
+    started = Pending()
+    os.write(started._stderr, b"a warning\nLLVM ERROR: \xff not supported\n\n")
+    started._child.kill()
+    with pytest.raises(EbpfwatchError, match="status -9.: LLVM ERROR: \ufffd not supported"):
+        started.collect(Loaded, 5)
