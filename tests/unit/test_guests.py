@@ -327,7 +327,7 @@ def test_legal_work_is_counted_over_all_guests() -> None:
     assert lines[0] == f"| 6.12.1 | legal-load | 5 | {numbers} | 0 |"
     assert lines[1] == f"| 6.1.1 | legal-load | 5 | {numbers} | 2 double_free |"
     numbers = "2000 | 10 | 1998 | 2 | 0 | 0 | 1600 | 4000 | 6000 | 8000"
-    assert lines[2] == f"| all | 2 guests | 10 | {numbers} | 1 |"
+    assert lines[2] == f"| all | guests: 2 | 10 | {numbers} | 1 |"
 
 
 def test_a_guest_that_did_not_get_ready_is_not_taken_again(tmp_path: Path) -> None:

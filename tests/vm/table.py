@@ -229,5 +229,5 @@ def _legal(rows: list[Row]) -> list[str]:
         for name in _COUNTED:
             sums[name] += float(numbers.get(name, 0))
     wrong = len([row for row in rows if not row.ok])
-    cells = ["all", f"{len(rows)} guests", *(f"{sums[name]:.10g}" for name in _COUNTED)]
+    cells = ["all", f"guests: {len(rows)}", *(f"{sums[name]:.10g}" for name in _COUNTED)]
     return [*lines, f"| {' | '.join(cells)} | {wrong or 0} |\n"] if lines else []
