@@ -53,7 +53,7 @@ def test_nothing_in_it_can_be_written_or_runs_with_other_rights(
             executable.add(name)
     assert executable == {
         "./usr/bin/ebpfwatch",
-        "./lib/systemd/system-generators/ebpfwatch-generator",
+        "./usr/lib/systemd/system-generators/ebpfwatch-generator",
     }
 
 
