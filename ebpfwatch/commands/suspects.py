@@ -141,7 +141,7 @@ def _triages(files: list[str], notes: list[str]) -> Iterator[Triage]:
             yield from _living(Path(file), notes)
             continue
         for log in logs([file]):
-            if log.problem:
+            if log.problem and not log.passed_over:
                 notes.append(f"{log.name} was not read: it {log.problem}")
             yield from log.boots
 

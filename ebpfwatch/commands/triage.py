@@ -11,10 +11,13 @@ from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.text.printable import printable
 from ebpfwatch.triage import compare, explain, modulefiles
 from ebpfwatch.triage.lines import Lines
-from ebpfwatch.triage.logs import Log, logs
+from ebpfwatch.triage.logs import Log, logs, none_read
 from ebpfwatch.triage.summary import Triage
 
-EPILOG = "exit code 0: this bug, or suspected; 1: something else, undecided, or nothing found"
+EPILOG = (
+    "exit code 0: this bug, or suspected; 1: something else, undecided, or nothing found; where no"
+    " log was read 77 if that needs root, else 69"
+)
 
 _NARROWEST, _WIDEST = 60, 160  # columns
 
@@ -55,14 +58,29 @@ def run(arguments: argparse.Namespace) -> int:
     with Lines(arguments.vmlinux) as lines:
         found = list(logs(arguments.file))
         boots = _boots(found)
+        errors = none_read(found, arguments.file)
         if arguments.json:
             print(json.dumps(_json(found, boots, arguments.modules), ensure_ascii=True))
-        else:
+        if not boots:
+            raise _all_of(errors)
+        if not arguments.json:
+            for error in errors:
+                print(printable(error.message))
             width = shutil.get_terminal_size((explain.WIDTH, 24)).columns
             width = min(max(width, _NARROWEST), _WIDEST)
             _print(found, boots, lines, arguments.modules, width)
     verdicts = {triage.verdict for _, triage in boots}
     return Exit.OK if verdicts & {"this_bug", "suspected"} else Exit.FAILED
+
+
+def _all_of(errors: list[EbpfwatchError]) -> EbpfwatchError:
+    """One for all; where one needs root, so do all."""
+    codes = [error.exit_code for error in errors]
+    return EbpfwatchError(
+        "; ".join(error.message for error in errors),
+        next((error.hint for error in errors if error.hint), ""),
+        Exit.NOPERM if Exit.NOPERM in codes else Exit.UNAVAILABLE,
+    )
 
 
 def _boots(found: list[Log]) -> list[tuple[str, Triage]]:
@@ -92,6 +110,7 @@ def _print(
     directory: str | None,
     width: int,
 ) -> None:
+    found = [log for log in found if not log.passed_over]
     several = len(boots) > 1 or len(found) > 1
     if several:
         for name, triage in boots:
@@ -118,12 +137,13 @@ def _json(
         {"name": name, **explain.to_json(triage), "modules": _in_modules(triage, directory)}
         for name, triage in boots
     ]
-    if len(each) == 1 and len(found) == 1:
-        return each[0]
+    not_read = [f"{log.name} {log.problem}" for log in found if log.problem]
+    if len(each) == 1 and len([log for log in found if not log.passed_over]) == 1:
+        return {**each[0], "not_read": not_read}
     crashes = compare.crashes(boots)
     return {
         "schema": 2,
         "logs": each,
-        "not_read": [f"{log.name} {log.problem}" for log in found if log.problem],
+        "not_read": not_read,
         "compared": compare.compared(crashes) if len(crashes) > 1 else None,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import dataclasses
+import enum
 import gzip
 import io
 import lzma
@@ -26,9 +27,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.triage.advice import WHERE
 from ebpfwatch.triage.summary import Triage, read
 
-__all__ = ["Log", "logs"]
+__all__ = ["Log", "Why", "logs", "none_read"]
 
 _MOST_FILES = 1000  # of one directory or archive
 _DEEPEST = 5
@@ -52,32 +54,115 @@ _COMPRESSED = {
 _PART = re.compile(rb"(\w+)#(\d+) Part(\d+)\n")
 
 
+class Why(enum.Enum):
+    """Why a file was not read.  The values are its ``problem``, where no error says more."""
+
+    FORBIDDEN = "may not be read; run it as root"
+    FORBIDDEN_DIRECTORY = "is a directory that may not be read; run it as root"
+    DUMP = "is a dump"
+    JOURNAL = "is a journal file"
+    EMPTY = "is empty"
+    NO_TEXT = "is no text"
+    OTHER = ""
+
+
 @dataclasses.dataclass
 class Log:
-    """One log and its boots; ``problem`` says why it could not be read."""
+    """One log and its boots; ``problem`` says why it could not be read, ``why`` of which kind that
+    is.  ``given`` is the name on the command line behind which it was found.
+    """
 
     name: str
     boots: list[Triage]
     problem: str = ""
+    why: Why = Why.OTHER
+    given: str = ""
+
+    @property
+    def passed_over(self) -> bool:
+        """Whether it is a file that is no log, and no loss where others are."""
+        return self.why in (Why.DUMP, Why.JOURNAL, Why.EMPTY, Why.NO_TEXT)
+
+
+def _not_read(name: str, why: Why) -> Log:
+    return Log(name, [], why.value, why)
 
 
 def logs(names: list[str]) -> Iterator[Log]:
     """Read them one after another; raises ``EbpfwatchError`` for a name that is no log."""
     for name in names:
         called = "standard input" if name == "-" else name
-        try:
-            if name != "-" and os.path.isdir(name):
-                yield from _directory(name)
-                continue
-            stream = _open(name)
-            with contextlib.closing(stream):
-                yield from _unpacked(stream, called, 0)
-        except OSError as error:
-            raise EbpfwatchError(
-                f"cannot read {called or 'a file without a name'}: {error.strerror or error}",
-                "give a log file, a directory, or - for standard input",
-                Exit.USAGE,
-            ) from None
+        for log in _given(name, called):
+            log.given = called
+            yield log
+
+
+def _given(name: str, called: str) -> Iterator[Log]:
+    try:
+        if name != "-" and os.path.isdir(name):
+            yield from _directory(name)
+            return
+        stream = _open(name)
+        with contextlib.closing(stream):
+            yield from _unpacked(stream, called, 0)
+    except PermissionError as error:
+        raise EbpfwatchError(
+            f"cannot read {called}: {error.strerror}", "run it as root", Exit.NOPERM
+        ) from None
+    except OSError as error:
+        raise EbpfwatchError(
+            f"cannot read {called or 'a file without a name'}: {error.strerror or error}",
+            "give a log file, a directory, or - for standard input",
+            Exit.USAGE,
+        ) from None
+
+
+#: Of each kind of files that were not read: of one, of several, what to do.
+_COUNTED = {
+    Why.FORBIDDEN: ("1 file may not be read", "{} files may not be read", "run it as root"),
+    Why.FORBIDDEN_DIRECTORY: (
+        "1 directory may not be read",
+        "{} directories may not be read",
+        "run it as root",
+    ),
+    Why.DUMP: ("1 is a dump", "{} are dumps", "makedumpfile --dump-dmesg gets the log out"),
+    Why.JOURNAL: (
+        "1 is a journal file",
+        "{} are journal files",
+        "journalctl --file FILE -k -o export prints it",
+    ),
+    Why.EMPTY: ("1 is empty", "{} are empty", ""),
+    Why.NO_TEXT: ("1 is no text", "{} are no text", ""),
+}
+
+
+def none_read(found: list[Log], names: list[str]) -> list[EbpfwatchError]:
+    """An error for each name on the command line behind which no log was read."""
+    errors = []
+    for name in dict.fromkeys("standard input" if name == "-" else name for name in names):
+        behind = [log for log in found if log.given == name]
+        if not any(log.boots for log in behind):
+            errors.append(_none_read(name, behind))
+    return errors
+
+
+def _none_read(name: str, behind: list[Log]) -> EbpfwatchError:
+    reasons = []
+    for why, (one, many, todo) in _COUNTED.items():
+        count = sum(log.why is why for log in behind)
+        said = one if count == 1 else many.format(count)
+        if why is Why.FORBIDDEN_DIRECTORY and any(log.name == name for log in behind):
+            said = "it may not be read"
+        if count:
+            reasons.append(f"{said} ({todo})" if todo else said)
+    reasons += [f"{log.name} {log.problem}" for log in behind if log.why is Why.OTHER][:3]
+    forbidden = any(log.why in (Why.FORBIDDEN, Why.FORBIDDEN_DIRECTORY) for log in behind)
+    known = forbidden or any(log.why in (Why.DUMP, Why.JOURNAL) for log in behind)
+    return EbpfwatchError(
+        f"no log was read in {name}: {', '.join(reasons) or 'there is no file in it'}",
+        "" if known else WHERE,
+        Exit.NOPERM if forbidden else Exit.UNAVAILABLE,
+    )
 
 
 def _open(name: str) -> io.BufferedReader:
@@ -105,7 +190,7 @@ def _unpacked(stream: io.BufferedReader, name: str, depth: int) -> Iterator[Log]
     if refused:
         what, _, todo = refused.partition("; ")
         if depth:
-            yield Log(name, [], what)
+            yield Log(name, [], what, _no_log(head))
             return
         hint = todo if name == "standard input" else todo.replace("FILE", name)
         raise EbpfwatchError(f"{name} {what}", hint, Exit.USAGE)
@@ -205,8 +290,11 @@ def _archive(stream: io.BufferedReader, name: str, depth: int) -> Iterator[Log]:
                 if inside is None:
                     continue
                 buffered = _buffered(_Tolerant(inside))
+                called = f"{name}:{member.name}"
                 if _text(buffered):
-                    yield from _unpacked(buffered, f"{name}:{member.name}", depth + 1)
+                    yield from _unpacked(buffered, called, depth + 1)
+                else:
+                    yield _not_read(called, _no_log(buffered.peek(_HEAD)[:_HEAD]))
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         yield Log(name, [], f"is damaged: {error}")
 
@@ -219,10 +307,21 @@ def _text(stream: io.BufferedReader) -> bool:
     return bool(head) and (head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" not in head)
 
 
+def _no_log(head: bytes) -> Why:
+    """What a file is that is neither text nor compressed, by its first bytes."""
+    core = head.startswith(b"\x7fELF") and head[16:18] in (b"\x04\0", b"\0\x04")  # e_type ET_CORE
+    if core or head.startswith(b"KDUMP   "):
+        return Why.DUMP
+    if head.startswith(b"LPKSHHRH"):
+        return Why.JOURNAL
+    return Why.NO_TEXT if head else Why.EMPTY
+
+
 def _directory(name: str) -> Iterator[Log]:
     """Every log below a directory, the parts of a record of the firmware joined."""
     parts: dict[tuple[str, bytes, bytes], list[tuple[int, str]]] = {}
-    for number, path in enumerate(_files(name)):
+    refused: list[Log] = []
+    for number, path in enumerate(_files(name, refused)):
         if number >= _MOST_FILES:
             yield Log(name, [], f"has more than {_MOST_FILES} files; the rest was not read")
             break
@@ -234,8 +333,13 @@ def _directory(name: str) -> Iterator[Log]:
                     parts.setdefault(key, []).append((int(found[3]), path))
                 elif _text(stream):
                     yield from _unpacked(stream, path, 1)
+                else:
+                    yield _not_read(path, _no_log(stream.peek(_HEAD)[:_HEAD]))
+        except PermissionError:
+            yield _not_read(path, Why.FORBIDDEN)
         except OSError as error:
             yield Log(path, [], f"cannot be read: {error.strerror}")
+    yield from refused
     for (_, reason, count), numbered in parts.items():
         paths = [path for _, path in sorted(numbered, reverse=True)]
         called = f"{paths[0]} ({reason.decode()}#{count.decode()}, {len(paths)} parts)"
@@ -250,16 +354,30 @@ def _without_head(path: str) -> bytes:
     return b""
 
 
-def _files(name: str) -> Iterator[str]:
-    for directory, below, files in os.walk(name):
+def _files(name: str, refused: list[Log]) -> Iterator[str]:
+    """Every regular file below a directory; adds what may not be looked at to ``refused``."""
+
+    def forbidden(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            refused.append(_not_read(error.filename or name, Why.FORBIDDEN_DIRECTORY))
+        else:
+            refused.append(Log(error.filename or name, [], f"cannot be read: {error.strerror}"))
+
+    for directory, below, files in os.walk(name, onerror=forbidden):
         below.sort()
         if directory[len(name) :].count(os.sep) >= _DEEPEST:
             below.clear()
         for file in sorted(files):
             path = os.path.join(directory, file)
-            with contextlib.suppress(OSError):
-                if stat.S_ISREG(os.stat(path).st_mode):
-                    yield path
+            try:
+                regular = stat.S_ISREG(os.stat(path).st_mode)
+            except PermissionError:
+                refused.append(_not_read(path, Why.FORBIDDEN))
+                continue
+            except OSError:  # a link to nothing, or gone meanwhile
+                continue
+            if regular:
+                yield path
 
 
 class _Progress:

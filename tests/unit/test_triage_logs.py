@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
@@ -13,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +70,7 @@ PACKERS: dict[str, Any] = {
 def test_compressed_and_archived(how: str, tmp_path: Path) -> None:
     """The content decides, not the name; nothing is unpacked to the disk."""
     (tmp_path / "x").write_bytes(PACKERS[how](CASE))
-    (log,) = logs([str(tmp_path / "x")])
+    (log,) = (log for log in logs([str(tmp_path / "x")]) if not log.passed_over)
     assert [boot.verdict for boot in log.boots] == ["this_bug"]
     assert not log.boots[0].counts.damaged
     assert [file.name for file in tmp_path.iterdir()] == ["x"]
@@ -103,6 +106,117 @@ def test_a_directory_of_a_crash(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "vmcore-dmesg.txt: THIS BUG" in out and "(Oops#1, 2 parts): THIS BUG" in out
     assert "2 crashes compared:" in out
     assert "notes.txt" not in out and "vmcore:" not in out
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    """As a user whom file permissions concern; root's tests are others' as well."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A directory that every user may look into, which those of pytest are not."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+CORE = b"\x7fELF\2\1\1" + b"\0" * 9 + b"\4\0" + b"\0" * 100
+
+NONE_READ = [
+    ({}, 69, "no log was read in {}: there is no file in it; look for the log of the crash"),
+    (
+        {"a/vmcore": b"KDUMP   \0\0", "b/vmcore": CORE},
+        69,
+        "no log was read in {}: 2 are dumps (makedumpfile --dump-dmesg gets the log out)",
+    ),
+    ({"dmesg!": CASE}, 77, "no log was read in {}: 1 file may not be read (run it as root)"),
+    (
+        {"dmesg!": CASE, "vmcore": CORE, "x": b"\0\1", "y": b"", "z": b"LPKSHHRH\0"},
+        77,
+        "1 file may not be read (run it as root), 1 is a dump (makedumpfile --dump-dmesg gets the"
+        " log out), 1 is a journal file (journalctl --file FILE -k -o export prints it), 1 is"
+        " empty, 1 is no text",
+    ),
+    ({"a!/dmesg": CASE, "b!/dmesg": CASE}, 77, "2 directories may not be read (run it as root)"),
+    ({"!": b""}, 77, "no log was read in {}: it may not be read (run it as root)"),
+    (
+        {"a.tar": tarred({"vmcore": b"KDUMP   \0"}), "v.gz": gzip.compress(CORE)},
+        69,
+        "no log was read in {}: 2 are dumps",
+    ),
+]
+
+
+@pytest.mark.parametrize(("files", "code", "words"), NONE_READ)
+def test_a_directory_of_which_nothing_was_read(
+    files: dict[str, bytes],
+    code: int,
+    words: str,
+    reachable: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line that says why, and an exit code that is no verdict; ! is what only root may read."""
+    given = reachable / "crash"
+    closed = [given] if "!" in files else []
+    given.mkdir()
+    for name, data in files.items():
+        if name == "!":
+            continue
+        path = given / name.replace("!", "")
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        if "!" in name:
+            closed.append(path.parent if "!/" in name else path)
+    for path in closed:
+        path.chmod(0)
+    try:
+        with nobody():
+            assert main(["triage", str(given)]) == code
+            plain = capsys.readouterr()
+            assert main(["triage", "--json", str(given)]) == code
+            body = json.loads(capsys.readouterr().out)
+    finally:
+        for path in closed:
+            path.chmod(0o700)
+    assert plain.out == "" and plain.err.count("\n") == 1
+    assert words.format(given) in plain.err
+    assert body["logs"] == [] and len(body["not_read"]) == len(files)
+
+
+def test_a_file_that_only_root_may_read(
+    reachable: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """77, as everywhere; beside a log that was read it is told, and the log's verdict counts."""
+    (reachable / "kern.log").write_bytes(CASE)
+    (reachable / "kern.log").chmod(0)
+    with nobody():
+        assert main(["triage", str(reachable / "kern.log")]) == 77
+        assert "Permission denied; run it as root" in capsys.readouterr().err
+    (reachable / "readable").mkdir()
+    (reachable / "readable/dmesg").write_bytes(CASE)
+    (reachable / "readable").chmod(0o755)
+    with nobody():
+        code, out = said(capsys, str(reachable))
+    assert code == 0 and "kern.log: not read: it may not be read; run it as root" in out
+
+
+def test_one_name_of_several_has_no_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Said beside the verdict of the others; two without any are one line."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "none").mkdir()
+    (tmp_path / "log").write_bytes(CASE)
+    code, out = said(capsys, str(tmp_path / "log"), str(tmp_path / "empty"))
+    assert code == 0 and f"no log was read in {tmp_path}/empty: there is no file in it\n" in out
+    assert main(["triage", str(tmp_path / "empty"), str(tmp_path / "none")]) == 69
+    assert capsys.readouterr().err.count("no log was read in") == 2
 
 
 def test_several_boots_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
