@@ -42,12 +42,12 @@ grep -q ExecMainStatus=77 /results/refused || wrong "without the drop-in for act
 journalctl --no-pager -u ebpfwatch | grep 'actions.crash: cannot open' || wrong "it does not say what it cannot open"
 
 link actions-crash.conf
-timeout 60 ebpfwatch selftest >/results/selftest 2>&1 || wrong "the self-test"
+timeout 600 ebpfwatch selftest --timeout 60 >/results/selftest 2>&1 || wrong "the self-test"
 tried 'failed'
 [ ! -e /results/far ] || wrong "the program called out without the drop-in"
 
 link actions-network.conf
-timeout 60 ebpfwatch selftest >>/results/selftest 2>&1 || wrong "the second self-test"
+timeout 600 ebpfwatch selftest --timeout 60 >>/results/selftest 2>&1 || wrong "the second self-test"
 tried 'done'
 grep -q '"test": *true' /results/far || wrong "the finding did not arrive"
 journalctl --no-pager -u ebpfwatch >/results/err-first
