@@ -11,6 +11,7 @@ from ebpfwatch.commands import seconds
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.postmortem.account import Account, Located, audit, in_common, summary
 from ebpfwatch.postmortem.dump import Dump
+from ebpfwatch.postmortem.opening import add_vmlinux
 from ebpfwatch.text.wrapped import wrapped
 
 EXAMPLES = """\
@@ -33,15 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="a dump (ELF or kdump-compressed); several are compared; `live`: the running kernel",
     )
-    parser.add_argument(
-        "--vmlinux",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="debug information of its kernel, or of a module; may be repeated"
-        " (default: where drgn looks on this machine)",
-    )
+    add_vmlinux(parser)
     parser.add_argument(
         "--threshold",
         type=int,
@@ -81,16 +74,16 @@ def run(arguments: argparse.Namespace) -> int:
         )
         accounts.append((name, account))
         if arguments.json:
-            print(json.dumps(_json(name, account), ensure_ascii=True))
+            print(json.dumps(_json(name, dump.types, account), ensure_ascii=True))
         else:
-            print(*_text(name, account, arguments.most), sep="\n")
+            print(*_text(name, dump.types, account, arguments.most), sep="\n")
     if len(accounts) > 1 and not arguments.json:
         print("", "All dumps together:", *(f"  {line}" for line in in_common(accounts)), sep="\n")
     return Exit.FAILED if any(account.anomalies for _, account in accounts) else Exit.OK
 
 
-def _text(name: str, account: Account, most: int) -> list[str]:
-    lines = [f"{name}: kernel {account.release}", ""]
+def _text(name: str, types: str, account: Account, most: int) -> list[str]:
+    lines = [f"{name}: kernel {account.release}, read by its {types}", ""]
     lines += summary(account)
     for number, one in enumerate(account.anomalies[:most], 1):
         lines += ["", *_one(number, one)]
@@ -153,8 +146,8 @@ def _unexplained(account: Account) -> list[str]:
     return lines
 
 
-def _json(name: str, account: Account) -> dict[str, object]:
+def _json(name: str, types: str, account: Account) -> dict[str, object]:
     whole = dataclasses.asdict(account)
     for kept, one in zip(account.anomalies, whole["anomalies"]):
         one["anomaly"]["missing"] = kept.anomaly.missing
-    return {"name": name, "summary": summary(account), **whole}
+    return {"name": name, "types": types, "summary": summary(account), **whole}

@@ -11,6 +11,7 @@ from ebpfwatch.errors import Exit
 from ebpfwatch.postmortem import machine
 from ebpfwatch.postmortem.blackbox import Entry, Transition, entries, transitions, verdicts
 from ebpfwatch.postmortem.dump import Dump
+from ebpfwatch.postmortem.opening import add_vmlinux
 from ebpfwatch.sinks.text import report
 from ebpfwatch.text.printable import printable
 from ebpfwatch.triage import explain
@@ -26,15 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "vmcore", metavar="VMCORE", type=Path, help="the dump (ELF or kdump-compressed)"
     )
-    parser.add_argument(
-        "--vmlinux",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="debug symbols of its kernel, or of a module; may be repeated"
-        " (default: where drgn looks on this machine)",
-    )
+    add_vmlinux(parser)
     parser.add_argument(
         "--object",
         type=lambda word: int(word, 16),
@@ -51,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit 1 if ebpfwatch did not run on that machine; what was found of it goes to stdout."""
     dump = Dump(arguments.vmcore, arguments.vmlinux)
-    print(f"kernel {dump.release}")
+    print(f"kernel {dump.release}, read by its {dump.types}")
     maps = dump.maps()
     objects = [
         *arguments.object,

@@ -43,6 +43,11 @@ class Dump:
         return self._drgn
 
     @property
+    def types(self) -> str:
+        """Where they are from: "debug information" or "BTF"."""
+        return "BTF" if "btf" in self._program.enabled_type_finders() else "debug information"
+
+    @property
     def release(self) -> str:
         """The dead kernel's."""
         return str(self._program["init_uts_ns"].name.release.string_().decode())

@@ -1,11 +1,13 @@
 """Opens a dump, or the running kernel, with drgn; says what is missing in one line.
 
 drgn is optional (``pip install drgn``) and works on another machine's dump, also
-of another architecture; it needs the debug information of exactly that build of the kernel.
+of another architecture.  It needs the debug information of exactly that build of the kernel, or,
+since Linux 6.0, nothing but the dump: then the types are those of the kernel's own BTF.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
@@ -14,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ebpfwatch.errors import EbpfwatchError, Exit
+from ebpfwatch.postmortem import btf
 
-__all__ = ["import_drgn", "open_program"]
+__all__ = ["add_vmlinux", "import_drgn", "open_program"]
 
 #: How the files of makedumpfile begin; the second is the one for pipes (makedumpfile -F).
 _KDUMP = (b"KDUMP   ", b"DISKDUMP")
@@ -28,6 +31,19 @@ _HOW = (
     " a venv (docs/audit.md)"
 )
 _KCORE = Path("/proc/kcore")
+
+
+def add_vmlinux(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that reads a dump."""
+    parser.add_argument(
+        "--vmlinux",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="debug information of its kernel, or of a module; may be repeated"
+        " (default: where drgn looks on this machine)",
+    )
 
 
 def import_drgn() -> Any:
@@ -71,14 +87,29 @@ def open_program(vmcore: Path | None, symbols: Sequence[Path]) -> Any:
         program.type("struct dentry")
         banner = bytes(program["linux_banner"].string_())
     except (drgn.MissingDebugInfoError, drgn.FaultError, LookupError, OSError, ValueError) as error:
+        why = _why(drgn, error, symbols)
+        if not symbols:
+            why = _by_its_btf(drgn, program, vmcore is None, why)
+            if not why:
+                return program
         raise EbpfwatchError(
-            f"no debug information of exactly the kernel of {what}{_build(program)}:"
-            f" {_why(drgn, error, symbols)}",
+            f"no debug information of exactly the kernel of {what}{_build(program)}: {why}",
             "give its vmlinux with --vmlinux (Debian: the package linux-image-RELEASE-dbg)",
             Exit.UNAVAILABLE,
         ) from None
     _same_build(program, banner, what)
     return program
+
+
+def _by_its_btf(drgn: Any, program: Any, live: bool, why: str) -> str:
+    """Read with the kernel's own BTF; "", or why neither that nor debug information is there."""
+    try:
+        btf.add(drgn, program, live)
+        program.type("struct dentry")
+        program["linux_banner"].string_()
+    except (drgn.FaultError, LookupError, ValueError) as error:
+        return f"{why}; and without it, {error}"
+    return ""
 
 
 def _why(drgn: Any, error: Exception, symbols: Sequence[Path]) -> str:

@@ -136,7 +136,7 @@ def test_the_kernel_package_is_fetched_again_after_a_broken_download(
     """apt unpacked the image and then lost the mirror; the second time all comes."""
     asked = []
 
-    def fetch(suite: str, packages: list[str], target: Path) -> None:
+    def fetch(suite: str, packages: list[str], target: Path, arch: str) -> None:
         asked.append(suite)
         (target / "boot").mkdir(parents=True)
         (target / "boot/vmlinuz-6.12.1").touch()

@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.vm import dumps, kernels
 from tests.vm.arm64 import compress, unpacked
+from tests.vm.asked import DEAD
 from tests.vm.debuginfo import vmlinux
-
-ROOT = Path(__file__).parents[2]
-#: Of the issue's own words: a dump of 512 MB in a minute and a gigabyte.
-_SECONDS, _KIB = 60, 1 << 20
+from tests.vm.reading import audit, too_much
 
 #: Path, kinds of which one must be told, and how many references are missing (None: any).
 _MISTAKES: tuple[tuple[str, tuple[str, ...], int | None], ...] = (
@@ -39,29 +33,13 @@ _LEAKED = 300
 _MAKEDUMPFILE = (("-l", "-d", "31"), ("-c", "-d", "31"))
 
 
-def read(vmcore: Path, symbols: Path, *more: str) -> tuple[Any, float, int]:
-    """What audit says, as JSON; the seconds and the most memory (KiB) that it took."""
-    words: list[str | Path] = [sys.executable, "-m", "ebpfwatch", "audit", vmcore, "--json"]
-    words += ["--vmlinux", symbols, *more]
-    began = time.monotonic()
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = subprocess.Popen(words, stdout=out, stderr=err, cwd=ROOT)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        err.seek(0)
-        if process.returncode not in (0, 1):
-            raise SystemExit(f"audit of {vmcore} failed: {err.read()}")
-        return json.loads(out.read()), time.monotonic() - began, usage.ru_maxrss
-
-
 def wrong(name: str, said: Any) -> Iterator[str]:
     """What audit should have said of the dump of this name, and has not."""
     found = said["anomalies"]
     if name.startswith("healthy"):
         if found or not said["looked_at"]["names"]:
             yield f"{len(found)} anomalies of a healthy machine"
-    elif name == dumps.DEAD:
+    elif name == DEAD:
         if not found:
             yield "nothing in the dump of a machine that died of it"
     else:
@@ -105,7 +83,8 @@ def main() -> int:
         trees = {}
         if arguments.live:
             trees["drgn"] = unpacked("trixie", ["python3-drgn", "python3-minimal"])
-            trees["vmlinux"] = symbols
+            if kernel.needs_headers:  # it has no BTF
+                trees["vmlinux"] = symbols
         script = f"set -- {arguments.healthy}\n. ./audit.sh\n"
         found = dumps.make(
             kernel, script, results, arguments.form, modules=("loop", "overlay"), trees=trees
@@ -130,9 +109,12 @@ def main() -> int:
                 f" only, {said.get('seconds')} s{'; ' if problems else ''}{'; '.join(problems)}"
             )
     for name, vmcore in found.items():
-        said, seconds, memory = read(vmcore, symbols)
+        try:
+            said, seconds, memory = audit(vmcore, symbols)
+        except RuntimeError as error:
+            raise SystemExit(str(error)) from None
         problems = list(wrong(name, said))
-        if seconds > _SECONDS or memory > _KIB:
+        if too_much(seconds, memory):
             problems.append("too slow, or too large")
         bad += bool(problems)
         print(

@@ -21,6 +21,7 @@ __all__ = [
     "ROOT_IN_MEMORY",
     "Kernel",
     "absent",
+    "amd64",
     "apt_get",
     "brought",
     "build_modules",
@@ -30,6 +31,7 @@ __all__ = [
     "kernel",
     "names",
     "page_kib",
+    "unpacked_image",
 ]
 
 #: A directory for each kernel that no package holds; docs/vm.md says what belongs in it.
@@ -48,6 +50,9 @@ DEBIAN = {
     "6.12-rt": ("trixie", "rt-arm64"),
     "6.12-16k": ("trixie", "arm64-16k"),
 }
+
+#: By Debian's name of an architecture: the kernel's, and that of the compiler.
+_COMPILERS = {"arm64": ("arm64", "aarch64-linux-gnu"), "amd64": ("x86", "x86_64-linux-gnu")}
 
 #: On the command line: the root file system is copied to memory, so that ext4 can be unloaded.
 ROOT_IN_MEMORY = "root_in_memory"
@@ -86,6 +91,7 @@ class Kernel:
     sysroot: Path | None = None
     #: BCC in the guest compiles against the headers: the kernel has no BTF.
     needs_headers: bool = False
+    arch: str = "arm64"
 
 
 def names() -> tuple[str, ...]:
@@ -133,7 +139,7 @@ def _image(directory: Path) -> Path | None:
 
 def _any_image(name: str, image: Path, headers: Path | None) -> Kernel:
     """BCC needs the headers, unless the kernel was configured to carry BTF."""
-    found = re.search(rb"Linux version (\S+)", _unpacked(image))
+    found = re.search(rb"Linux version (\S+)", unpacked_image(image))
     release = found.group(1).decode() if found else "unknown"
     if headers is None or not (headers / "Makefile").exists():
         return Kernel(name or release, release, image)
@@ -146,22 +152,28 @@ def page_kib(image: Path) -> int:
 
     Documentation/arch/arm64/booting.rst; they say 0 before Linux 4.6.
     """
-    flags = int.from_bytes(_unpacked(image)[24:32], "little")
+    flags = int.from_bytes(unpacked_image(image)[24:32], "little")
     return {2: 16, 3: 64}.get(flags >> 1 & 3, 4)
 
 
-def _unpacked(image: Path) -> bytes:
+def unpacked_image(image: Path) -> bytes:
+    """A kernel image as it lies in memory."""
     content = image.read_bytes()
     return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
 
 
-def _debian(name: str, suite: str, flavour: str) -> Kernel:
+def amd64() -> Kernel:
+    """Debian's cloud kernel for x86-64, which is in no matrix: only a dump of it is made."""
+    return _debian("6.12-amd64", "trixie", "cloud-amd64", "amd64")
+
+
+def _debian(name: str, suite: str, flavour: str, arch: str = "arm64") -> Kernel:
     target = CACHE / "kernels" / name
     with locked():
         if not (target / "done").exists():
             with making(target) as directory:
                 wanted = [f"linux-image-{flavour}", f"linux-headers-{flavour}"]
-                fetch(suite, wanted, directory)
+                fetch(suite, wanted, directory, arch)
                 release = next((directory / "boot").glob("vmlinuz-*")).name.partition("-")[2]
                 makefile = directory / "usr/src" / f"linux-headers-{release}" / "Makefile"
                 text = makefile.read_text()  # it includes Debian's common one by its full path
@@ -180,16 +192,17 @@ def _debian(name: str, suite: str, flavour: str) -> Kernel:
         target / "usr/src" / f"linux-headers-{release}",
         initrd,
         target,
+        arch=arch,
     )
 
 
-def apt_get(suite: str, target: Path) -> list[str]:
-    """The command of a private apt for arm64 in ``target``/apt, its lists fetched."""
+def apt_get(suite: str, target: Path, arch: str = "arm64") -> list[str]:
+    """The command of a private apt in ``target``/apt, its lists fetched."""
     apt = target / "apt"
     for directory in ("lists/partial", "archives/partial"):
         (apt / directory).mkdir(parents=True)
     (apt / "status").touch()
-    (apt / "sources.list").write_text(f"deb [arch=arm64 signed-by={KEYS}] {MIRROR} {suite} main\n")
+    (apt / "sources.list").write_text(f"deb [arch={arch} signed-by={KEYS}] {MIRROR} {suite} main\n")
     options = {
         "Dir::State": apt,
         "Dir::State::Lists": apt / "lists",
@@ -197,8 +210,8 @@ def apt_get(suite: str, target: Path) -> list[str]:
         "Dir::Cache": apt,
         "Dir::Etc::sourcelist": apt / "sources.list",
         "Dir::Etc::sourceparts": "/dev/null",
-        "APT::Architecture": "arm64",
-        "APT::Architectures": "arm64",
+        "APT::Architecture": arch,
+        "APT::Architectures": arch,
         "APT::Sandbox::User": "root",
         "Acquire::Languages": "none",
         "Acquire::Retries": "3",
@@ -208,9 +221,9 @@ def apt_get(suite: str, target: Path) -> list[str]:
     return command
 
 
-def fetch(suite: str, packages: list[str], target: Path) -> None:
+def fetch(suite: str, packages: list[str], target: Path, arch: str = "arm64") -> None:
     """Unpack these packages, what of the kernel's they depend on, busybox and a libc."""
-    command = apt_get(suite, target)
+    command = apt_get(suite, target, arch)
     apt = target / "apt"
     words = [*command, "install", "--print-uris", "-y", "--no-install-recommends", *packages]
     listed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
@@ -268,11 +281,16 @@ def copy_modules(kernel: Kernel, wanted: tuple[str, ...], directory: Path) -> No
                 subprocess.run(["xz", "-d", "-f", directory / found.name], check=True)
 
 
-def build_modules(kernel: Kernel, directory: Path) -> tuple[Path, ...]:
-    """Cross-build crime.ko, causes.ko and lender.ko for a kernel in this new directory."""
+def build_modules(
+    kernel: Kernel, directory: Path, names: tuple[str, ...] = ("crime", "causes", "lender")
+) -> tuple[Path, ...]:
+    """Cross-build modules for a kernel in this new directory."""
     shutil.copytree(Path(__file__).parent / "modules", directory)
-    crime = _kbuild(kernel, directory, "modules", "crime.ko")
-    return crime, directory / "causes.ko", directory / "lender.ko"
+    makefile = directory / "Makefile"
+    objects = " ".join(f"{name}.o" for name in names)
+    makefile.write_text(re.sub(r"(?m)^obj-m :=.*", f"obj-m := {objects}", makefile.read_text()))
+    _kbuild(kernel, directory, "modules", f"{names[0]}.ko")
+    return tuple(directory / f"{name}.ko" for name in names)
 
 
 def detached_btf(kernel: Kernel, directory: Path) -> Path:
@@ -290,23 +308,38 @@ def detached_btf(kernel: Kernel, directory: Path) -> Path:
     return result
 
 
+def _own_libc(headers: Path, sysroot: Path, directory: Path) -> list[str]:
+    """Debian 13's programs of kbuild want a newer libc than this machine may have: modpost gets
+    its own; objtool, whose work nobody reads here, is left out.
+    """
+    libraries = sysroot / "usr/lib/x86_64-linux-gnu"
+    loader = f"{libraries}/ld-linux-x86-64.so.2 --library-path {libraries}"
+    modpost = directory / "modpost"
+    modpost.write_text(f'#!/bin/sh\nexec {loader} {headers}/scripts/mod/modpost.real-lsb-64 "$@"\n')
+    modpost.chmod(0o755)
+    return [f"MODPOST={modpost}", "CONFIG_OBJTOOL="]
+
+
 def _kbuild(kernel: Kernel, directory: Path, target: str, result: str) -> Path:
     if kernel.headers is None:
         raise SystemExit(f"no headers to build a module for {kernel.name}: set KERNEL_HEADERS")
     environment = dict(os.environ)
+    arch, compiler = _COMPILERS[kernel.arch]
     words = [
         "make",
         "-s",
         "-C",
         str(kernel.headers),
         f"M={directory}",
-        "ARCH=arm64",
-        "CROSS_COMPILE=aarch64-linux-gnu-",
-        "CC=aarch64-linux-gnu-gcc",
+        f"ARCH={arch}",
+        f"CROSS_COMPILE={compiler}-",
+        f"CC={compiler}-gcc",
         "CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT=",
         "CONFIG_DEBUG_INFO_BTF_MODULES=",  # needs pahole, and nobody reads it
         *target.split(),
     ]
+    if kernel.arch == "amd64" and kernel.sysroot is not None:
+        words += _own_libc(kernel.headers, kernel.sysroot, directory)
     if kernel.sysroot is not None:
         environment["QEMU_LD_PREFIX"] = str(kernel.sysroot)
     done = subprocess.run(words, env=environment, capture_output=True, text=True)

@@ -50,7 +50,8 @@ def payload(
         shutil.copy(file, content)
     for module in kernels.build_modules(kernel, directory / "module"):
         shutil.copy(module, content)
-    kernels.copy_modules(kernel, ("loop", "overlay", "fuse", "quota_tree", "quota_v2"), content)
+    wanted = ("loop", "overlay", "fuse", "quota_tree", "quota_v2", "qemu_fw_cfg")
+    kernels.copy_modules(kernel, wanted, content)
     if scenario is not None and scenario.detached and kernel.needs_headers:
         shutil.copy(kernels.detached_btf(kernel, directory / "types"), content)
     elif kernel.needs_headers and kernel.headers is not None:

@@ -3,7 +3,8 @@
  * causes.ko path=FILE cause=NAME [count=N] [often=N]: the mistakes that end in a double free, on purpose, for tests in a guest.
  *
  * crime.ko frees twice; this module makes the mistake that somebody else's free later suffers from.  Nothing happens
- * at insmod but that FILE's objects are looked up.  "go" in /sys/module/causes/parameters/go makes the mistake:
+ * at insmod but that FILE's objects are looked up.  "go" in /sys/module/causes/parameters/go makes the mistake, and
+ * "-" there takes the references of a dput() back, so that nothing comes of it:
  *
  *   dir_put        dput() of the directory FILE, OFTEN times too often: its children hold references of it
  *   dirs_put       the same for FILE1 ... FILEcount
@@ -85,6 +86,15 @@ static void dput_all(void)
 		for (j = 0; j < often; j++)
 			dput(dentries[i]);
 	barrier(); /* no tail call: it would leave our text out of every stack */
+}
+
+static void dget_all(void)
+{
+	int i, j;
+
+	for (i = 0; i < found; i++)
+		for (j = 0; j < often; j++)
+			dget(dentries[i]);
 }
 
 static void iput_once(void)
@@ -256,7 +266,9 @@ static int go(const char *value, const struct kernel_param *parameter)
 {
 	if (chosen < 0)
 		return -EINVAL; /* "go" on insmod's own command line */
-	if (is("unlink_each") || is("unlink_shared"))
+	if (value[0] == '-')
+		dget_all();
+	else if (is("unlink_each") || is("unlink_shared"))
 		two_threads(unlinker);
 	else if (is("rcu_twice"))
 		two_threads(queuer);

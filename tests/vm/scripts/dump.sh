@@ -1,11 +1,12 @@
-# Sourced: a guest whose memory is written to a file by the host, with the watcher absent (tests/vm/dumps.py).
-# $1: a name; returns when the host has the dump, during which this machine stands still.
-dump() {
-    echo "guest: dump $1" >/dev/ttyAMA0
+# Sourced: what the machine that emulates this one does when it is asked (tests/vm/asked.py).
+asked() { # $1: what, $2: a name; returns when it is done
+    echo "guest: $1 $2" >/dev/ttyAMA0
     { set +x; } 2>/dev/null
-    until dd if=/dev/vdg bs=4096 count=1 iflag=direct 2>/dev/null | tr -d '\0' | grep -qx "$1"; do sleep 1; done
+    until dd if=/dev/vdg bs=4096 count=1 iflag=direct 2>/dev/null | tr -d '\0' | grep -qx "$2"; do sleep 1; done
     set -x
 }
+# $1: a name; its memory is written to a file, and it stands still meanwhile.
+dump() { asked dump $1; }
 insmod qemu_fw_cfg.ko 2>/dev/null # it tells QEMU where the kernel's vmcoreinfo is; 4.19 has it built in
 # Work of many kinds: every sort of reference that an audit has to know.
 busy() {
