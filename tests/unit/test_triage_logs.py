@@ -123,9 +123,13 @@ def nobody() -> Iterator[None]:
 @pytest.fixture
 def reachable() -> Iterator[Path]:
     """A directory that every user may look into, which those of pytest are not."""
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
+    before = os.umask(0o022)  # a command that an earlier test ran may have set another
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            os.chmod(name, 0o755)
+            yield Path(name)
+    finally:
+        os.umask(before)
 
 
 CORE = b"\x7fELF\2\1\1" + b"\0" * 9 + b"\4\0" + b"\0" * 100
