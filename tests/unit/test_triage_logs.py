@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import importlib
 import io
 import json
 import lzma
@@ -111,6 +112,7 @@ def test_a_directory_of_a_crash(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @contextlib.contextmanager
 def nobody() -> Iterator[None]:
     """As a user whom file permissions concern; root's tests are others' as well."""
+    importlib.import_module("ebpfwatch.commands.triage")  # others may not read the checkout
     before = os.geteuid()
     if before == 0:
         os.seteuid(65534)
