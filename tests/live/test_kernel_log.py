@@ -170,9 +170,10 @@ def test_without_permission_it_says_why(tmp_path: Path) -> None:
     if Path("/proc/sys/kernel/dmesg_restrict").read_text().strip() != "1":
         pytest.skip("kernel.dmesg_restrict is 0: anybody may read the log")
     script = (
-        "import os, sys; os.setgid(65534); os.setuid(65534)\n"
-        "from ebpfwatch.kernellog.watcher import Watcher\n"
+        "import os\n"
         "from pathlib import Path\n"
+        "from ebpfwatch.kernellog.watcher import Watcher\n"
+        "os.setgid(65534); os.setuid(65534)\n"  # who may not read the checkout, perhaps
         "print(Watcher(Path('/dev/kmsg')).missing)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
