@@ -115,6 +115,10 @@ test-postmortem: install-vm  ## vmcores of a second free, of other mistakes and 
 	$(RUN) -m pip install --quiet --disable-pip-version-check 'drgn>=0.1,<1'
 	$(RUN) -m tests.vm.postmortem
 	$(RUN) -m tests.vm.audited --kernel $(AUDITED) --form $(FORM)
+	$(RUN) -m tests.vm.kdump --kernel $(AUDITED)
+	$(RUN) -m tests.vm.kdump --kernel 6.12 --btf
+	sh deploy/install-packages.sh qemu-system-x86
+	$(RUN) -m tests.vm.amd64
 
 # One boot each: the unit under systemd as PID 1, a real double free, refusals.
 guests: install-vm install-deb  ## Debian's oldest and newest kernel as arm64 guests, and 4.19 where one was brought

@@ -24,7 +24,10 @@ from pathlib import Path
 
 from tests.trust.figures import between, record
 from tests.vm import guest, kernels
+from tests.vm.arm64 import unpacked
+from tests.vm.asked import answering
 from tests.vm.judge import Row, judge, tails
+from tests.vm.reading import found_in_ci
 from tests.vm.root import mount_binfmt, root_image
 from tests.vm.scenarios import SCENARIOS, Scenario
 from tests.vm.survival import survival, whole
@@ -62,15 +65,20 @@ def payload(
             kernels.copy_modules(kernel, ("reed_solomon", "ramoops"), content)
         if scenario.in_memory:
             kernels.copy_modules(kernel, ("ext4",), content)
+        if scenario.name == "accounts":
+            kernels.copy_modules(kernel, ("dm-mod", "dm-flakey"), content)
     # Traced into /results/output, so that one that hangs says where.
     (content / "run.sh").write_text(f"set -x\n. ./common.sh\n{script}")
     return content
 
 
 def _package(scenario: Scenario, content: Path) -> None:
-    """What "service", "starved", "actions" and "image" install, what "soak" runs, what "tight"
-    watches with.
+    """What "service", "starved", "actions" and "image" install, what "soak" and "accounts"
+    run, what "tight" watches with.
     """
+    if scenario.name == "accounts":
+        tree = unpacked("bookworm", ["dmsetup"])
+        subprocess.run(["cp", "-a", tree, content / "dmsetup"], check=True)
     if scenario.name in ("service", "starved", "actions"):
         subprocess.run(["sh", str(ROOT / "deploy/build-deb.sh"), str(content)], check=True)
     if scenario.name == "tight":
@@ -149,7 +157,10 @@ def boot(
     script = f"set -- {order}\nscript=$1; shift\n. ./$script.sh\n"
     with tempfile.TemporaryDirectory(prefix="ebpfwatch-payload-", dir="/var/tmp") as name:
         content = payload(kernel, Path(name), script, scenario)
-        with _turn():
+        with _turn(), contextlib.ExitStack() as stack:
+            devices: tuple[str, ...] = ("-m", "3072") if scenario.in_memory else ()
+            if scenario.asks:
+                devices = stack.enter_context(answering(Path(name), results)).devices
             return guest.run(
                 kernel,
                 content,
@@ -158,14 +169,22 @@ def boot(
                 scenario.timeout,
                 scenario.reset,
                 scenario.icount,
-                ("-m", "3072") if scenario.in_memory else (),
+                devices,
             )
 
 
 def run_one(kernel: kernels.Kernel, scenario: Scenario, results: Path, waiting: Waiting) -> Row:
     """One boot; its outcome is kept as row.json beside the console."""
+    for vmcore in results.parent.glob(f"{results.name}-*.vmcore"):
+        vmcore.unlink()  # of an earlier run
     outcome = boot(kernel, scenario, results, waiting)
     row = judge(kernel, scenario, outcome)
+    for vmcore in results.parent.glob(f"{results.name}-*.vmcore"):
+        why = found_in_ci(vmcore)
+        if why:
+            row = dataclasses.replace(row, ok=False, why=row.why or f"its dump: {why}")
+        else:
+            vmcore.unlink()
     (results / "row.json").write_text(json.dumps(dataclasses.asdict(row)))
     verdicts = ", ".join(row.detected) or "nothing"
     print(

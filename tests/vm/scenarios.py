@@ -30,6 +30,7 @@ class Scenario:
     panic; ``kernels`` are those that can do it, () for all.  ``detached``: no headers, a BTF file
     instead.  ``icount``: time is instructions.  ``alone``: no daemon; what the kernel itself
     notices is the result.  ``unwatched``: no daemon either; what the script finds is the result.
+    ``asks``: for a dump, or that a disk is pulled (asked.py).
     ``in_memory``: the root file system is no ext4, which can then be
     unloaded.  ``asked``: only run when it is named.  ``minutes``: how long it works, unless
     ``--minutes`` says otherwise; its script's last argument, and on top of ``timeout``.
@@ -50,6 +51,7 @@ class Scenario:
     reset: bool = False
     icount: bool = False
     in_memory: bool = False
+    asks: bool = False
     timeout: float = 600
     minutes: float = 0
     append: str = ""
@@ -279,6 +281,7 @@ SCENARIOS = (
         "the package, installed and upgraded, its unit under systemd as PID 1",
         "service",
         judges=True,
+        asks=True,
         timeout=1200,
     ),
     Scenario(
@@ -377,6 +380,7 @@ SCENARIOS = (
         "files that a module keeps, disks that fail, references given back too often: all told",
         "accounts",
         judges=True,
+        asks=True,
         unwatched=True,
         timeout=1800,
         kernels=("4.19", "5.10", "6.12"),

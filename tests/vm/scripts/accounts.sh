@@ -70,13 +70,49 @@ line wrong '^file: not given back: 1000 taken, 500 given back'
 line wrong '500 references of 500 objects, last taken by filp_open at never_closed+0x[0-9a-f]* \[lender\]'
 line wrong '^exit 1'
 
-# As device_del of the machine that emulates it would do; the filesystem stays mounted.
-device=$(basename $(readlink -f /sys/block/vdd/device))
-echo $device >/sys/bus/virtio/drivers/virtio_blk/unbind
-sleep 2
+# A disk behind device-mapper: each write to it fails, then everything does.
+mapper() { LD_LIBRARY_PATH=/payload/dmsetup/usr/lib/aarch64-linux-gnu /payload/dmsetup/usr/sbin/dmsetup "$@"; }
+for module in dm-mod dm-flakey; do [ ! -e $module.ko ] || insmod $module.ko; done
+mkdir /mnt/ill /mnt/pulled
+truncate -s 64M /tmp/mapped
+loop=$(losetup -f --show /tmp/mapped)
+mke2fs -q -t ext4 $loop
+mapper create --noudevsync --noudevrules ill --table "0 131072 linear $loop 0" || exit 3
+mount /dev/mapper/ill /mnt/ill || exit 3
+becomes() { mapper load ill --table "$1" && mapper suspend ill && mapper resume --noudevsync --noudevrules ill; }
+write() { dd if=/dev/urandom of=/mnt/ill/$1 bs=1M count=4 conv=fsync; }
+write healthy
+said mapped
+line mapped '^OK /mnt/ill device: '
+line mapped '^OK /mnt/ill disk: dm-'
+if [ -e dm-flakey.ko ]; then
+    becomes "0 131072 flakey $loop 0 0 1000 1 error_writes" || exit 3
+    write flakey && wrong "a write to a disk that takes none"
+    said flakey
+    line flakey '^\(WARN\|FAIL\) /mnt/ill device: '
+    cat /results/flakey
+fi
+becomes "0 131072 error" || exit 3
+write error && wrong "a write to a disk that takes none"
+said error
+line error '^\(WARN\|FAIL\) /mnt/ill device: '
+line error '^OK / device: '
+umount /mnt/ill
+mapper remove --noudevsync --noudevrules ill
+
+# A disk is pulled while its filesystem is mounted.
+. ./dump.sh
+mke2fs -q -t ext4 /dev/vdh && mount /dev/vdh /mnt/pulled || exit 3
+said there
+line there '^OK /mnt/pulled device: '
+asked pull pulled
+for i in $(seq 60); do
+    [ -e /sys/block/vdh ] || break
+    sleep 1
+done
 said gone
-line gone '^FAIL /mnt/vdb device: 254:48 is gone'
+line gone '^FAIL /mnt/pulled device: [0-9]*:112 is gone'
 line gone '^OK / device: '
-cat /results/before /results/leaked /results/sick /results/read-only /results/pairs /results/wrong /results/gone
+cat /results/before /results/leaked /results/sick /results/read-only /results/pairs /results/wrong /results/mapped /results/error /results/gone
 dmesg | grep -v 'command line' | grep -i 'oops\|bug:' && wrong "the kernel complained"
 [ ! -s /results/why ]
