@@ -21,6 +21,7 @@ _INIT = """\
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin
+mount -t devtmpfs none /dev
 mount -t proc none /proc
 mount -t sysfs none /sys
 insmod /qemu_fw_cfg.ko
