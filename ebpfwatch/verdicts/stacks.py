@@ -43,9 +43,12 @@ def resolve(
     """The frames, innermost first, without the probe's own.
 
     A probe stands at a function's first instruction, before it has a frame of its own: the
-    unwinder then leaves out its caller, who may be the culprit; the call site has it.
+    unwinder then leaves out its caller, who may be the culprit; the call site has it.  In a dump
+    the probes' code has no name; what stands before the first frame that has one is theirs.
     """
     frames = [name(address) for address in addresses]
+    named = next((i for i, f in enumerate(frames) if f.symbol), 0)
+    del frames[:named]
     own = max((i for i, f in enumerate(frames[:8]) if f.symbol.startswith(_PROBES)), default=-1)
     del frames[: own + 1]
     if call_site and call_site not in addresses:

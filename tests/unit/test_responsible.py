@@ -203,6 +203,10 @@ def test_the_probes_own_frames_go_and_the_caller_comes() -> None:
     assert [str(f) for f in resolve((3, 5), 5, name)] == ["kmem_cache_free+0x0", "evict+0x9"]
     assert [str(f) for f in resolve((), 5, name)] == ["evict+0x9"]
     assert resolve((), 0, name) == ()
+    # In a dump the program and the trampoline have no name; one further out may have none either.
+    shown = resolve((0xB1, 0xB2, 3, 0xBAD, 5), 0, name)
+    assert [str(f) for f in shown] == ["kmem_cache_free+0x0", "0xbad", "evict+0x9"]
+    assert [str(f) for f in resolve((0xB1, 0xB2), 0, name)] == ["0xb1", "0xb2"]
 
 
 def test_an_interrupted_stack_is_cut() -> None:
