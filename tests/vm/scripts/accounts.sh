@@ -74,13 +74,15 @@ line wrong '^exit 1'
 mapper() { LD_LIBRARY_PATH=/payload/dmsetup/usr/lib/aarch64-linux-gnu /payload/dmsetup/usr/sbin/dmsetup "$@"; }
 for module in dm-mod dm-flakey; do [ ! -e $module.ko ] || insmod $module.ko; done
 mkdir /mnt/ill /mnt/pulled
-truncate -s 64M /tmp/mapped
+truncate -s 64M /tmp/mapped /tmp/unused
+# loop0 is known for the errors of the disk above.
+losetup -f /tmp/unused
 loop=$(losetup -f --show /tmp/mapped)
 mke2fs -q -t ext4 $loop
 mapper create --noudevsync --noudevrules ill --table "0 131072 linear $loop 0" || exit 3
 # The kernel's own node: nobody makes /dev/mapper without udev.
 mount "/dev/dm-$(mapper info -c --noheadings -o minor ill)" /mnt/ill || exit 3
-becomes() { mapper load ill --table "$1" && mapper suspend ill && mapper resume --noudevsync --noudevrules ill; }
+becomes() { mapper load ill --table "$1" && mapper suspend --noflush --nolockfs ill && mapper resume --noudevsync --noudevrules ill; }
 write() { dd if=/dev/urandom of=/mnt/ill/$1 bs=1M count=4 conv=fsync; }
 write healthy
 said mapped
