@@ -17,6 +17,7 @@ FORM    := elf
 SECONDS := 20
 FUZZ    := 600
 KEY     :=
+ARCH    := arm64
 RUNS    := 10
 HOGS    := 5
 COMMAND := make test SEED=1
@@ -148,7 +149,9 @@ rpm: install-deb  ## dist/ebpfwatch-VERSION-1.noarch.rpm, read by rpmlint: for R
 	sh deploy/build-rpm.sh dist
 
 # KEY: a key of gpg; without it nothing is signed, and the list says so.
-release: deb image rpm triage  ## everything in dist/, with sizes and checksums; KEY=ID signs the list
+release: deb rpm triage  ## everything in dist/, with sizes and checksums; KEY=ID signs the list
+	$(MAKE) image ARCH=arm64
+	$(MAKE) image ARCH=amd64
 	sh deploy/release.sh dist "$(KEY)"
 
 times: $(VENV)/.test  ## how long make quick and make test take here, each from a fresh clone (an hour)
@@ -267,9 +270,9 @@ test-install: install-test install-deb  ## as root, in a fresh Debian 12 with sy
 	sh deploy/install-packages.sh systemd-container mmdebstrap git
 	EBPFWATCH_SUITE=$(SUITE) $(RUN) -m pytest -s tests/install
 
-image: install-deb  ## dist/ebpfwatch-image_VERSION_arm64.deb: self-contained, for hosts with an old Python
+image: install-deb  ## dist/ebpfwatch-image_VERSION_arm64.deb: self-contained, for hosts with an old Python; ARCH=amd64
 	sh deploy/install-packages.sh $(IMAGE_PACKAGES)
-	sh deploy/image/build.sh dist
+	sh deploy/image/build.sh dist $(ARCH)
 
 test-image: image install-vm  ## the image in a 4.19 guest that has no Python
 	$(RUN) -m tests.vm.matrix --kernels 4.19 --scenarios image

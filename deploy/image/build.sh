@@ -1,21 +1,24 @@
 #!/bin/sh
-# build.sh DIRECTORY: ebpfwatch-image_VERSION_arm64.deb. The checkout's Debian package is installed into a small
-# Debian 12 for arm64, which becomes one squashfs file (gzip: every kernel with squashfs reads that).
+# build.sh DIRECTORY [ARCHITECTURE]: ebpfwatch-image_VERSION_ARCHITECTURE.deb, for arm64 or amd64. The checkout's Debian
+# package is installed into a small Debian 12, which becomes one squashfs file (gzip: every kernel with squashfs reads that).
 set -eu
 cd "$(dirname "$0")/../.."
 mkdir -p "$1"
 out=$(readlink -f "$1")
+arch=${2:-arm64}
 work=$(mktemp -d -p /var/tmp)
 trap 'rm -rf "$work"' EXIT
-[ -e /proc/sys/fs/binfmt_misc/register ] || mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
-update-binfmts --enable qemu-aarch64
+if [ "$arch" = arm64 ] && [ "$(dpkg --print-architecture)" != arm64 ]; then
+	[ -e /proc/sys/fs/binfmt_misc/register ] || mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
+	update-binfmts --enable qemu-aarch64
+fi
 
 sh deploy/build-deb.sh "$work"
 root=$work/root
-packed=${EBPFWATCH_IMAGE_ROOT:-$work/root.tar} # a Debian 12 for arm64 with what the package depends on
+packed=${EBPFWATCH_IMAGE_ROOT:-$work/root.tar} # a Debian 12 with what the package depends on
 if [ ! -e "$packed" ]; then
 	depends=$(dpkg-deb -f "$work"/ebpfwatch_*_all.deb Depends | sed 's/([^)]*)//g; s/:any//g; s/ //g')
-	mmdebstrap --architectures=arm64 --variant=minbase --include="$depends" bookworm "$packed"
+	mmdebstrap --architectures="$arch" --variant=minbase --include="$depends" bookworm "$packed"
 fi
 mkdir "$root" "$work/build"
 tar -xpf "$packed" -C "$root" --exclude='./dev/*' --exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' \
@@ -43,7 +46,7 @@ mv "$work/package/usr/share/bash-completion" "$work/package/usr/share/zsh" "$wor
 	"$work/build/completion"
 gunzip -r "$work/build/manpages"
 cd "$work/build"
-dpkg-buildpackage -us -uc -b -aarm64 -d >"$work/log" 2>&1 || { tail -40 "$work/log" >&2; exit 1; }
+dpkg-buildpackage -us -uc -b "-a$arch" -d >"$work/log" 2>&1 || { tail -40 "$work/log" >&2; exit 1; }
 lintian --fail-on error,warning --allow-root "$work"/ebpfwatch-image_*.changes
 mv "$work"/ebpfwatch-image_*.deb "$out"
 ls -l "$out"/ebpfwatch-image_*.deb
