@@ -116,8 +116,6 @@ test-postmortem: install-vm  ## vmcores of a second free, of other mistakes and 
 	$(RUN) -m pip install --quiet --disable-pip-version-check 'drgn>=0.1,<1'
 	$(RUN) -m tests.vm.postmortem
 	$(RUN) -m tests.vm.audited --kernel $(AUDITED) --form $(FORM)
-	$(RUN) -m tests.vm.kdump --kernel $(AUDITED)
-	$(RUN) -m tests.vm.kdump --kernel 6.12 --btf
 	sh deploy/install-packages.sh qemu-system-x86
 	$(RUN) -m tests.vm.amd64
 
