@@ -82,9 +82,8 @@ def main() -> int:
     else:
         trees = {}
         if arguments.live:
-            trees["drgn"] = unpacked("trixie", ["python3-drgn", "python3-minimal"])
-            if kernel.needs_headers:  # it has no BTF
-                trees["vmlinux"] = symbols
+            trees["drgn"] = unpacked("trixie", ["python3-drgn", "python3", "coreutils"])
+            trees["vmlinux"] = symbols.resolve()
         script = f"set -- {arguments.healthy}\n. ./audit.sh\n"
         found = dumps.make(
             kernel, script, results, arguments.form, modules=("loop", "overlay"), trees=trees

@@ -38,6 +38,9 @@ def make(
         kernels.copy_modules(kernel, tuple(modules), content)
         for where, tree in (trees or {}).items():
             subprocess.run(["cp", "-a", tree, content / where], check=True)
+            if tree.is_dir():  # it is a root for chroot
+                for place in ("dev", "payload", "proc", "sys"):
+                    (content / where / place).mkdir(exist_ok=True)
         with answering(Path(name), results, form, dead=True) as answers:
             guest.run(
                 kernel,
