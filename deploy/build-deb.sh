@@ -10,12 +10,7 @@ out=$(readlink -f "$1")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/ebpfwatch"
-# Root may build in the clone of another user, whose repository git would not read otherwise.
-if ! git -c safe.directory="$PWD" ls-files -z --cached --others --exclude-standard >"$work/files"; then
-    echo "build-deb.sh: the package is built from a clone, because git knows what belongs into it: git clone" >&2
-    exit 69
-fi
-xargs -0 cp -P --parents -t "$work/ebpfwatch" <"$work/files"
+sh deploy/copy-tree.sh "$work/ebpfwatch"
 cp -r deploy/debian "$work/ebpfwatch/debian"
 cd "$work/ebpfwatch"
 dpkg-buildpackage -us -uc -b >"$work/log" 2>&1 || { tail -40 "$work/log" >&2; exit 1; }

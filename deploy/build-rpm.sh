@@ -10,7 +10,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 version=$(python3 -c 'import ebpfwatch; print(ebpfwatch.__version__)')
 mkdir -p "$work/SOURCES" "$work/ebpfwatch-$version"
-git ls-files -z --cached --others --exclude-standard | xargs -0 cp -P --parents -t "$work/ebpfwatch-$version"
+sh deploy/copy-tree.sh "$work/ebpfwatch-$version"
 tar -czf "$work/SOURCES/ebpfwatch-$version.tar.gz" -C "$work" "ebpfwatch-$version"
 rpmbuild -bb --nodeps --define "_topdir $work" --define "version_ $version" --define "_dbpath $work/db" \
 	deploy/rpm/ebpfwatch.spec >"$work/log" 2>&1 || { tail -40 "$work/log" >&2; exit 1; }

@@ -35,7 +35,7 @@ for directory in host usr/lib/modules usr/src var/crash var/lib/ebpfwatch var/lo
 	mkdir -p "$root/$directory"
 done
 touch "$root/run/systemd/notify" "$root/etc/machine-id"
-git ls-files -z --cached --others --exclude-standard | xargs -0 cp -P --parents -t "$work/build"
+sh deploy/copy-tree.sh "$work/build"
 mksquashfs "$root" "$work/build/ebpfwatch.squashfs" -quiet -no-progress -comp gzip -all-root
 cp -r deploy/image/debian "$work/build/debian"
 cp deploy/debian/copyright "$work/build/debian"

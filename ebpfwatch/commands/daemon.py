@@ -12,17 +12,22 @@ from ebpfwatch.system.lock import Running, running_daemon
 
 __all__ = [
     "CONFIG",
-    "RUN",
     "add_config",
     "add_run_directory",
     "add_state_directory",
+    "default_run",
     "settings",
     "running",
     "state_directory",
 ]
 
 CONFIG = "/etc/ebpfwatch/config.yaml"
-RUN = "/run/ebpfwatch"
+_RUN = "/run/ebpfwatch"
+
+
+def default_run() -> Path:
+    """The directory of the daemon's lock, where nobody gives another: systemd tells the unit."""
+    return Path(os.environ.get("RUNTIME_DIRECTORY", _RUN))
 
 
 def add_run_directory(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +35,7 @@ def add_run_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run-directory",
         type=Path,
-        default=Path(os.environ.get("RUNTIME_DIRECTORY", RUN)),
+        default=default_run(),
         metavar="DIR",
         help="where the daemon's lock is (default: %(default)s)",
     )
@@ -76,7 +81,7 @@ def state_directory(arguments: argparse.Namespace) -> Path:
     """The one that was given, the running daemon's, the configured one, or the default."""
     if arguments.state_directory is not None:
         return Path(arguments.state_directory)
-    daemon = running(Path(os.environ.get("RUNTIME_DIRECTORY", RUN)))
+    daemon = running(default_run())
     if daemon is not None and daemon.state_directory:
         return Path(daemon.state_directory)
     try:

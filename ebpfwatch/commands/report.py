@@ -17,7 +17,7 @@ from typing import Any
 
 from ebpfwatch.catalogue.verdicts import Verdict
 from ebpfwatch.commands import positive
-from ebpfwatch.commands.daemon import RUN, add_state_directory, running, state_directory
+from ebpfwatch.commands.daemon import add_state_directory, default_run, running, state_directory
 from ebpfwatch.errors import EbpfwatchError, Exit
 from ebpfwatch.paths import Paths
 from ebpfwatch.postmortem.last_boot import kernel_boot_id
@@ -121,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _unwatched() -> str:
     """What makes "no findings" say nothing, for those who may know: root."""
-    if os.geteuid() != 0 or running(Path(os.environ.get("RUNTIME_DIRECTORY", RUN))) is not None:
+    if os.geteuid() != 0 or running(default_run()) is not None:
         return ""
     return "; no ebpfwatch daemon is running here now, so nothing is watched"
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 
 from ebpfwatch import config
-from ebpfwatch.commands.daemon import add_config
+from ebpfwatch.commands.daemon import add_config, default_run
 from ebpfwatch.commands.daemon import settings as chosen
 from ebpfwatch.daemon.request import load_request
 from ebpfwatch.errors import EbpfwatchError, Exit
@@ -39,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     if settings.metrics.listen:
         # Before anything is made or loaded.
         require("prometheus_client", ', or set metrics.listen: ""')
-    paths = Paths(run=Path(os.environ.get("RUNTIME_DIRECTORY", "/run/ebpfwatch")))
+    paths = Paths(run=default_run())
     lock = Lock(paths.run)
     loader = Pending()
     try:

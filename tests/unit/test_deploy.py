@@ -283,6 +283,7 @@ EXERCISED = {
     "build-rpm.sh": "tests/deb/test_rpm.py",
     "build_triage.py": "tests/unit/test_triage.py",
     "completion.sh": "tests/deb/test_package.py",
+    "copy-tree.sh": "tests/deb/conftest.py",
     "debian/*": "tests/deb/test_package.py",
     "ebpfwatch-generator": "tests/unit/test_deploy.py",
     "ebpfwatch.catalog": "tests/deb/test_package.py",
